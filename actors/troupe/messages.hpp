@@ -1,0 +1,189 @@
+#pragma once
+
+#include <troupe/checkpoint_ref.hpp>
+#include <troupe/communicator.hpp>
+#include <troupe/metrics.hpp>
+#include <troupe/result.hpp>
+#include <troupe/run_options.hpp>
+#include <troupe/train_context.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+// The control plane's messages. Orders are verbs, news is past. Each says who sends it, to whom, and what comes back.
+// Every message of an attempt carries its number; one of an older attempt is dropped and counted.
+// Between processes the same structs travel in the link's frames (actors/troupe/link.hpp).
+
+namespace troupe {
+
+using Attempt = std::uint64_t;
+
+// ---- WorkerGroup to Rank ------------------------------------------------------------------------------------
+
+/// Begin: run this train function. Answered by RankStarted, then Reported…, then RankDone or RankLost.
+struct RunRank {
+  Attempt attempt = 0;
+  int rank = 0;
+  int world_size = 1;
+  int local_rank = 0;
+  int local_world_size = 1;
+  int node_rank = 0;
+  std::string function;               ///< name in the program's list of train functions
+  std::string config_json;            ///< train_loop_config
+  std::string run_name;
+  std::string run_directory;          ///< absolute; checkpoint_dir() makes directories below it
+  std::optional<std::string> resume_checkpoint;  ///< absolute path for get_checkpoint()
+  std::uint64_t first_report_index = 0;          ///< so that report indices go on after a resume
+  ScalingConfig scaling;
+  std::chrono::milliseconds barrier_timeout{600'000};
+};
+
+/// Asks how many `should_stop()` calls the rank has passed, and holds its next call. Answered by StopCounted.
+struct CountForStop {
+  Attempt attempt = 0;
+};
+
+/// Releases held calls: `should_stop()` is true from call number `calls` + 1 on (the first call is number 1).
+struct StopAfter {
+  Attempt attempt = 0;
+  std::uint64_t calls = 0;
+};
+
+/// All ranks reached barrier or broadcast number `sequence`; `bytes` are rank 0's.
+struct BarrierPassed {
+  Attempt attempt = 0;
+  std::uint64_t sequence = 0;
+  std::string bytes;
+};
+
+/// End now: the collective group is already aborted; the worker gets Failure{Aborted, reason} at its next call.
+/// A process that has not ended after the grace period is killed by its proxy.
+struct AbortRank {
+  Attempt attempt = 0;
+  std::string reason;
+};
+
+// ---- Rank to WorkerGroup ------------------------------------------------------------------------------------
+
+/// The train function is about to run its first line.
+struct RankStarted {
+  Attempt attempt = 0;
+  int rank = 0;
+  std::int64_t pid = 0;
+};
+
+/// The train function called report(). Forwarded to the Trainer.
+struct Reported {
+  Attempt attempt = 0;
+  int rank = 0;
+  std::uint64_t index = 0;
+  Metrics metrics;
+  std::optional<std::string> checkpoint;  ///< absolute directory
+  int num_writers = 1;
+};
+
+/// The train function called progress(). Forwarded to the Trainer; may be dropped anywhere.
+struct Progressed {
+  Attempt attempt = 0;
+  int rank = 0;
+  Progress progress;
+};
+
+/// The rank waits in barrier() or broadcast_from_rank_zero() number `sequence` (they share one count).
+/// Answered by BarrierPassed when all have come.
+struct BarrierReached {
+  Attempt attempt = 0;
+  int rank = 0;
+  std::uint64_t sequence = 0;
+  std::string bytes;  ///< rank 0's
+};
+
+struct StopCounted {
+  Attempt attempt = 0;
+  int rank = 0;
+  std::uint64_t calls = 0;
+};
+
+/// The train function returned.
+struct RankDone {
+  Attempt attempt = 0;
+  int rank = 0;
+};
+
+/// The rank is no more, or its train function threw. `error.rank` is set.
+struct RankLost {
+  Attempt attempt = 0;
+  int rank = 0;
+  RunError error;
+};
+
+// ---- Trainer to WorkerGroup, and back -----------------------------------------------------------------------
+
+/// Starts all ranks of an attempt. Answered by GroupStarted, then Reported…, then GroupEnded (exactly one).
+struct StartGroup {
+  Attempt attempt = 0;
+  std::string function;
+  std::string config_json;
+  std::string run_name;
+  std::string run_directory;
+  std::optional<std::string> resume_checkpoint;
+  std::uint64_t first_report_index = 0;
+  ScalingConfig scaling;
+  RunConfig run;
+};
+
+/// Soft stop at an agreed step boundary. No answer; GroupEnded follows.
+struct StopGroup {
+  Attempt attempt = 0;
+};
+
+/// Hard stop: abort collectives, end every rank. GroupEnded follows.
+struct AbortGroup {
+  Attempt attempt = 0;
+  std::string reason;
+};
+
+/// Every rank runs its train function.
+struct GroupStarted {
+  Attempt attempt = 0;
+};
+
+/// Every rank has ended and nothing of the attempt is left: no process, socket, thread or shared memory.
+struct GroupEnded {
+  Attempt attempt = 0;
+  std::optional<RunError> error;  ///< the first rank's that failed by itself, not those that were aborted after it
+};
+
+// ---- users to Trainer, Trainer to listeners -----------------------------------------------------------------
+
+/// Anyone to the Trainer: soft stop (finish the step). The second one is a hard stop.
+struct StopRun {
+  std::string reason;
+};
+
+/// Trainer to listeners: the run's directory is made, attempt `attempt` begins.
+struct RunStarted {
+  Attempt attempt = 0;
+  std::string run_name;
+  std::string path;
+};
+
+/// Trainer to listeners: a report of one rank, in order of arrival.
+struct ReportArrived {
+  ReportRecord report;
+};
+
+/// Trainer to listeners: a checkpoint is committed.
+struct CheckpointCommitted {
+  CheckpointRecord checkpoint;
+};
+
+/// Trainer to listeners: the run is over. The last message.
+struct RunEnded {
+  Result result;
+};
+
+}  // namespace troupe

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <troupe/train_context.hpp>
+
+#include <map>
+#include <memory>
+#include <string>
+
+namespace troupe {
+
+/// The train functions of a program, by name.
+using TrainFunctions = std::map<std::string, TrainFunction, std::less<>>;
+
+/// Makes `main` of a program that can also be started as one of its own ranks. Construct it first thing in `main`:
+/// in a process that a WorkerGroup started, the constructor runs the rank and ends the process; it returns only in
+/// the program that the user started.
+class Session {
+ public:
+  Session(int argc, char** argv, TrainFunctions functions);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  [[nodiscard]] const TrainFunctions& functions() const noexcept;
+  /// Absolute path and arguments to start this program again with.
+  [[nodiscard]] const std::string& program() const noexcept;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace troupe

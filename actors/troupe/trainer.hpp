@@ -1,0 +1,21 @@
+#pragma once
+
+#include <troupe/messages.hpp>
+#include <troupe/torch_trainer.hpp>
+
+#include <caf/actor.hpp>
+#include <caf/actor_system.hpp>
+#include <caf/actor_system_config.hpp>
+
+namespace troupe {
+
+/// Adds Troupe's message types to a user's configuration. Call it before the actor_system is made.
+void register_types(caf::actor_system_config& config);
+
+/// Spawns a Trainer in any actor system. It sends RunStarted, ReportArrived…, CheckpointCommitted… and at last
+/// RunEnded to every listener, takes StopRun from anyone, and quits after RunEnded.
+[[nodiscard]] caf::actor spawn_trainer(caf::actor_system& system, const Session& session, std::string train_function,
+                                       Config train_loop_config, TrainerOptions options,
+                                       std::vector<caf::actor> listeners);
+
+}  // namespace troupe

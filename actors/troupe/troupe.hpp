@@ -1,0 +1,6 @@
+#pragma once
+
+// Everything a training program needs. Small programs include this; larger ones include what they use.
+#include <troupe/accelerator.hpp>
+#include <troupe/config.hpp>
+#include <troupe/torch_trainer.hpp>

@@ -1,0 +1,138 @@
+#pragma once
+
+#include <troupe/data/data_loader.hpp>
+#include <troupe/optimizer.hpp>
+#include <troupe/scheduler.hpp>
+#include <troupe/train_context.hpp>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace torch::nn {
+class Module;
+template <class Contained>
+class ModuleHolder;
+}  // namespace torch::nn
+
+namespace troupe {
+
+enum class Precision : std::uint8_t { No, BF16 };
+
+/// Replicated training, as torch.nn.parallel.DistributedDataParallel; names and defaults as there.
+struct DistributedDataParallelKwargs {
+  double bucket_cap_mb = 25;
+  bool find_unused_parameters = false;
+  bool broadcast_buffers = true;
+};
+
+struct AcceleratorOptions {
+  Precision mixed_precision = Precision::No;
+  int gradient_accumulation_steps = 1;
+  bool sync_with_dataloader = true;  ///< the last batch of an epoch always ends its accumulation window
+  DataLoaderConfiguration dataloader;
+  DistributedDataParallelKwargs ddp;
+};
+
+/// Ends something at the end of a scope.
+class [[nodiscard]] Scope {
+ public:
+  explicit Scope(std::function<void()> at_end) : at_end_(std::move(at_end)) {}
+  Scope(Scope&& other) noexcept : at_end_(std::exchange(other.at_end_, nullptr)) {}
+  Scope& operator=(Scope&&) = delete;
+  ~Scope() {
+    if (at_end_) at_end_();
+  }
+
+ private:
+  std::function<void()> at_end_;
+};
+
+/// Hugging Face Accelerate's loop surface over one rank's communicator: names and semantics as there, but an explicit
+/// object. Differences: a scheduler steps once per update, and `backward` has its fp32 gradients averaged over ranks
+/// and accumulation in every mode.
+///
+/// Threads: the rank's own. Errors: every collective throws Failure naming who did not come.
+class Accelerator {
+ public:
+  explicit Accelerator(TrainContext& context, AcceleratorOptions options = {});
+  ~Accelerator();
+  Accelerator(const Accelerator&) = delete;
+  Accelerator& operator=(const Accelerator&) = delete;
+
+  /// Any number of models (module holders or shared pointers), optimizers, loaders and schedulers, in any order.
+  template <class... Objects>
+  void prepare(Objects&... objects) {
+    (prepare_one(objects), ...);
+    finish_prepare();
+  }
+  void prepare_model(std::shared_ptr<torch::nn::Module> model);
+  void prepare_optimizer(Optimizer& optimizer);
+  void prepare_data_loader(DataLoader& loader);
+  void prepare_scheduler(LRScheduler& scheduler);
+
+  /// Opens one accumulation step: gradients are reduced, and `optimizer.step()` acts, only on a window's last one.
+  Scope accumulate();
+  /// Gradients stay local inside.
+  Scope no_sync();
+  /// bf16 autocast while alive when mixed_precision says so.
+  Scope autocast();
+  /// Divides by the accumulation steps, runs backward, and, on a window's last step, leaves averaged gradients.
+  void backward(const at::Tensor& loss);
+  /// One update of a prepared optimizer; nothing unless `sync_gradients()`.
+  void step(Optimizer& optimizer);
+  void zero_grad(Optimizer& optimizer, bool set_to_none = true);
+  void step(LRScheduler& scheduler);
+  /// Scales gradients so that their joint L2 norm is at most `max_norm`; returns the norm before. Nothing (and 0)
+  /// unless `sync_gradients()`.
+  double clip_grad_norm(const std::vector<at::Tensor>& parameters, double max_norm);
+  [[nodiscard]] bool sync_gradients() const noexcept;
+
+  /// Every rank's rows, stacked along dim 0 in rank order. Same shape on every rank; a scalar counts as one row.
+  [[nodiscard]] at::Tensor gather(const at::Tensor& tensor);
+  /// The same without the rows that were added to even out the last batch.
+  [[nodiscard]] at::Tensor gather_for_metrics(const at::Tensor& tensor);
+  [[nodiscard]] at::Tensor reduce(const at::Tensor& tensor, ReduceOp op = ReduceOp::Sum);
+  [[nodiscard]] at::Tensor pad_across_processes(const at::Tensor& tensor, std::int64_t dim = 0, double pad_index = 0,
+                                                bool pad_first = false);
+  [[nodiscard]] at::Tensor broadcast(const at::Tensor& tensor, int from_process = 0);
+  void wait_for_everyone();
+  /// The main process runs the scope first, the others after it.
+  Scope main_process_first();
+  /// On the main process only.
+  void print(const std::string& line) const;
+
+  [[nodiscard]] bool is_main_process() const noexcept;
+  [[nodiscard]] bool is_last_process() const noexcept;
+  [[nodiscard]] int process_index() const noexcept;
+  [[nodiscard]] int num_processes() const noexcept;
+  [[nodiscard]] std::shared_ptr<torch::nn::Module> unwrap_model(std::shared_ptr<torch::nn::Module> model) const;
+
+  /// Writes model.safetensors, optimizer.safetensors and state.json (schedulers, loaders, random generators) of
+  /// everything prepared. Call on every rank; each writes its own part.
+  void save_state(const std::filesystem::path& directory);
+  void load_state(const std::filesystem::path& directory);
+  /// save_state into a fresh directory of the run, for `TrainContext::report`.
+  [[nodiscard]] Checkpoint checkpoint();
+
+ private:
+  void prepare_one(Optimizer& o) { prepare_optimizer(o); }
+  void prepare_one(DataLoader& l) { prepare_data_loader(l); }
+  void prepare_one(LRScheduler& s) { prepare_scheduler(s); }
+  template <class M>
+  void prepare_one(std::shared_ptr<M>& m) { prepare_model(m); }
+  template <class M>
+  void prepare_one(torch::nn::ModuleHolder<M>& m) { prepare_model(m.ptr()); }
+  void finish_prepare();
+
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Seeds the calling rank's generator (dropout, initialisation, shuffling). `device_specific` adds the rank.
+void set_seed(std::uint64_t seed, bool device_specific = false, int rank = 0);
+/// The calling thread's random generator: thread ranks share a process, so each has its own.
+[[nodiscard]] at::Generator& rank_generator();
+
+}  // namespace troupe

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <troupe/checkpoint_ref.hpp>
+#include <troupe/communicator.hpp>
+#include <troupe/config.hpp>
+#include <troupe/metrics.hpp>
+#include <troupe/run_options.hpp>
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+
+namespace troupe {
+
+/// A rank's device: the host's processor, or one of its GPUs.
+struct Device {
+  enum class Kind : std::uint8_t { Cpu, Cuda } kind = Kind::Cpu;
+  int index = 0;
+};
+
+/// Optional news beside a report, for progress displays; never stored.
+struct Progress {
+  int epoch = 0;             ///< from 1
+  int num_epochs = 0;        ///< 0: unknown
+  std::int64_t step = 0;     ///< optimizer updates so far, over all epochs
+  std::int64_t num_steps = 0;///< 0: unknown
+  double loss = 0;
+  double samples_per_s = 0;  ///< over all ranks
+};
+
+/// What a train function knows of its run and how it speaks to it. One object per rank and attempt.
+///
+/// Threads: the rank's own thread. Errors: every waiting call throws Failure (DeadlinePassed, Aborted, Cancelled).
+class TrainContext {
+ public:
+  virtual ~TrainContext() = default;
+
+  [[nodiscard]] virtual int world_rank() const noexcept = 0;
+  [[nodiscard]] virtual int world_size() const noexcept = 0;
+  [[nodiscard]] virtual int local_rank() const noexcept = 0;
+  [[nodiscard]] virtual int local_world_size() const noexcept = 0;
+  [[nodiscard]] virtual int node_rank() const noexcept = 0;
+  [[nodiscard]] virtual std::uint64_t attempt() const noexcept = 0;
+  [[nodiscard]] virtual Device device() const noexcept = 0;
+  [[nodiscard]] virtual const ScalingConfig& scaling() const noexcept = 0;
+  [[nodiscard]] virtual std::string run_name() const = 0;
+
+  /// Sends metrics, and a checkpoint when there is one, to the Trainer and returns at once: no barrier, no copy, no
+  /// disk. Ranks may report different numbers of times, or not at all.
+  ///
+  /// @param checkpoint a directory this rank has finished writing, best one from `checkpoint_dir()` (moved, not
+  ///        copied). One report's checkpoint is committed when `num_writers` ranks have sent theirs for the same
+  ///        report index; their files end up in one directory, and a file name used twice is an error.
+  virtual void report(const Metrics& metrics, const std::optional<Checkpoint>& checkpoint = std::nullopt,
+                      int num_writers = 1) = 0;
+  /// Shows where training stands; rate-limited, may be dropped, costs well under a microsecond when it is.
+  virtual void progress(const Progress& progress) = 0;
+  /// A new empty directory in the run's storage for this rank's next checkpoint.
+  [[nodiscard]] virtual std::filesystem::path checkpoint_dir() = 0;
+  /// The newest committed checkpoint when this attempt began; nothing on a fresh run.
+  [[nodiscard]] virtual std::optional<Checkpoint> get_checkpoint() const = 0;
+
+  /// Waits for every rank of the attempt. Goes over the actors, not over the communicator; a failure names who did
+  /// not come.
+  virtual void barrier() = 0;
+  /// Rank 0's bytes on every rank (1 MiB at most).
+  [[nodiscard]] virtual std::string broadcast_from_rank_zero(std::string bytes) = 0;
+  /// True once the run was asked to stop: finish the step, report what you must, and return.
+  [[nodiscard]] virtual bool should_stop() const noexcept = 0;
+
+  /// This rank's seat among all ranks.
+  [[nodiscard]] virtual Communicator& communicator() = 0;
+};
+
+/// A train function, as `main` lists it by name.
+using TrainFunction = std::function<void(TrainContext&, const Config&)>;
+
+}  // namespace troupe

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace troupe {
+
+/// Tensors of one or more safetensors files, by name.
+using TensorMap = std::map<std::string, at::Tensor>;
+
+/// Maps a safetensors file. Tensors share the mapping (private, copy on write): nothing is read before it is used,
+/// and writing to a tensor does not change the file. Throws Failure{FileNotFound, FileCorrupt} naming file and key.
+[[nodiscard]] TensorMap read_safetensors(const std::filesystem::path& file);
+
+/// Reads `model.safetensors`, or the shards that `model.safetensors.index.json` names, of a Hugging Face directory.
+[[nodiscard]] TensorMap read_model_directory(const std::filesystem::path& directory);
+
+/// Writes contiguous copies of `tensors` in the given order, with {"format": "pt"} added to the metadata. The bytes
+/// reach the disk under another name and are renamed, so `file` is never torn.
+void write_safetensors(const std::filesystem::path& file, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace troupe

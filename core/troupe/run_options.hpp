@@ -1,0 +1,54 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+
+namespace troupe {
+
+/// Where ranks live: threads of this process, or processes of this host.
+enum class Placement : std::uint8_t { Threads, Processes };
+
+/// How many ranks, and on what. Field names as in Ray Train.
+struct ScalingConfig {
+  int num_workers = 1;                       ///< ranks; 1 to 4096
+  bool use_gpu = false;                      ///< one GPU a rank
+  Placement placement = Placement::Threads;
+  int cpus_per_worker = 1;                   ///< intra-op threads of each rank
+  bool pin_threads = false;                  ///< pin each rank's thread to its own cores
+};
+
+/// What to do with a run of the same name in the same storage.
+enum class Resume : std::uint8_t { Auto, Never, Must };
+
+struct FailureConfig {
+  int max_failures = 0;  ///< restarts after a lost rank; -1: no limit
+};
+
+struct CheckpointConfig {
+  std::optional<int> num_to_keep;                        ///< nothing: keep all; at least 1
+  std::optional<std::string> checkpoint_score_attribute; ///< a metric's name; nothing: newest is best
+  std::string checkpoint_score_order = "max";            ///< "max" or "min"
+};
+
+struct RunConfig {
+  std::string name;                                ///< empty: troupe_run-<date>_<time>-<pid>
+  std::filesystem::path storage_path = "results";  ///< the run's directory is storage_path/name
+  Resume resume = Resume::Auto;
+  FailureConfig failure;
+  CheckpointConfig checkpoint;
+  std::chrono::milliseconds start_timeout{60'000};       ///< from fit() until every rank runs
+  std::chrono::milliseconds collective_timeout{600'000}; ///< longest wait of a collective for a peer
+  std::chrono::milliseconds stop_grace{5'000};           ///< from a stop request until ranks are ended by force
+  bool progress = true;                            ///< a progress line on stderr
+  std::map<std::string, std::string> worker_env;   ///< extra environment of process ranks
+};
+
+/// Throws Failure{InvalidConfig} naming the field, its value and the range.
+void validate(const ScalingConfig& scaling);
+void validate(const RunConfig& run);
+
+}  // namespace troupe
