@@ -1,14 +1,14 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/Generator.h>
 
-#include <troupe/random.hpp>
-
 #include <mutex>
+#include <troupe/random.hpp>
 
 namespace troupe {
 
 at::Generator& rank_generator() {
-  thread_local at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(c10::default_rng_seed_val);
+  thread_local at::Generator generator =
+      at::make_generator<at::CPUGeneratorImpl>(c10::default_rng_seed_val);
   return generator;
 }
 
