@@ -129,7 +129,7 @@ WordPiece WordPiece::from_pretrained(const fs::path& directory) {
   }
 }
 
-void WordPiece::save_pretrained(const fs::path& directory) const {
+void WordPiece::save(const fs::path& directory) const {
   std::error_code error;
   fs::create_directories(directory, error);
   if (error)

@@ -77,7 +77,7 @@ class WordPiece {
   [[nodiscard]] std::size_t vocab_size() const noexcept;
   [[nodiscard]] const WordPieceOptions& options() const noexcept;
   /// Writes vocab.txt, tokenizer_config.json and special_tokens_map.json, which transformers loads.
-  void save_pretrained(const std::filesystem::path& directory) const;
+  void save(const std::filesystem::path& directory) const;
 
  private:
   struct Impl;

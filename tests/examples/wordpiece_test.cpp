@@ -76,7 +76,7 @@ TEST(wordpiece, LengthsThatCannotHoldTheSpecialTokensAreRefused) {
 TEST(wordpiece, ReadsWhatItWrites) {
   const Scratch scratch;
   const WordPiece words{vocabulary(), {.do_lower_case = false}};
-  words.save_pretrained(scratch.path);
+  words.save(scratch.path);
   const auto read = WordPiece::from_pretrained(scratch.path);
   EXPECT_FALSE(read.options().do_lower_case);
   EXPECT_EQ(read.vocab_size(), words.vocab_size());
