@@ -34,8 +34,9 @@ std::optional<std::uint64_t> stop_target(int world_size, const std::map<int, std
   return most;
 }
 
-std::string did_not(const std::set<int>& ranks, const std::string& what, std::uint64_t within_ms) {
-  const auto time = within_ms % 1000 == 0 ? std::to_string(within_ms / 1000) + " s" : std::to_string(within_ms) + " ms";
+std::string did_not(const std::set<int>& ranks, const std::string& what, std::chrono::milliseconds limit) {
+  const auto ms = limit.count();
+  const auto time = ms % 1000 == 0 ? std::to_string(ms / 1000) + " s" : std::to_string(ms) + " ms";
   return name_ranks(ranks) + " did not " + what + " within " + time;
 }
 

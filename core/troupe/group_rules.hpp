@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -22,7 +23,8 @@ namespace troupe {
 /// @param counts by rank; a rank that has returned counts with all its calls.
 [[nodiscard]] std::optional<std::uint64_t> stop_target(int world_size, const std::map<int, std::uint64_t>& counts);
 
-/// Why a wait failed: "rank 1 and rank 3 did not start within 60 s".
-[[nodiscard]] std::string did_not(const std::set<int>& ranks, const std::string& what, std::uint64_t within_ms);
+/// Why a wait failed: "ranks 1 and 3 did not start within 60 s".
+[[nodiscard]] std::string did_not(const std::set<int>& ranks, const std::string& what,
+                                  std::chrono::milliseconds limit);
 
 }  // namespace troupe
