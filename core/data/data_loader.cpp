@@ -30,11 +30,14 @@ void check(const DataLoaderOptions& o) {
     fail("prefetch_factor = " + std::to_string(o.prefetch_factor) + "; it must be at least 1");
 }
 
-/// What an iterator shares with its loader, which may move or go first.
+/// Where a loader and the latest epoch it began stand. An epoch may outlive its loader, so they
+/// share it.
 struct Shared {
   LoaderState state;
-  std::optional<LoaderPosition> position;  // within an epoch
-  const void* current = nullptr;           // the epoch that both speak of: the latest begun
+  LoaderPosition next;  // where the next epoch starts
+  std::optional<LoaderPosition>
+      position;                   // of the latest epoch; nothing once another start was set
+  const void* current = nullptr;  // the latest epoch, while it lives
 };
 
 /// Everything needed to load any batch of one epoch on one rank, from any thread.
@@ -76,28 +79,40 @@ class DataLoader::Iterator::Epoch {
     shared_->current = this;
     shared_->state = {false, remainder(content_.sharding)};
     shared_->position = position_;
+    shared_->next.num_batches = 0;  // batches are skipped once
   }
 
   ~Epoch() {
     if (shared_->current != this) return;
-    *shared_ = {};
+    shared_->current = nullptr;
+    shared_->state = {};
   }
 
   Epoch(const Epoch&) = delete;
   Epoch& operator=(const Epoch&) = delete;
 
   [[nodiscard]] std::optional<Batch> next() {
-    if (position_.num_batches >= size_) return std::nullopt;
+    if (position_.num_batches >= size_) {
+      finish();
+      return std::nullopt;
+    }
     auto batch = prefetcher_ ? prefetcher_->next() : content_.load(position_.num_batches);
     ++position_.num_batches;
     if (shared_->current == this) {
-      shared_->position = position_;
+      if (shared_->position) shared_->position = position_;
       shared_->state.end_of_dataloader = position_.num_batches == size_;
     }
     return batch;
   }
 
  private:
+  /// An epoch counts when its end is reached, unless the user has set another start meanwhile.
+  void finish() {
+    if (shared_->current != this || !shared_->position) return;
+    shared_->position.reset();
+    shared_->next = {position_.epoch + 1, 0};
+  }
+
   const EpochContent content_;
   LoaderPosition position_;
   const std::int64_t size_;
@@ -125,7 +140,6 @@ struct DataLoader::Impl {
   BatchSharding sharding;
   std::unique_ptr<Sampler>
       sampler;  // null: to be made with the first epoch, from torch's default generator
-  LoaderPosition next;
   std::shared_ptr<Shared> shared = std::make_shared<Shared>();
 
   [[nodiscard]] Sampler& ready_sampler() {
@@ -163,7 +177,7 @@ DataLoader& DataLoader::operator=(DataLoader&&) noexcept = default;
 
 DataLoader::Iterator DataLoader::begin() {
   auto& i = *impl_;
-  const auto start = std::exchange(i.next, {i.next.epoch + 1, 0});
+  const auto start = i.shared->next;
   EpochContent content{i.dataset, i.options.collate, i.sharding,
                        i.ready_sampler().order(start.epoch)};
   return Iterator{
@@ -200,14 +214,14 @@ const LoaderState& DataLoader::state() const noexcept { return impl_->shared->st
 const DataLoaderOptions& DataLoader::options() const noexcept { return impl_->options; }
 std::int64_t DataLoader::epoch() const noexcept { return position().epoch; }
 
-void DataLoader::set_epoch(std::int64_t epoch) { resume({epoch, impl_->next.num_batches}); }
+void DataLoader::set_epoch(std::int64_t epoch) { resume({epoch, impl_->shared->next.num_batches}); }
 
 void DataLoader::skip_first_batches(std::int64_t num_batches) {
-  resume({impl_->next.epoch, num_batches});
+  resume({impl_->shared->next.epoch, num_batches});
 }
 
 LoaderPosition DataLoader::position() const noexcept {
-  return impl_->shared->position.value_or(impl_->next);
+  return impl_->shared->position.value_or(impl_->shared->next);
 }
 
 void DataLoader::resume(const LoaderPosition& position) {
@@ -215,7 +229,8 @@ void DataLoader::resume(const LoaderPosition& position) {
     fail("epoch = " + std::to_string(position.epoch) + "; it must be at least 0");
   if (position.num_batches < 0)
     fail("cannot skip " + std::to_string(position.num_batches) + " batches");
-  impl_->next = position;
+  impl_->shared->next = position;
+  impl_->shared->position.reset();
 }
 
 }  // namespace troupe

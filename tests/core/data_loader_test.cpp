@@ -133,13 +133,29 @@ TEST(DataLoader, SaysWhileTheLastBatchIsProcessedThatItIsTheLast) {
   EXPECT_FALSE(loader.state().end_of_dataloader);
 }
 
-TEST(DataLoader, StartsAnotherEpochAfterOneThatWasLeftEarly) {
-  DataLoader loader{counting(20), {.batch_size = 2, .shuffle = true, .seed = 1}},
-      other{counting(20), {.batch_size = 2, .shuffle = true, .seed = 1}};
+TEST(DataLoader, DoesNotCountAnEpochThatWasLeftEarly) {
+  const DataLoaderOptions options{.batch_size = 2, .shuffle = true, .seed = 1};
+  DataLoader loader{counting(20), options}, other{counting(20), options};
   for ([[maybe_unused]] const auto& batch : loader) break;
-  (void)epoch_of(other);
-  EXPECT_EQ(loader.epoch(), 1);
+  EXPECT_EQ(loader.epoch(), 0);
+  EXPECT_FALSE(loader.state().end_of_dataloader);
   EXPECT_EQ(epoch_of(loader), epoch_of(other));
+  EXPECT_EQ(loader.epoch(), 1);
+}
+
+TEST(DataLoader, GoesOnWhereItWasLeftWhenAskedTo) {
+  DataLoader loader{counting(6), {.batch_size = 2}};
+  for ([[maybe_unused]] const auto& batch : loader) break;
+  EXPECT_EQ(loader.position(), (LoaderPosition{0, 1}));
+  loader.resume(loader.position());
+  EXPECT_EQ(epoch_of(loader), (Batches{{2, 3}, {4, 5}}));
+  EXPECT_EQ(loader.position(), (LoaderPosition{1, 0}));
+}
+
+TEST(DataLoader, StartsTheEpochThatWasSetDuringAnotherOne) {
+  DataLoader loader{counting(4), {.batch_size = 2}};
+  for ([[maybe_unused]] const auto& batch : loader) loader.set_epoch(7);
+  EXPECT_EQ(loader.epoch(), 7);
 }
 
 TEST(DataLoader, GoesOnWithTheSameBatchesAfterAResume) {

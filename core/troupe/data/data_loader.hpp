@@ -57,8 +57,8 @@ struct LoaderPosition {
 };
 
 /// Batches of a data set. Before `Accelerator::prepare` it yields the whole data set, afterwards one rank's share,
-/// index for index as Accelerate 1.15 deals them. Each `begin()` starts an epoch, also when the one before was left
-/// early. An empty data set has no batches; shuffling one is an error, as in torch.
+/// index for index as Accelerate 1.15 deals them. Each `begin()` starts an epoch; one that was left early does not count
+/// and starts again, unless set_epoch() or resume() says otherwise. An empty data set has no batches; shuffling one is an error, as in torch.
 ///
 /// Threads: one caller. Errors: what the data set or collate throws reaches the caller at that batch, as a Failure with
 /// the sample's index; a bad option throws Failure{InvalidArgument} naming it.
@@ -105,12 +105,13 @@ class DataLoader {
   void shard(int rank, int world_size, const DataLoaderConfiguration& configuration, std::uint64_t shared_seed);
   /// The epoch that the next `begin()` starts; part of the shuffle's seed. Advances by itself.
   void set_epoch(std::int64_t epoch);
-  /// The epoch that runs now; between epochs the one that the next `begin()` starts.
+  /// The epoch that runs now or was left early; else the one that the next `begin()` starts.
   [[nodiscard]] std::int64_t epoch() const noexcept;
   /// The next epoch begins after its first `num_batches` batches; the epochs after it are whole.
   void skip_first_batches(std::int64_t num_batches);
 
-  /// The first batch not handed out yet: within an epoch its batches so far, else those that the next will skip. `resume` of a loader of the same data set, options and share goes on from there with the same batches.
+  /// The first batch not handed out yet, also after a loop that was left early. `resume` of a loader of the same data
+  /// set, options and share goes on from there with the same batches.
   [[nodiscard]] LoaderPosition position() const noexcept;
   void resume(const LoaderPosition& position);
 
