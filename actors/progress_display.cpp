@@ -55,7 +55,10 @@ std::string describe(const Progress& progress, std::optional<std::chrono::second
 
 std::string describe(const Metrics& metrics) {
   std::string text;
-  for (const auto& [name, value] : metrics) text += (text.empty() ? "" : " ") + name + "=" + std::visit(ValueText{}, value);
+  for (const auto& [name, value] : metrics) {
+    if (!text.empty()) text += ' ';
+    text.append(name).append("=").append(std::visit(ValueText{}, value));
+  }
   return text;
 }
 
