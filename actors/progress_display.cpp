@@ -27,7 +27,9 @@ struct ValueText {
 };
 
 std::string part(const char* name, std::int64_t value, std::int64_t of) {
-  return std::string(name) + " " + std::to_string(value) + (of > 0 ? "/" + std::to_string(of) : "");
+  auto text = std::string(name) + " " + std::to_string(value);
+  if (of > 0) text.append("/").append(std::to_string(of));
+  return text;
 }
 
 }  // namespace
