@@ -100,14 +100,27 @@ TEST_F(TrainerTest, RunsOneAttemptToItsEnd) {
   EXPECT_FALSE(rank_order_[0].resume_checkpoint);
   send_as_rank(Reported{1, 0, 0, Metrics{{"loss", 0.5}}, {}, 1});
   EXPECT_EQ(listener_->take<ReportArrived>()->report.metrics, (Metrics{{"loss", 0.5}}));
-  EXPECT_TRUE(keeper_->take<KeepReport>());
   tell_group(0, {});
+  EXPECT_EQ(keeper_->take<KeepReports>()->reports.size(), 1u);
   settle_run();
   const auto result = end();
   EXPECT_TRUE(result.ok());
   EXPECT_FALSE(result.stopped_early);
   EXPECT_EQ(result.metrics, (Metrics{{"loss", 0.5}}));
   EXPECT_EQ(result.history.size(), 1u);
+}
+
+TEST_F(TrainerTest, KeepsReportsInBatchesOfFiftyMilliseconds) {
+  begin();
+  for (std::uint64_t i = 0; i < 3; ++i) send_as_rank(Reported{1, 0, i, {}, {}, 1});
+  EXPECT_FALSE(keeper_->take<KeepReports>());
+  time_.advance(50ms, 10ms);
+  EXPECT_EQ(keeper_->take<KeepReports>()->reports.size(), 3u);
+  send_as_rank(Reported{1, 0, 3, {}, {}, 1});
+  time_.advance(50ms, 10ms);
+  EXPECT_EQ(keeper_->take<KeepReports>()->reports.front().index, 3u);
+  time_.advance(500ms, 10ms);
+  EXPECT_FALSE(keeper_->take<KeepReports>());
 }
 
 TEST_F(TrainerTest, CommitsACheckpointWhenItsLastWriterHasReported) {
