@@ -52,11 +52,14 @@ struct StopAfter {
   std::uint64_t calls = 0;
 };
 
-/// All ranks reached barrier or broadcast number `sequence`; `bytes` are rank 0's.
+/// All ranks reached barrier or broadcast number `sequence`; `bytes` are rank 0's. Or it failed: then `error` is not Ok
+/// and `text` names who did not come.
 struct BarrierPassed {
   Attempt attempt = 0;
   std::uint64_t sequence = 0;
   std::string bytes;
+  Errc error = Errc::Ok;
+  std::string text;
 };
 
 /// End now: the collective group is already aborted; the worker gets Failure{Aborted, reason} at its next call.
@@ -111,6 +114,8 @@ struct StopCounted {
 struct RankDone {
   Attempt attempt = 0;
   int rank = 0;
+  std::uint64_t calls = 0;                      ///< of should_stop(), in all
+  std::vector<std::string> unused_config_keys;  ///< keys of config_json that this rank never read
 };
 
 /// The rank is no more, or its train function threw. `error.rank` is set.
@@ -155,6 +160,7 @@ struct GroupStarted {
 struct GroupEnded {
   Attempt attempt = 0;
   std::optional<RunError> error;  ///< the first rank's that failed by itself, not those that were aborted after it
+  std::vector<std::string> unused_config_keys;  ///< that no rank read; empty unless every rank returned
 };
 
 // ---- users to Trainer, Trainer to listeners -----------------------------------------------------------------
@@ -169,6 +175,7 @@ struct RunStarted {
   Attempt attempt = 0;
   std::string run_name;
   std::string path;
+  std::vector<std::string> warnings;  ///< of damaged checkpoints that were left aside
 };
 
 /// Trainer to listeners: a report of one rank, in order of arrival.
@@ -184,6 +191,7 @@ struct CheckpointCommitted {
 /// Trainer to listeners: the run is over. The last message.
 struct RunEnded {
   Result result;
+  std::vector<std::string> unused_config_keys;  ///< that no rank of the last attempt read
 };
 
 }  // namespace troupe

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <troupe/messages.hpp>
+#include <troupe/caf_types.hpp>
 #include <troupe/torch_trainer.hpp>
 
 #include <caf/actor.hpp>
@@ -12,8 +12,12 @@ namespace troupe {
 /// Adds Troupe's message types to a user's configuration. Call it before the actor_system is made.
 void register_types(caf::actor_system_config& config);
 
-/// Spawns a Trainer in any actor system. It sends RunStarted, ReportArrived…, CheckpointCommitted… and at last
-/// RunEnded to every listener, takes StopRun from anyone, and quits after RunEnded.
+/// Spawns a Trainer in any actor system. Every listener gets RunStarted for each attempt, then ReportArrived…,
+/// Progressed… (now and then), CheckpointCommitted… and at last RunEnded. The Trainer takes StopRun from anyone and
+/// quits after RunEnded; asked to exit, it ends the run at once first.
+///
+/// @param session must outlive the actor.
+/// @param options `on_report` is not called: listeners are the callbacks here.
 [[nodiscard]] caf::actor spawn_trainer(caf::actor_system& system, const Session& session, std::string train_function,
                                        Config train_loop_config, TrainerOptions options,
                                        std::vector<caf::actor> listeners);

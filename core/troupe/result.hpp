@@ -28,7 +28,7 @@ struct ReportRecord {
   std::uint64_t index = 0;  ///< counts the rank's reports from 0
   double time_s = 0;        ///< seconds since the run began
   Metrics metrics;
-  std::optional<Checkpoint> checkpoint;
+  std::optional<Checkpoint> checkpoint;  ///< where it is once committed, until retention removes it
 };
 
 /// A retained checkpoint and the metrics it was reported with.

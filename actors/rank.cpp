@@ -1,0 +1,222 @@
+#include "rank_context.hpp"
+
+#include <troupe/config.hpp>
+#include <troupe/rank.hpp>
+
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <caf/actor_system.hpp>
+#include <caf/stateful_actor.hpp>
+#include <thread>
+#include <vector>
+
+namespace troupe {
+
+namespace {
+
+/// Worker thread to control actor: its last words.
+struct WorkerEnded {
+  std::optional<RunError> error;
+  std::vector<std::string> unused_config_keys;
+};
+
+/// Control actor to itself: the worker had its time to end after an abort.
+struct WorkerOverdue {};
+
+}  // namespace
+
+}  // namespace troupe
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::WorkerEnded)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::WorkerOverdue)
+
+namespace troupe {
+
+namespace {
+
+RunError error_of(std::exception_ptr exception, int rank) {
+  RunError error;
+  error.rank = rank;
+  try {
+    std::rethrow_exception(exception);
+  } catch (const Failure& failure) {
+    error.code = failure.code();
+    error.message = failure.what();
+  } catch (const std::exception& other) {
+    error.code = Errc::TrainFunctionFailed;
+    error.message = other.what();
+  } catch (...) {
+    error.code = Errc::TrainFunctionFailed;
+    error.message = "the train function threw something that is no std::exception";
+  }
+  return error;
+}
+
+// Pins the calling thread to `count` of the cores that this process may use, the `place`-th such share of them.
+void pin_to_cores(int place, int count) {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  std::vector<int> cores;
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(core, &allowed)) cores.push_back(core);
+  }
+  cpu_set_t mine;
+  CPU_ZERO(&mine);
+  for (int i = 0; i < count; ++i) CPU_SET(cores[static_cast<std::size_t>(place * count + i) % cores.size()], &mine);
+  pthread_setaffinity_np(pthread_self(), sizeof mine, &mine);
+}
+
+const TrainFunction& find_function(const TrainFunctions& functions, const std::string& wanted) {
+  if (const auto found = functions.find(wanted); found != functions.end()) return found->second;
+  std::string names;
+  for (const auto& [name, function] : functions) names += (names.empty() ? "" : ", ") + name;
+  throw Failure{Errc::NotFound, "this program has no train function '" + wanted + "'; it has: " + names};
+}
+
+// Runs the train function on the calling thread.
+WorkerEnded run_train_function(const TrainFunction& function, const RunRank& run,
+                               const std::shared_ptr<RankChannel>& channel, std::shared_ptr<Communicator> seat) {
+  WorkerEnded ended;
+  try {
+    const Config config(nlohmann::ordered_json::parse(run.config_json));
+    RankContext context{run, channel, seat};
+    channel->send(RankStarted{run.attempt, run.rank, getpid()});
+    function(context, config);
+    ended.unused_config_keys = config.unused();
+  } catch (...) {
+    ended.error = error_of(std::current_exception(), run.rank);
+    // Peers that wait for this rank learn why, before they could notice that it has left.
+    if (ended.error->code != Errc::Aborted) {
+      seat->abort("rank " + std::to_string(run.rank) + " failed: " + ended.error->message);
+    }
+  }
+  return ended;
+}
+
+constexpr std::chrono::seconds grace_alone{5};
+
+struct RankState {
+  static inline const char* name = "troupe.rank";
+
+  caf::event_based_actor* self = nullptr;
+  const TrainFunctions* functions = nullptr;
+  caf::actor group;
+  std::shared_ptr<RankChannel> channel;
+  std::shared_ptr<Communicator> seat;      // until the worker has it
+  std::weak_ptr<Communicator> taken_seat;  // the worker's, to abort it
+  RunRank run;
+  std::thread worker;
+  std::uint64_t stale = 0;  // messages of another attempt, dropped
+
+  ~RankState() {
+    if (channel) channel->close();
+    if (!worker.joinable()) return;
+    if (const auto taken = taken_seat.lock()) taken->abort("the run was ended");
+    worker.detach();
+  }
+
+  bool is_stale(Attempt attempt) {
+    if (attempt == run.attempt) return false;
+    ++stale;
+    return true;
+  }
+
+  void begin(RunRank order) {
+    run = std::move(order);
+    channel = std::make_shared<RankChannel>(caf::actor_cast<caf::actor>(self), group);
+    taken_seat = seat;
+    try {
+      const auto& function = find_function(*functions, run.function);
+      worker = std::thread{[function, order = run, shared = channel, taken = std::move(seat)]() mutable {
+        if (order.scaling.pin_threads) pin_to_cores(order.local_rank, order.scaling.cpus_per_worker);
+        auto ended = run_train_function(function, order, shared, taken);
+        taken.reset();  // peers that still wait for this rank see it leave
+        shared->tell_control(std::move(ended));
+      }};
+    } catch (const Failure&) {
+      lose(error_of(std::current_exception(), run.rank));
+    } catch (const std::system_error&) {
+      auto lost = error_of(std::current_exception(), run.rank);
+      lost.code = Errc::StartFailed;
+      lost.message = "cannot start a thread (limit on threads, ulimit -u?): " + lost.message;
+      lose(std::move(lost));
+    }
+  }
+
+  void end(const WorkerEnded& ended) {
+    worker.join();  // it is past its last line
+    if (ended.error) return lose(*ended.error);
+    self->send(group, RankDone{run.attempt, run.rank, channel->stop_calls(), ended.unused_config_keys});
+    self->quit();
+  }
+
+  void lose(RunError error) {
+    self->send(group, RankLost{run.attempt, run.rank, std::move(error)});
+    self->quit();
+  }
+
+  void abort(const std::string& reason) {
+    channel->abort(reason);
+    if (const auto taken = taken_seat.lock()) taken->abort(reason);
+  }
+
+  // The group is gone: ends the worker, within a grace period.
+  void end_alone() {
+    group = nullptr;
+    if (!worker.joinable()) return self->quit();
+    abort("the run was ended");
+    self->delayed_send(self, grace_alone, WorkerOverdue{});
+  }
+};
+
+using RankActor = caf::stateful_actor<RankState>;
+
+caf::behavior running(RankActor* self) {
+  auto& state = self->state;
+  return {
+      [&state](const CountForStop& order) {
+        if (state.is_stale(order.attempt)) return;
+        state.self->send(state.group, StopCounted{order.attempt, state.run.rank, state.channel->hold_for_stop()});
+      },
+      [&state](const StopAfter& order) {
+        if (!state.is_stale(order.attempt)) state.channel->stop_after(order.calls);
+      },
+      [&state](BarrierPassed& news) {
+        if (!state.is_stale(news.attempt)) state.channel->barrier_passed(std::move(news));
+      },
+      [&state](const AbortRank& order) {
+        if (!state.is_stale(order.attempt)) state.abort(order.reason);
+      },
+      [&state](const WorkerEnded& ended) { state.end(ended); },
+      [&state](WorkerOverdue) { state.self->quit(); },
+  };
+}
+
+caf::behavior waiting(RankActor* self, const TrainFunctions* functions, std::shared_ptr<Communicator> seat,
+                      const caf::actor& group) {
+  auto& state = self->state;
+  state.self = self;
+  state.functions = functions;
+  state.seat = std::move(seat);
+  state.group = group;
+  self->link_to(group);
+  self->set_exit_handler([&state](const caf::exit_msg&) { state.end_alone(); });
+  return {
+      [self](RunRank& order) {
+        self->become(running(self));
+        self->state.begin(std::move(order));
+      },
+      [self](const AbortRank&) { self->quit(); },  // never begun
+  };
+}
+
+}  // namespace
+
+caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions,
+                             std::shared_ptr<Communicator> seat, caf::actor group) {
+  return system.spawn(waiting, &functions, std::move(seat), std::move(group));
+}
+
+}  // namespace troupe

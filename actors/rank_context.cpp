@@ -1,0 +1,69 @@
+#include "rank_context.hpp"
+
+namespace troupe {
+
+namespace {
+
+constexpr std::size_t max_broadcast_bytes = std::size_t{1} << 20;
+constexpr std::chrono::milliseconds progress_period{100};
+
+}  // namespace
+
+RankContext::RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> seat)
+    : run_(std::move(run)),
+      channel_(std::move(channel)),
+      seat_(std::move(seat)),
+      next_report_(run_.first_report_index) {}
+
+Device RankContext::device() const noexcept {
+  return run_.scaling.use_gpu ? Device{Device::Kind::Cuda, run_.local_rank} : Device{};
+}
+
+void RankContext::report(const Metrics& metrics, const std::optional<Checkpoint>& checkpoint, int num_writers) {
+  if (num_writers < 1 || num_writers > run_.world_size) {
+    throw Failure{Errc::InvalidArgument, "report: num_writers is " + std::to_string(num_writers) +
+                                             "; it must be from 1 to the world size, " + std::to_string(run_.world_size)};
+  }
+  Reported reported{run_.attempt, run_.rank, next_report_, metrics, std::nullopt, num_writers};
+  if (checkpoint) reported.checkpoint = std::filesystem::absolute(checkpoint->path()).string();
+  channel_->send(std::move(reported));
+  ++next_report_;
+}
+
+void RankContext::progress(const Progress& progress) {
+  const auto now = std::chrono::steady_clock::now();
+  if (now < next_progress_) return;
+  next_progress_ = now + progress_period;
+  channel_->try_send(Progressed{run_.attempt, run_.rank, progress});
+}
+
+std::filesystem::path RankContext::checkpoint_dir() {
+  const auto name = "attempt_" + std::to_string(run_.attempt) + "_rank_" + std::to_string(run_.rank) + "_" +
+                    std::to_string(next_directory_++);
+  auto directory = std::filesystem::path(run_.run_directory) / ".staging" / name;
+  std::error_code error;
+  std::filesystem::remove_all(directory, error);
+  std::filesystem::create_directories(directory, error);
+  if (error) throw Failure{Errc::StorageUnavailable, "cannot make " + directory.string() + ": " + error.message()};
+  return directory;
+}
+
+std::optional<Checkpoint> RankContext::get_checkpoint() const {
+  if (!run_.resume_checkpoint) return std::nullopt;
+  return Checkpoint{*run_.resume_checkpoint};
+}
+
+std::string RankContext::broadcast_from_rank_zero(std::string bytes) {
+  if (run_.rank != 0) return wait_for_all({});
+  if (bytes.size() > max_broadcast_bytes) {
+    throw Failure{Errc::InvalidArgument, "broadcast_from_rank_zero: " + std::to_string(bytes.size()) +
+                                             " bytes; at most 1 MiB goes over the actors, tensors go over communicator()"};
+  }
+  return wait_for_all(std::move(bytes));
+}
+
+std::string RankContext::wait_for_all(std::string bytes) {
+  return channel_->pass_barrier({run_.attempt, run_.rank, next_barrier_++, std::move(bytes)});
+}
+
+}  // namespace troupe

@@ -1,0 +1,47 @@
+#pragma once
+
+#include "rank_channel.hpp"
+
+#include <troupe/train_context.hpp>
+
+#include <chrono>
+#include <memory>
+
+namespace troupe {
+
+/// The TrainContext of a rank whose news goes to actors.
+class RankContext final : public TrainContext {
+ public:
+  RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> seat);
+
+  int world_rank() const noexcept override { return run_.rank; }
+  int world_size() const noexcept override { return run_.world_size; }
+  int local_rank() const noexcept override { return run_.local_rank; }
+  int local_world_size() const noexcept override { return run_.local_world_size; }
+  int node_rank() const noexcept override { return run_.node_rank; }
+  std::uint64_t attempt() const noexcept override { return run_.attempt; }
+  Device device() const noexcept override;
+  const ScalingConfig& scaling() const noexcept override { return run_.scaling; }
+  std::string run_name() const override { return run_.run_name; }
+  void report(const Metrics& metrics, const std::optional<Checkpoint>& checkpoint, int num_writers) override;
+  void progress(const Progress& progress) override;
+  std::filesystem::path checkpoint_dir() override;
+  std::optional<Checkpoint> get_checkpoint() const override;
+  void barrier() override { (void)wait_for_all({}); }
+  std::string broadcast_from_rank_zero(std::string bytes) override;
+  bool should_stop() const noexcept override { return channel_->next_stop_call(); }
+  Communicator& communicator() override { return *seat_; }
+
+ private:
+  std::string wait_for_all(std::string bytes);
+
+  RunRank run_;
+  std::shared_ptr<RankChannel> channel_;
+  std::shared_ptr<Communicator> seat_;
+  std::uint64_t next_report_;
+  std::uint64_t next_barrier_ = 0;
+  int next_directory_ = 0;
+  std::chrono::steady_clock::time_point next_progress_;
+};
+
+}  // namespace troupe

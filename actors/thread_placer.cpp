@@ -1,0 +1,47 @@
+#include <troupe/local_groups.hpp>
+#include <troupe/rank.hpp>
+
+#include <system_error>
+#include <vector>
+
+namespace troupe {
+
+namespace {
+
+class ThreadPlacer final : public RankPlacer {
+ public:
+  ThreadPlacer(const Session& session, const StartGroup& group) : functions_(session.functions()) {
+    if (group.scaling.use_gpu) {
+      throw Failure{Errc::Unsupported, "use_gpu: ranks that are threads have no GPU collectives in this build"};
+    }
+    for (auto& seat : make_thread_group(group.scaling.num_workers, group.run.collective_timeout)) {
+      seats_.push_back(std::move(seat));
+      watched_.push_back(seats_.back());
+    }
+  }
+
+  caf::actor place(caf::event_based_actor* group, const RunRank& spec) override {
+    auto seat = std::move(seats_.at(static_cast<std::size_t>(spec.rank)));
+    return spawn_thread_rank(group->system(), functions_, std::move(seat), caf::actor_cast<caf::actor>(group));
+  }
+
+  void abort(const std::string& reason) noexcept override {
+    // Any seat aborts the whole group; one that is given up cannot.
+    for (const auto& watched : watched_) {
+      if (const auto seat = watched.lock()) return seat->abort(reason);
+    }
+  }
+
+ private:
+  const TrainFunctions& functions_;
+  std::vector<std::shared_ptr<Communicator>> seats_;  // until a rank takes it
+  std::vector<std::weak_ptr<Communicator>> watched_;
+};
+
+}  // namespace
+
+std::unique_ptr<RankPlacer> make_thread_placer(const Session& session, const StartGroup& group) {
+  return std::make_unique<ThreadPlacer>(session, group);
+}
+
+}  // namespace troupe

@@ -1,0 +1,55 @@
+#include <troupe/trainer.hpp>
+
+#include "trainer_state.hpp"
+
+#include <nlohmann/json.hpp>
+
+namespace troupe {
+
+caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerSetup setup) {
+  auto& state = self->state;
+  state.self = self;
+  state.setup = std::move(setup);
+  state.open();
+  self->set_exit_handler([&state](const caf::exit_msg& exit) { state.exited(exit); });
+  return {
+      // from anyone
+      [&state](const StopRun& order) { state.stop(order.reason); },
+      // from the WorkerGroup
+      [&state](Reported& news) {
+        if (!state.is_stale(news.attempt)) state.reported(std::move(news));
+      },
+      [&state](const Progressed& news) {
+        if (!state.is_stale(news.attempt)) state.tell_listeners(news);
+      },
+      [&state](const GroupStarted& news) { (void)state.is_stale(news.attempt); },
+      [&state](const GroupEnded& news) {
+        if (!state.is_stale(news.attempt)) state.group_ended(news);
+      },
+      // from the CheckpointKeeper
+      [&state](RunOpened& news) { state.opened(std::move(news)); },
+      [&state](const CheckpointKept& news) { state.checkpoint_kept(news); },
+      [&state](RunSettled) { state.settled(); },
+      [&state](RunFinished) { state.finished(); },
+      [&state](const StorageFailed& news) { state.storage_failed(news); },
+      // its own timer
+      [&state](RetryDue timer) { state.retry(timer.attempt); },
+  };
+}
+
+caf::actor spawn_trainer(caf::actor_system& system, const Session& session, std::string train_function,
+                         Config train_loop_config, TrainerOptions options, std::vector<caf::actor> listeners) {
+  TrainerSetup setup;
+  setup.function = std::move(train_function);
+  setup.config_json = train_loop_config.json().dump();
+  setup.scaling = options.scaling;
+  setup.run = std::move(options.run);
+  setup.listeners = std::move(listeners);
+  setup.make_placer = [&session](const StartGroup& group) {
+    return group.scaling.placement == Placement::Threads ? make_thread_placer(session, group)
+                                                         : make_process_placer(session, group);
+  };
+  return system.spawn(trainer_behavior, std::move(setup));
+}
+
+}  // namespace troupe

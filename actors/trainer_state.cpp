@@ -1,0 +1,175 @@
+#include "trainer_state.hpp"
+
+#include <troupe/records.hpp>
+
+#include <algorithm>
+
+namespace troupe {
+
+bool TrainerState::is_stale(Attempt of) {
+  if (of == attempt && group) return false;
+  ++stale;
+  return true;
+}
+
+// ---- beginning ----------------------------------------------------------------------------------------------
+
+void TrainerState::open() {
+  began = self->clock().now();
+  keeper = setup.spawn_keeper(self->system(), caf::actor_cast<caf::actor>(self));
+  self->send(keeper, OpenRun{setup.run});
+}
+
+void TrainerState::opened(RunOpened news) {
+  run_name = news.name;
+  result.path = news.path;
+  result.history = std::move(news.contents.history);
+  result.checkpoints = std::move(news.contents.checkpoints);
+  warnings = std::move(news.contents.warnings);
+  next_report_index = news.contents.next_report_index;
+  attempt = news.contents.next_attempt - 1;
+  if (stop_requests > 0) return finish();
+  start_attempt();
+}
+
+void TrainerState::start_attempt() {
+  phase = Phase::Running;
+  ++attempt;
+  StartGroup order;
+  order.attempt = attempt;
+  order.function = setup.function;
+  order.config_json = setup.config_json;
+  order.run_name = run_name;
+  order.run_directory = result.path.string();
+  if (!result.checkpoints.empty()) order.resume_checkpoint = result.checkpoints.back().checkpoint.path().string();
+  order.first_report_index = next_report_index;
+  order.scaling = setup.scaling;
+  order.run = setup.run;
+  group = spawn_worker_group(self->system(), caf::actor_cast<caf::actor>(self), setup.make_placer);
+  self->send(group, std::move(order));
+  tell_listeners(RunStarted{attempt, run_name, result.path.string(), std::exchange(warnings, {})});
+}
+
+// ---- an attempt runs ----------------------------------------------------------------------------------------
+
+void TrainerState::reported(Reported news) {
+  next_report_index = std::max(next_report_index, news.index + 1);
+  const std::chrono::duration<double> since = self->clock().now() - began;
+  ReportRecord record{news.attempt, news.rank, news.index, since.count(), std::move(news.metrics), std::nullopt};
+  if (news.checkpoint) record.checkpoint = Checkpoint{result.path / checkpoint_name(news.index)};
+  result.history.push_back(record);
+  self->send(keeper, KeepReport{record});
+  tell_listeners(ReportArrived{record});
+  if (!news.checkpoint) return;
+  try {
+    if (auto complete = assembly.add(news.rank, news.index, record.metrics, *news.checkpoint, news.num_writers)) {
+      self->send(keeper, CommitCheckpoint{std::move(*complete)});
+    }
+  } catch (const Failure& failure) {
+    fail(failure.code(), failure.what());
+  }
+}
+
+void TrainerState::checkpoint_kept(const CheckpointKept& news) {
+  auto& kept = result.checkpoints;
+  kept.push_back(news.checkpoint);
+  std::erase_if(kept, [&](const CheckpointRecord& record) {
+    return std::find(news.removed.begin(), news.removed.end(), record.index) != news.removed.end();
+  });
+  tell_listeners(CheckpointCommitted{news.checkpoint});
+}
+
+void TrainerState::stop(const std::string& reason) {
+  ++stop_requests;
+  if (phase == Phase::Pausing) return finish();
+  if (!group) return;
+  if (stop_requests == 1) {
+    self->send(group, StopGroup{attempt});
+  } else {
+    self->send(group, AbortGroup{attempt, reason.empty() ? "a second stop was requested" : reason});
+  }
+}
+
+void TrainerState::fail(Errc code, const std::string& text) {
+  if (own_error) return;  // the first cause stays
+  own_error.emplace();
+  own_error->code = code;
+  own_error->message = text;
+  if (group) self->send(group, AbortGroup{attempt, text});
+}
+
+// ---- an attempt has ended -----------------------------------------------------------------------------------
+
+void TrainerState::group_ended(const GroupEnded& news) {
+  group = nullptr;
+  last_error = news.error;
+  unused_config_keys = news.unused_config_keys;
+  if (const auto lost = assembly.incomplete(); !lost.empty() && !last_error) {
+    fail(Errc::InvalidArgument, lost.front() + "; every writer must report it");
+  }
+  assembly.clear();
+  verdict = after_group_ended(last_error, stop_requests > 0, failures, setup.run.failure);
+  phase = Phase::Settling;
+  self->send(keeper, SettleRun{});
+}
+
+void TrainerState::settled() {
+  if (own_error || verdict.step != NextStep::Retry || stop_requests > 0) return finish();
+  warnings.push_back("attempt " + std::to_string(attempt) + " failed (" + last_error->message + "): " + verdict.reason +
+                     ", starting again");
+  phase = Phase::Pausing;
+  self->delayed_send(self, retry_delay(failures), RetryDue{attempt});
+  ++failures;
+}
+
+void TrainerState::retry(Attempt due) {
+  if (phase == Phase::Pausing && due == attempt) start_attempt();
+}
+
+void TrainerState::storage_failed(const StorageFailed& news) {
+  fail(news.code, news.text);
+  if (phase == Phase::Opening || phase == Phase::Finishing) {
+    result.error = own_error;
+    finished();
+  } else if (phase == Phase::Pausing) {
+    finish();
+  }
+}
+
+void TrainerState::finish() {
+  phase = Phase::Finishing;
+  result.metrics = latest_metrics(result.history);
+  if (!result.checkpoints.empty()) result.checkpoint = result.checkpoints.back();
+  if (const auto* best = best_checkpoint(result.checkpoints, setup.run.checkpoint)) result.best_checkpoint = *best;
+  result.stopped_early = stop_requests > 0;
+  result.error = own_error ? own_error : last_error;
+  // What a stop request ended is no error.
+  const bool ended_by_stop = result.error && (result.error->code == Errc::Cancelled || result.error->code == Errc::Aborted);
+  if (result.stopped_early && ended_by_stop) result.error.reset();
+  self->send(keeper, FinishRun{result});
+}
+
+void TrainerState::finished() {
+  tell_listeners(RunEnded{std::move(result), std::move(unused_config_keys)});
+  keeper = nullptr;
+  self->quit();
+}
+
+void TrainerState::exited(const caf::exit_msg& exit) {
+  const auto why = self->system().render(exit.reason);
+  const bool normal = !exit.reason || exit.reason == caf::exit_reason::normal;
+  if (group && exit.source == group) {
+    if (normal) return;  // its GroupEnded is on the way
+    RunError error;
+    error.code = Errc::Internal;
+    error.message = "the worker group ended: " + why;
+    group_ended({attempt, std::move(error), {}});
+  } else if (keeper && exit.source == keeper) {
+    if (!normal) storage_failed({Errc::Internal, "the checkpoint keeper ended: " + why});
+  } else if (!normal) {
+    stop_requests = std::max(stop_requests, 1);
+    stop("the trainer was asked to exit: " + why);  // at once
+  }
+}
+
+}  // namespace troupe

@@ -1,0 +1,86 @@
+#pragma once
+
+#include "checkpoint_keeper.hpp"
+
+#include <troupe/failure_policy.hpp>
+#include <troupe/trainer.hpp>
+#include <troupe/worker_group.hpp>
+
+#include <caf/all.hpp>
+#include <string>
+#include <vector>
+
+namespace troupe {
+
+/// What a Trainer is made of; tests put their own keeper and placer in.
+struct TrainerSetup {
+  std::string function;
+  std::string config_json;
+  ScalingConfig scaling;
+  RunConfig run;
+  std::vector<caf::actor> listeners;
+  PlacerFactory make_placer;
+  std::function<caf::actor(caf::actor_system&, caf::actor)> spawn_keeper = spawn_checkpoint_keeper;
+};
+
+/// The Trainer to itself: the pause before the next attempt is over.
+struct RetryDue {
+  Attempt attempt;
+};
+
+/// One run. The machine: Opening → Running → Settling → (Pausing → Running …) → Finishing.
+/// Opening: the keeper opens the directory. Running: a WorkerGroup carries out an attempt. Settling: it has ended, the
+/// keeper commits what was reported. Pausing: before another attempt. Finishing: the keeper writes the result.
+struct TrainerState {
+  static inline const char* name = "troupe.trainer";
+  enum class Phase : std::uint8_t { Opening, Running, Settling, Pausing, Finishing };
+
+  caf::event_based_actor* self = nullptr;
+  TrainerSetup setup;
+  caf::actor keeper;
+  caf::actor group;
+  Phase phase = Phase::Opening;
+  Attempt attempt = 0;
+  caf::actor_clock::time_point began;
+  Result result;
+  std::string run_name;
+  std::uint64_t next_report_index = 0;
+  std::vector<std::string> warnings, unused_config_keys;
+  CheckpointAssembly assembly;
+  std::optional<RunError> own_error;   // of the run's storage, or of what ranks reported
+  std::optional<RunError> last_error;  // of the attempt that has ended
+  Verdict verdict;
+  int failures = 0;
+  int stop_requests = 0;
+  std::uint64_t stale = 0;  // messages of another attempt, dropped
+
+  bool is_stale(Attempt of);
+  void open();
+  void opened(RunOpened news);
+  void stop(const std::string& reason);
+  void reported(Reported news);
+  void checkpoint_kept(const CheckpointKept& news);
+  void group_ended(const GroupEnded& news);
+  void settled();
+  void retry(Attempt due);
+  void storage_failed(const StorageFailed& news);
+  void finished();
+  void exited(const caf::exit_msg& exit);
+  template <class News>
+  void tell_listeners(News news) {
+    const auto message = caf::make_message(std::move(news));
+    for (const auto& listener : setup.listeners) self->send(listener, message);
+  }
+
+ private:
+  void start_attempt();
+  void fail(Errc code, const std::string& text);
+  void finish();
+};
+
+/// The Trainer's actor, for `system.spawn`.
+caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerSetup setup);
+
+}  // namespace troupe
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::RetryDue)

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <troupe/caf_types.hpp>
+#include <troupe/communicator.hpp>
+#include <troupe/session.hpp>
+
+#include <caf/actor.hpp>
+#include <caf/event_based_actor.hpp>
+#include <caf/fwd.hpp>
+
+#include <memory>
+#include <string>
+
+namespace troupe {
+
+/// Spawns a rank in this process: a control actor that always answers, and one thread that runs the train function.
+/// Used by thread placement, and inside a process that a group started.
+///
+/// The actor waits for RunRank, tells everything to `group` (RankStarted, Reported…, RankDone or RankLost: exactly one
+/// of the two, after the thread has ended), and quits then. It links itself to `group`: when that dies, the rank is
+/// aborted. `seat` is given up as soon as the train function returns, so that peers see it leave; when the function
+/// throws, the collective group is aborted first with "rank 1 failed: …".
+///
+/// @param functions must outlive the actor.
+[[nodiscard]] caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions,
+                                           std::shared_ptr<Communicator> seat, caf::actor group);
+
+/// Where the ranks of one attempt live. Made by the Trainer, owned by the WorkerGroup, destroyed before GroupEnded.
+class RankPlacer {
+ public:
+  virtual ~RankPlacer() = default;
+  /// Makes the actor that speaks for rank `spec.rank`, linked to `group`; the group sends it RunRank next. Must not
+  /// block. Throws Failure{StartFailed} naming the limit that was hit.
+  /// The actor answers RankDone or RankLost exactly once, when nothing of the rank is left.
+  [[nodiscard]] virtual caf::actor place(caf::event_based_actor* group, const RunRank& spec) = 0;
+  /// Frees every rank that waits in a collective, within 100 ms. Any thread; the first reason stays.
+  virtual void abort(const std::string& reason) noexcept = 0;
+};
+
+/// Ranks as threads of this process. Throws Failure{StartFailed}. `session` must outlive the placer and its ranks.
+[[nodiscard]] std::unique_ptr<RankPlacer> make_thread_placer(const Session& session, const StartGroup& group);
+/// Ranks as processes of this host: this program, started again. Throws Failure{StartFailed}.
+[[nodiscard]] std::unique_ptr<RankPlacer> make_process_placer(const Session& session, const StartGroup& group);
+
+}  // namespace troupe

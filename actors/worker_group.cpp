@@ -1,0 +1,75 @@
+#include "worker_group_state.hpp"
+
+namespace troupe {
+
+namespace {
+
+using GroupActor = caf::stateful_actor<GroupState>;
+
+// News of ranks, which arrives in every phase.
+caf::message_handler rank_news(GroupState& state) {
+  return {
+      [&state](const RankStarted& news) {
+        if (!state.is_stale(news.attempt)) state.rank_started(news.rank);
+      },
+      [&state](Reported& news) {
+        if (!state.is_stale(news.attempt)) state.forward(std::move(news));
+      },
+      [&state](const Progressed& news) {
+        if (!state.is_stale(news.attempt)) state.forward(news);
+      },
+      [&state](BarrierReached& news) {
+        if (!state.is_stale(news.attempt)) state.barrier_reached(std::move(news));
+      },
+      [&state](const StopCounted& news) {
+        if (!state.is_stale(news.attempt)) state.stop_counted(news.rank, news.calls);
+      },
+      [&state](const RankDone& news) {
+        if (!state.is_stale(news.attempt)) state.rank_done(news);
+      },
+      [&state](const RankLost& news) {
+        if (!state.is_stale(news.attempt)) state.rank_lost(news.rank, news.error);
+      },
+  };
+}
+
+// Orders of the Trainer and the group's own timers.
+caf::message_handler orders(GroupState& state) {
+  return {
+      [&state](const StopGroup& order) {
+        if (!state.is_stale(order.attempt)) state.stop();
+      },
+      [&state](const AbortGroup& order) {
+        if (!state.is_stale(order.attempt)) state.fail(Errc::Cancelled, order.reason);
+      },
+      [&state](WaitOverdue timer) {
+        switch (timer.wait) {
+          case Wait::Start: return state.start_overdue();
+          case Wait::Barrier: return state.barriers_overdue();
+          case Wait::Stop: return state.stop_overdue();
+          case Wait::End: return state.end_overdue();
+        }
+      },
+  };
+}
+
+caf::behavior group_behavior(GroupActor* self, const caf::actor& trainer, PlacerFactory make_placer) {
+  auto& state = self->state;
+  state.self = self;
+  state.trainer = trainer;
+  state.make_placer = std::move(make_placer);
+  self->link_to(trainer);
+  self->set_exit_handler([&state](const caf::exit_msg& exit) { state.exited(exit); });
+  return {[self](StartGroup& order) {
+    self->become(orders(self->state).or_else(rank_news(self->state)));
+    self->state.begin(std::move(order));
+  }};
+}
+
+}  // namespace
+
+caf::actor spawn_worker_group(caf::actor_system& system, caf::actor trainer, PlacerFactory make_placer) {
+  return system.spawn(group_behavior, std::move(trainer), std::move(make_placer));
+}
+
+}  // namespace troupe

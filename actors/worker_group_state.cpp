@@ -1,0 +1,241 @@
+#include "worker_group_state.hpp"
+
+#include <troupe/failure_policy.hpp>
+#include <troupe/group_rules.hpp>
+
+#include <algorithm>
+
+namespace troupe {
+
+GroupState::~GroupState() {
+  // Killed before its end: no rank may be left waiting for another.
+  if (placer) placer->abort("the run was ended");
+}
+
+bool GroupState::is_stale(Attempt attempt) {
+  if (attempt == order.attempt) return false;
+  ++stale;
+  return true;
+}
+
+void GroupState::wait_at_most(std::chrono::milliseconds limit, Wait wait) {
+  self->delayed_send(self, limit, WaitOverdue{wait});
+}
+
+// ---- start --------------------------------------------------------------------------------------------------
+
+RunRank GroupState::order_for(int rank) const {
+  RunRank run;
+  run.attempt = order.attempt;
+  run.rank = run.local_rank = rank;
+  run.world_size = run.local_world_size = world_size();
+  run.function = order.function;
+  run.config_json = order.config_json;
+  run.run_name = order.run_name;
+  run.run_directory = order.run_directory;
+  run.resume_checkpoint = order.resume_checkpoint;
+  run.first_report_index = order.first_report_index;
+  run.scaling = order.scaling;
+  run.barrier_timeout = order.run.collective_timeout;
+  return run;
+}
+
+void GroupState::begin(StartGroup start) {
+  order = std::move(start);
+  ranks.resize(static_cast<std::size_t>(world_size()));
+  wait_at_most(order.run.start_timeout, Wait::Start);
+  try {
+    placer = make_placer(order);
+    for (int rank = 0; rank < world_size(); ++rank) {
+      auto run = order_for(rank);
+      auto& actor = ranks[static_cast<std::size_t>(rank)];
+      actor = placer->place(self, run);
+      self->send(actor, std::move(run));
+    }
+  } catch (const Failure& failure) {
+    fail(failure.code(), failure.what());
+  } catch (const std::exception& error) {
+    fail(Errc::StartFailed, error.what());
+  }
+}
+
+void GroupState::rank_started(int rank) {
+  started.insert(rank);
+  if (phase != Phase::Starting || static_cast<int>(started.size()) < world_size()) return;
+  phase = Phase::Running;
+  self->send(trainer, GroupStarted{order.attempt});
+}
+
+void GroupState::start_overdue() {
+  const auto missing = missing_ranks(world_size(), started);
+  if (phase != Phase::Starting || missing.empty()) return;
+  fail(Errc::DeadlinePassed, did_not(missing, "start", order.run.start_timeout));
+}
+
+// ---- barriers -----------------------------------------------------------------------------------------------
+
+void GroupState::barrier_reached(BarrierReached news) {
+  auto [found, fresh] = barriers.try_emplace(news.sequence);
+  auto& barrier = found->second;
+  if (fresh) barrier.deadline = self->clock().now() + order.run.collective_timeout;
+  barrier.came.insert(news.rank);
+  if (news.rank == 0) barrier.bytes = std::move(news.bytes);
+  if (static_cast<int>(barrier.came.size()) == world_size()) {
+    tell_ranks(BarrierPassed{order.attempt, news.sequence, std::move(barrier.bytes), Errc::Ok, {}});
+    barriers.erase(found);
+  } else if (!returned.empty()) {
+    fail_barriers_without(returned);
+  } else {
+    watch_barriers();
+  }
+}
+
+void GroupState::watch_barriers() {
+  if (barrier_timer_set || barriers.empty()) return;
+  barrier_timer_set = true;
+  const auto left = barriers.begin()->second.deadline - self->clock().now();  // the oldest is due first
+  wait_at_most(std::chrono::duration_cast<std::chrono::milliseconds>(left) + std::chrono::milliseconds{1}, Wait::Barrier);
+}
+
+void GroupState::barriers_overdue() {
+  barrier_timer_set = false;
+  const auto now = self->clock().now();
+  while (!barriers.empty() && barriers.begin()->second.deadline <= now) {
+    const auto& [sequence, barrier] = *barriers.begin();
+    const auto text = "barrier " + std::to_string(sequence) + ": " +
+                      did_not(missing_ranks(world_size(), barrier.came), "come", order.run.collective_timeout);
+    tell_ranks(BarrierPassed{order.attempt, sequence, {}, Errc::DeadlinePassed, text});
+    barriers.erase(barriers.begin());
+  }
+  watch_barriers();
+}
+
+void GroupState::fail_barriers_without(const std::set<int>& gone) {
+  for (const auto& [sequence, barrier] : barriers) {
+    const auto text = "barrier " + std::to_string(sequence) + ": the train function of " + name_ranks(gone) +
+                      " has returned while " + name_ranks(barrier.came) + " waited";
+    tell_ranks(BarrierPassed{order.attempt, sequence, {}, Errc::CollectiveMismatch, text});
+  }
+  barriers.clear();
+}
+
+// ---- soft stop ----------------------------------------------------------------------------------------------
+
+void GroupState::stop() {
+  if (phase == Phase::Stopping || phase == Phase::Ending) return;
+  phase = Phase::Stopping;
+  wait_at_most(order.run.stop_grace, Wait::Stop);
+  tell_ranks(CountForStop{order.attempt});
+}
+
+void GroupState::stop_counted(int rank, std::uint64_t calls) {
+  stop_counts.emplace(rank, calls);
+  release_stop();
+}
+
+void GroupState::release_stop() {
+  if (phase != Phase::Stopping || stop_sent) return;
+  const auto target = stop_target(world_size(), stop_counts);
+  if (!target) return;
+  stop_sent = true;
+  tell_ranks(StopAfter{order.attempt, *target});
+}
+
+void GroupState::stop_overdue() {
+  if (phase != Phase::Stopping) return;
+  fail(Errc::Cancelled, did_not(missing_ranks(world_size(), ended), "stop", order.run.stop_grace) +
+                            " of the stop request; ended by force");
+}
+
+// ---- end ----------------------------------------------------------------------------------------------------
+
+void GroupState::rank_done(const RankDone& news) {
+  stop_counts[news.rank] = news.calls;
+  returned.insert(news.rank);
+  std::set<std::string> unused(news.unused_config_keys.begin(), news.unused_config_keys.end());
+  if (!unused_keys) {
+    unused_keys = std::move(unused);
+  } else {
+    std::erase_if(*unused_keys, [&](const std::string& key) { return !unused.contains(key); });
+  }
+  rank_ended(news.rank);
+}
+
+void GroupState::rank_lost(int rank, const RunError& error) {
+  errors.push_back(error);
+  if (!errors.back().rank) errors.back().rank = rank;
+  ranks[static_cast<std::size_t>(rank)] = nullptr;
+  end_ranks("rank " + std::to_string(rank) + " failed: " + error.message);
+  rank_ended(rank);
+}
+
+void GroupState::fail(Errc code, const std::string& reason) {
+  if (phase != Phase::Ending) {
+    errors.emplace_back();
+    errors.back().code = code;
+    errors.back().message = reason;
+  }
+  end_ranks(reason);
+}
+
+void GroupState::end_ranks(const std::string& reason) {
+  if (phase == Phase::Ending) return;
+  phase = Phase::Ending;
+  if (placer) placer->abort(reason);
+  tell_ranks(AbortRank{order.attempt, reason});
+  wait_at_most(2 * order.run.stop_grace, Wait::End);  // a process rank's own grace ends first
+  for (int rank = 0; rank < world_size(); ++rank) {
+    if (!ranks[static_cast<std::size_t>(rank)]) ended.insert(rank);  // never placed
+  }
+  if (static_cast<int>(ended.size()) == world_size()) finish();
+}
+
+void GroupState::end_overdue() {
+  const auto stuck = missing_ranks(world_size(), ended);
+  if (stuck.empty()) return;
+  errors.emplace_back();
+  errors.back().code = Errc::DeadlinePassed;
+  errors.back().rank = *stuck.begin();
+  errors.back().message = did_not(stuck, "end", 2 * order.run.stop_grace) +
+                          " after an abort; threads cannot be ended by force, placement as processes can";
+  for (const auto& rank : ranks) {
+    if (rank) self->send_exit(rank, caf::exit_reason::kill);
+  }
+  finish();
+}
+
+void GroupState::rank_ended(int rank) {
+  ranks[static_cast<std::size_t>(rank)] = nullptr;
+  ended.insert(rank);
+  if (static_cast<int>(ended.size()) == world_size()) return finish();
+  if (!returned.empty()) fail_barriers_without(returned);
+  release_stop();
+}
+
+void GroupState::exited(const caf::exit_msg& exit) {
+  if (exit.source == trainer) return fail(Errc::Aborted, "the trainer has ended");
+  if (!exit.reason || exit.reason == caf::exit_reason::normal) return;
+  const auto found = std::find_if(ranks.begin(), ranks.end(), [&](const caf::actor& rank) {
+    return rank && rank.address() == exit.source;
+  });
+  if (found == ranks.end()) {
+    if (exit.reason == caf::exit_reason::user_shutdown) fail(Errc::Aborted, "the worker group was asked to exit");
+    return;
+  }
+  RunError error;
+  error.code = Errc::Internal;
+  error.message = "the rank's actor ended: " + self->system().render(exit.reason);
+  rank_lost(static_cast<int>(found - ranks.begin()), error);
+}
+
+void GroupState::finish() {
+  if (!trainer) return;
+  placer.reset();
+  GroupEnded news{order.attempt, first_cause(errors), {}};
+  if (errors.empty() && unused_keys) news.unused_config_keys.assign(unused_keys->begin(), unused_keys->end());
+  self->send(trainer, std::move(news));
+  trainer = nullptr;
+  self->quit();
+}
+
+}  // namespace troupe

@@ -1,0 +1,92 @@
+#pragma once
+
+#include <troupe/worker_group.hpp>
+
+#include <caf/all.hpp>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace troupe {
+
+/// What a WorkerGroup may wait for too long.
+enum class Wait : std::uint8_t { Start, Barrier, Stop, End };
+
+/// The group's timer to itself.
+struct WaitOverdue {
+  Wait wait;
+};
+
+/// One attempt. The machine: Starting → Running → (Stopping →) Ending; any of them → Ending when a rank is lost. A group
+/// whose ranks all return goes to its end from where it is. Late news of a phase that is over is ignored.
+struct GroupState {
+  static inline const char* name = "troupe.group";
+  enum class Phase : std::uint8_t { Starting, Running, Stopping, Ending };
+  struct Barrier {
+    std::set<int> came;
+    std::string bytes;  // rank 0's
+    caf::actor_clock::time_point deadline;
+  };
+
+  caf::event_based_actor* self = nullptr;
+  caf::actor trainer;
+  PlacerFactory make_placer;
+  StartGroup order;
+  std::unique_ptr<RankPlacer> placer;
+  Phase phase = Phase::Starting;
+  std::vector<caf::actor> ranks;  // empty handle: ended, or never placed
+  std::set<int> started, ended, returned;
+  std::map<int, std::uint64_t> stop_counts;
+  bool stop_sent = false;
+  std::map<std::uint64_t, Barrier> barriers;
+  bool barrier_timer_set = false;
+  std::vector<RunError> errors;
+  std::optional<std::set<std::string>> unused_keys;
+  std::uint64_t stale = 0;  // messages of another attempt, dropped
+
+  ~GroupState();
+
+  bool is_stale(Attempt attempt);
+  void begin(StartGroup start);
+  void rank_started(int rank);
+  void rank_done(const RankDone& news);
+  void rank_lost(int rank, const RunError& error);
+  void barrier_reached(BarrierReached news);
+  void stop_counted(int rank, std::uint64_t calls);
+  void stop();
+  /// Records the cause and ends every rank by force.
+  void fail(Errc code, const std::string& reason);
+  void start_overdue();
+  void barriers_overdue();
+  void stop_overdue();
+  void end_overdue();
+  void exited(const caf::exit_msg& exit);
+
+  template <class News>
+  void forward(News news) {
+    self->send(trainer, std::move(news));
+  }
+
+ private:
+  RunRank order_for(int rank) const;
+  int world_size() const { return order.scaling.num_workers; }
+  template <class Order>
+  void tell_ranks(const Order& message) {
+    const auto shared = caf::make_message(message);
+    for (const auto& rank : ranks) {
+      if (rank) self->send(rank, shared);
+    }
+  }
+  void wait_at_most(std::chrono::milliseconds limit, Wait wait);
+  void watch_barriers();
+  void fail_barriers_without(const std::set<int>& gone);
+  void release_stop();
+  void end_ranks(const std::string& reason);
+  void rank_ended(int rank);
+  void finish();
+};
+
+}  // namespace troupe
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::WaitOverdue)

@@ -1,0 +1,225 @@
+#include "files.hpp"
+#include "manifest.hpp"
+
+#include <troupe/records.hpp>
+#include <troupe/run_storage.hpp>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+namespace troupe {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+// JSON text of bytes that may be no UTF-8 (what a rank printed, a metric's value).
+std::string dump(const nlohmann::ordered_json& json, int indent) {
+  return json.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+std::string generated_name() {
+  const auto now = std::time(nullptr);
+  std::tm local{};
+  localtime_r(&now, &local);
+  char text[64];
+  std::strftime(text, sizeof text, "troupe_run-%Y-%m-%d_%H-%M-%S-", &local);
+  return text + std::to_string(getpid());
+}
+
+fs::path choose_path(const RunConfig& run) {
+  const auto storage = fs::absolute(run.storage_path).lexically_normal();
+  if (!run.name.empty()) return storage / run.name;
+  auto path = storage / generated_name();
+  for (int copy = 2; fs::exists(path); ++copy) path = storage / (generated_name() + "-" + std::to_string(copy));
+  return path;
+}
+
+void refuse_what_resume_forbids(const RunConfig& run, const fs::path& path, const RunContents& found) {
+  const bool exists = !found.history.empty() || !found.checkpoints.empty() || fs::exists(path / "result.json");
+  if (run.resume == Resume::Never && exists) {
+    throw Failure{Errc::AlreadyExists, "there is a run at " + path.string() +
+                                           " already and resume is 'never'; choose another name, or remove it"};
+  }
+  if (run.resume == Resume::Must && found.checkpoints.empty()) {
+    throw Failure{Errc::NotFound, "resume is 'must', but " + path.string() + " holds no committed checkpoint"};
+  }
+}
+
+// The regular files below `directory`, relative to it.
+std::vector<fs::path> files_below(const fs::path& directory) {
+  if (!fs::is_directory(directory)) {
+    throw Failure{Errc::FileNotFound, "the reported checkpoint " + directory.string() + " is no directory"};
+  }
+  std::vector<fs::path> found;
+  for (const auto& entry : fs::recursive_directory_iterator{directory}) {
+    // A manifest can only be that of an older checkpoint, copied along.
+    if (entry.is_regular_file() && entry.path().filename() != manifest_name) found.push_back(entry.path().lexically_relative(directory));
+  }
+  if (found.empty()) throw Failure{Errc::FileNotFound, "the reported checkpoint " + directory.string() + " is empty"};
+  return found;
+}
+
+void sync_directories(const fs::path& root) {
+  for (const auto& entry : fs::recursive_directory_iterator{root}) {
+    if (entry.is_directory()) files::sync(entry.path());
+  }
+  files::sync(root);
+}
+
+bool is_below(const fs::path& path, const fs::path& directory) {
+  const auto relative = path.lexically_normal().lexically_relative(directory);
+  return !relative.empty() && *relative.begin() != "..";
+}
+
+}  // namespace
+
+RunStorage::RunStorage(const RunConfig& run) : path_(choose_path(run)) {
+  // Under `must` nothing is made: a wrong name leaves no empty directory behind.
+  if (run.resume == Resume::Must && !fs::is_directory(path_)) refuse_what_resume_forbids(run, path_, {});
+  files::make_directories(path_);
+  lock();
+  try {
+    found_ = read_run(path_);
+    refuse_what_resume_forbids(run, path_, found_);
+    std::error_code error;
+    fs::remove_all(path_ / ".staging", error);
+    files::check(error, "empty", path_ / ".staging");
+    files::make_directories(path_ / ".staging");
+    open_reports();
+    fs::remove(path_ / "result.json", error);  // of the run before; this one has not ended
+  } catch (...) {
+    ::close(lock_fd_);
+    throw;
+  }
+}
+
+RunStorage::~RunStorage() {
+  try {
+    flush();
+  } catch (const Failure&) {
+    // The caller has flushed, or has been told why that fails.
+  }
+  if (reports_fd_ >= 0) ::close(reports_fd_);
+  if (lock_fd_ >= 0) ::close(lock_fd_);
+}
+
+void RunStorage::lock() {
+  const auto file = path_ / ".lock";
+  lock_fd_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (lock_fd_ < 0) files::fail("open", file, errno);
+  if (::flock(lock_fd_, LOCK_EX | LOCK_NB) != 0) {
+    const int why = errno;
+    char pid[32] = {};
+    const auto length = ::pread(lock_fd_, pid, sizeof pid - 1, 0);
+    ::close(lock_fd_);
+    if (why != EWOULDBLOCK) files::fail("lock", file, why);
+    throw Failure{Errc::AlreadyExists, "the run at " + path_.string() + " is being driven by process " +
+                                           std::string(pid, length > 0 ? static_cast<std::size_t>(length) : 0) +
+                                           "; wait for it or choose another name"};
+  }
+  const auto pid = std::to_string(getpid());
+  if (::ftruncate(lock_fd_, 0) != 0 || ::pwrite(lock_fd_, pid.data(), pid.size(), 0) < 0) {
+    files::fail("write", file, errno);
+  }
+}
+
+void RunStorage::open_reports() {
+  const auto file = path_ / "reports.jsonl";
+  std::error_code error;
+  if (fs::exists(file, error)) {
+    const auto text = files::read_all(file);
+    const auto whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
+    if (whole != text.size()) fs::resize_file(file, whole, error);  // cut what a crash has torn
+    files::check(error, "truncate", file);
+  }
+  reports_fd_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (reports_fd_ < 0) files::fail("open", file, errno);
+}
+
+std::string checkpoint_name(std::uint64_t index) {
+  char name[40];
+  std::snprintf(name, sizeof name, "checkpoint_%06llu", static_cast<unsigned long long>(index));
+  return name;
+}
+
+void RunStorage::append(const ReportRecord& record) {
+  unflushed_ += dump(to_json(record), -1);
+  unflushed_ += '\n';
+  if (unflushed_.size() > (std::size_t{1} << 20)) flush();
+}
+
+void RunStorage::flush() {
+  if (unflushed_.empty() || reports_fd_ < 0) return;
+  const auto lines = std::exchange(unflushed_, {});
+  files::write_all(reports_fd_, lines, path_ / "reports.jsonl");
+}
+
+CheckpointRecord RunStorage::commit(const CompleteCheckpoint& checkpoint) {
+  const auto staging = path_ / ".staging";
+  const auto target = path_ / checkpoint_name(checkpoint.index);
+  const auto merged = staging / ("merge_" + std::to_string(checkpoint.index));
+  if (fs::exists(target)) throw Failure{Errc::AlreadyExists, target.string() + " is there already"};
+  std::error_code error;
+  try {
+    std::map<std::string, int> owner;
+    for (const auto& [rank, directory] : checkpoint.directories) {
+      for (const auto& file : files_below(directory)) {
+        const auto [found, fresh] = owner.emplace(file.string(), rank);
+        if (fresh) continue;
+        throw Failure{Errc::AlreadyExists, "checkpoint of report " + std::to_string(checkpoint.index) + ": ranks " +
+                                               std::to_string(found->second) + " and " + std::to_string(rank) +
+                                               " both wrote " + file.string() + "; give each rank's files its own name"};
+      }
+    }
+    fs::remove_all(merged, error);
+    files::make_directories(merged);
+    Manifest manifest{checkpoint.index, checkpoint.metrics, static_cast<int>(checkpoint.directories.size()), {}};
+    for (const auto& [name, rank] : owner) {
+      const fs::path source = checkpoint.directories.at(rank) / fs::path(name);
+      files::make_directories((merged / name).parent_path());
+      if (is_below(source, staging)) {
+        files::rename(source, merged / name);
+      } else {
+        fs::copy_file(source, merged / name);
+      }
+      files::sync(merged / name);
+      manifest.files[name] = fs::file_size(merged / name);
+    }
+    files::write_atomically(merged / manifest_name, to_text(manifest));
+    sync_directories(merged);
+    files::rename(merged, target);
+    files::sync(path_);
+  } catch (const fs::filesystem_error& failed) {
+    throw Failure{Errc::StorageUnavailable, "cannot commit " + target.string() + ": " + failed.what()};
+  }
+  for (const auto& [rank, directory] : checkpoint.directories) {
+    if (is_below(directory, staging)) fs::remove_all(directory, error);  // empty by now
+  }
+  return {Checkpoint{target}, checkpoint.metrics, checkpoint.index};
+}
+
+void RunStorage::remove(std::uint64_t index) {
+  // Renamed first: a crash leaves no half of a checkpoint under a checkpoint's name.
+  const auto doomed = path_ / ".staging" / ("removed_" + std::to_string(index));
+  files::rename(path_ / checkpoint_name(index), doomed);
+  std::error_code error;
+  fs::remove_all(doomed, error);
+  files::check(error, "remove", doomed);
+}
+
+void RunStorage::finish(const Result& result) {
+  flush();
+  if (reports_fd_ >= 0 && ::fsync(reports_fd_) != 0) files::fail("fsync", path_ / "reports.jsonl", errno);
+  files::write_atomically(path_ / "result.json", dump(to_json(result), 1) + "\n");
+  std::error_code error;
+  fs::remove_all(path_ / ".staging", error);
+}
+
+}  // namespace troupe

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <troupe/result.hpp>
+#include <troupe/retention.hpp>
+#include <troupe/run_options.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace troupe {
+
+/// What a run's directory holds.
+///
+///     reports.jsonl        every report of every rank, one JSON object a line, only ever appended to
+///     checkpoint_000002/   a committed checkpoint: the ranks' files, and .troupe_manifest.json that lists them
+///     result.json          the Result, once the run has ended
+///     .lock                held by the driver while it runs
+///     .staging/            what is not committed yet; emptied when a run begins
+struct RunContents {
+  std::vector<ReportRecord> history;
+  std::vector<CheckpointRecord> checkpoints;  ///< committed ones, oldest first
+  std::vector<std::string> warnings;          ///< damaged checkpoints, which are left aside
+  std::uint64_t next_report_index = 0;
+  std::uint64_t next_attempt = 1;
+};
+
+/// Reads a run, also one that runs or broke off; a torn last line is ignored. Throws Failure{NotFound} when there is no
+/// run, Failure{FileCorrupt} naming file and line.
+[[nodiscard]] RunContents read_run(const std::filesystem::path& directory);
+
+/// "checkpoint_000002": the directory of report 2's checkpoint, in the run's.
+[[nodiscard]] std::string checkpoint_name(std::uint64_t index);
+
+/// A run's directory while its driver runs. One object a run; a second one, in any process, is refused.
+///
+/// Threads: one caller at a time; every call may block on the disk.
+/// Errors: throws Failure{StorageUnavailable} naming the path.
+class RunStorage {
+ public:
+  /// Makes or opens storage_path/name, as `run.resume` says, and clears what a broken run left unfinished.
+  /// Throws Failure{AlreadyExists} when another driver has it, or it exists under Resume::Never; Failure{NotFound}
+  /// when there is no checkpoint to go on from under Resume::Must.
+  explicit RunStorage(const RunConfig& run);
+  ~RunStorage();
+  RunStorage(const RunStorage&) = delete;
+  RunStorage& operator=(const RunStorage&) = delete;
+
+  /// What was there when the run was opened.
+  [[nodiscard]] const RunContents& found() const noexcept { return found_; }
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
+  [[nodiscard]] std::string name() const { return path_.filename().string(); }
+  /// Adds a line to reports.jsonl; it is in the file after `flush`.
+  void append(const ReportRecord& record);
+  void flush();
+  /// Merges the writers' directories into one checkpoint: files fsynced, then the manifest, then one rename. Files below
+  /// the run's own .staging are moved, others are copied. Throws Failure{AlreadyExists} when two ranks wrote a file of
+  /// the same name, Failure{FileNotFound} when a directory is missing or empty.
+  CheckpointRecord commit(const CompleteCheckpoint& checkpoint);
+  /// Deletes a committed checkpoint; a crash half-way leaves it whole or gone.
+  void remove(std::uint64_t index);
+  /// Writes result.json, whole or not at all.
+  void finish(const Result& result);
+
+ private:
+  void lock();
+  void open_reports();
+
+  std::filesystem::path path_;
+  RunContents found_;
+  std::string unflushed_;
+  int lock_fd_ = -1;
+  int reports_fd_ = -1;
+};
+
+}  // namespace troupe

@@ -1,0 +1,48 @@
+#include <troupe/failure_policy.hpp>
+
+#include <algorithm>
+
+namespace troupe {
+
+bool worth_retrying(Errc code) noexcept {
+  switch (code) {
+    case Errc::InvalidArgument:
+    case Errc::InvalidConfig:
+    case Errc::Unsupported:
+    case Errc::NotFound:
+    case Errc::AlreadyExists:
+    case Errc::StorageUnavailable:
+    case Errc::Cancelled: return false;
+    default: return true;
+  }
+}
+
+Verdict after_group_ended(const std::optional<RunError>& error, bool stop_requested, int failures,
+                          const FailureConfig& config) {
+  if (!error) return {NextStep::Finish, "every rank returned"};
+  if (stop_requested) return {NextStep::Fail, "a stop was requested"};
+  if (!worth_retrying(error->code)) {
+    return {NextStep::Fail, std::string(name(error->code)) + " does not get better by trying again"};
+  }
+  if (config.max_failures == 0) return {NextStep::Fail, "max_failures is 0"};
+  if (config.max_failures > 0 && failures >= config.max_failures) {
+    return {NextStep::Fail, "failed " + std::to_string(failures + 1) + " times, max_failures is " +
+                                std::to_string(config.max_failures)};
+  }
+  return {NextStep::Retry, "failure " + std::to_string(failures + 1) + " of " +
+                               (config.max_failures < 0 ? "any number"
+                                                        : std::to_string(config.max_failures))};
+}
+
+std::chrono::milliseconds retry_delay(int failures) noexcept {
+  return std::chrono::milliseconds{std::min(10'000, 100 << std::clamp(failures, 0, 7))};
+}
+
+std::optional<RunError> first_cause(const std::vector<RunError>& errors) {
+  if (errors.empty()) return std::nullopt;
+  const auto cause = std::find_if(errors.begin(), errors.end(),
+                                  [](const RunError& error) { return error.code != Errc::Aborted; });
+  return cause == errors.end() ? errors.front() : *cause;
+}
+
+}  // namespace troupe

@@ -1,0 +1,47 @@
+#include <troupe/errors.hpp>
+#include <troupe/run_options.hpp>
+
+namespace troupe {
+
+namespace {
+
+void check_range(const std::string& field, long value, long lowest, long highest) {
+  if (value >= lowest && value <= highest) return;
+  throw Failure{Errc::InvalidConfig, field + " is " + std::to_string(value) + "; it must be from " +
+                                         std::to_string(lowest) + " to " + std::to_string(highest)};
+}
+
+void check_positive(const std::string& field, std::chrono::milliseconds value) {
+  if (value.count() > 0) return;
+  throw Failure{Errc::InvalidConfig, field + " is " + std::to_string(value.count()) + " ms; it must be more than 0"};
+}
+
+}  // namespace
+
+void validate(const ScalingConfig& scaling) {
+  check_range("ScalingConfig.num_workers", scaling.num_workers, 1, 4096);
+  check_range("ScalingConfig.cpus_per_worker", scaling.cpus_per_worker, 1, 4096);
+}
+
+void validate(const RunConfig& run) {
+  if (run.name.find('/') != std::string::npos || run.name.find('\0') != std::string::npos || run.name == "." ||
+      run.name == ".." || run.name.size() > 200) {
+    throw Failure{Errc::InvalidConfig, "RunConfig.name is '" + run.name.substr(0, 200) +
+                                           "'; it must be one directory's name: no '/', not '.' or '..', at most 200 bytes"};
+  }
+  if (run.storage_path.empty()) throw Failure{Errc::InvalidConfig, "RunConfig.storage_path is empty"};
+  if (run.failure.max_failures < -1) {
+    throw Failure{Errc::InvalidConfig, "FailureConfig.max_failures is " + std::to_string(run.failure.max_failures) +
+                                           "; it must be -1 (no limit) or more"};
+  }
+  if (run.checkpoint.num_to_keep) check_range("CheckpointConfig.num_to_keep", *run.checkpoint.num_to_keep, 1, 1'000'000'000);
+  const auto& order = run.checkpoint.checkpoint_score_order;
+  if (order != "max" && order != "min") {
+    throw Failure{Errc::InvalidConfig, "CheckpointConfig.checkpoint_score_order is '" + order + "'; it must be 'max' or 'min'"};
+  }
+  check_positive("RunConfig.start_timeout", run.start_timeout);
+  check_positive("RunConfig.collective_timeout", run.collective_timeout);
+  check_positive("RunConfig.stop_grace", run.stop_grace);
+}
+
+}  // namespace troupe
