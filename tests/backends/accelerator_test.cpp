@@ -127,7 +127,9 @@ TEST_P(Collectives, PadsToTheLongestOfAllRanks) {
     const auto last = accelerator.pad_across_processes(mine, 1, -1);
     ASSERT_EQ(last.size(1), context.world_size());
     EXPECT_TRUE(at::equal(last.narrow(1, 0, own), mine));
-    if (own < context.world_size()) EXPECT_EQ(last[0][-1].item<float>(), -1);
+    if (own < context.world_size()) {
+      EXPECT_EQ(last[0][-1].item<float>(), -1);
+    }
     const auto first = accelerator.pad_across_processes(mine, 1, -1, true);
     EXPECT_TRUE(at::equal(first.narrow(1, context.world_size() - own, own), mine));
   });
@@ -238,14 +240,14 @@ struct TemporaryDirectory {
 };
 
 /// Trains steps [from, to) with noise from the rank's generator and returns the weights.
-struct Run {
+struct Training {
   TrainContext& context;
   Accelerator accelerator{context};
   std::shared_ptr<SmallNetImpl> net;
   std::unique_ptr<AdamW> optimizer;
   std::unique_ptr<LRScheduler> scheduler;
 
-  explicit Run(TrainContext& c, std::uint64_t seed) : context(c) {
+  explicit Training(TrainContext& c, std::uint64_t seed) : context(c) {
     set_seed(seed);
     net = std::make_shared<SmallNetImpl>();
     set_seed(seed, true, c.world_rank());
@@ -271,14 +273,14 @@ struct Resume : testing::TestWithParam<int> {};
 TEST_P(Resume, ContinuesBitForBit) {
   TemporaryDirectory directory;
   run_ranks(GetParam(), [&](TrainContext& context) {
-    Run whole{context, 5};
+    Training whole{context, 5};
     const auto expected = whole.train(10);
     {
-      Run first{context, 5};
+      Training first{context, 5};
       first.train(5);
       first.accelerator.save_state(directory.path);
     }
-    Run second{context, 99};  // nothing of its own start may show
+    Training second{context, 99};  // nothing of its own start may show
     second.accelerator.load_state(directory.path);
     const auto resumed = second.train(5);
     EXPECT_EQ(second.scheduler->last_step(), 10);
@@ -300,7 +302,7 @@ TEST(SaveState, RefusesInsideAnOpenWindow) {
 TEST(LoadState, SaysWhatDoesNotFit) {
   TemporaryDirectory directory;
   run_ranks(1, [&](TrainContext& context) {
-    Run run{context, 5};
+    Training run{context, 5};
     run.train(1);
     EXPECT_THROW(run.accelerator.load_state(directory.path), Failure);
     run.accelerator.save_state(directory.path);
