@@ -25,7 +25,7 @@ endif()
 set_property(GLOBAL PROPERTY JOB_POOLS torch=2)
 
 add_library(troupe_flags INTERFACE)
-target_compile_options(troupe_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -g1)
+target_compile_options(troupe_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wno-restrict -g1)  # GCC 12 misfires -Wrestrict on strings
 
 set(TROUPE_SANITIZE "" CACHE STRING "address or thread")
 if(TROUPE_SANITIZE STREQUAL "address")

@@ -1,78 +1,69 @@
+#include <algorithm>
+#include <limits>
 #include <troupe/data/sharding.hpp>
 #include <troupe/errors.hpp>
 
-#include <algorithm>
-#include <string>
-
 namespace troupe {
-
 namespace {
 
-std::size_t round_up(std::size_t value, std::size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return a / b + (a % b != 0); }
 
-/// `order` made longer by its own first `cycle` samples, again and again.
-Indices filled_up(const Indices& order, std::size_t length, std::size_t cycle) {
-  Indices filled = order;
-  filled.reserve(length);
-  for (std::size_t i = 0; filled.size() < length; ++i) filled.push_back(order[i % cycle]);
-  return filled;
+/// Samples that one rank takes in a full batch.
+std::int64_t rank_batch_size(const BatchSharding& s) {
+  return s.split_batches ? s.batch_size / s.world_size : s.batch_size;
 }
 
-Indices slice(const Indices& order, std::size_t begin, std::size_t end) {
-  begin = std::min(begin, order.size());
-  end = std::min(end, order.size());
-  return {order.begin() + static_cast<std::ptrdiff_t>(begin), order.begin() + static_cast<std::ptrdiff_t>(end)};
+/// Position of the first sample of this rank's batch `index`: rounds of one global batch, in it
+/// ranks in order.
+std::int64_t first_position(const BatchSharding& s, std::int64_t index) {
+  return index * total_batch_size(s) + s.rank * rank_batch_size(s);
 }
 
 }  // namespace
 
-void validate(const ShardingRule& rule) {
-  if (rule.batch_size < 1) {
-    throw Failure{Errc::InvalidArgument, "DataLoader: batch_size is " + std::to_string(rule.batch_size) + "; it must be at least 1"};
+void validate(const BatchSharding& s) {
+  const auto fail = [](const std::string& text) {
+    throw Failure{Errc::InvalidArgument, "DataLoader: " + text};
+  };
+  if (s.batch_size < 1)
+    fail("batch_size = " + std::to_string(s.batch_size) + "; it must be at least 1");
+  if (s.world_size < 1)
+    fail("world_size = " + std::to_string(s.world_size) + "; it must be at least 1");
+  if (s.rank < 0 || s.rank >= s.world_size) {
+    fail("rank = " + std::to_string(s.rank) + "; it must be from 0 to " +
+         std::to_string(s.world_size - 1));
   }
-  if (rule.world_size < 1 || rule.rank < 0 || rule.rank >= rule.world_size) {
-    throw Failure{Errc::InvalidArgument, "DataLoader: rank " + std::to_string(rule.rank) + " does not fit " + std::to_string(rule.world_size) + " ranks"};
+  if (s.batch_size > std::numeric_limits<std::int64_t>::max() / 2 / s.world_size) {
+    fail("batch_size = " + std::to_string(s.batch_size) + " times " + std::to_string(s.world_size) +
+         " ranks overflows");
   }
-  if (rule.split_batches && rule.batch_size % rule.world_size != 0) {
-    throw Failure{Errc::InvalidArgument, "DataLoader: split_batches cannot cut batch_size " + std::to_string(rule.batch_size) + " into " +
-                                             std::to_string(rule.world_size) + " equal parts; choose a multiple of the number of ranks"};
+  if (s.split_batches && s.batch_size % s.world_size != 0) {
+    fail("with split_batches, batch_size = " + std::to_string(s.batch_size) +
+         " must be a multiple of the world size, " + std::to_string(s.world_size));
   }
 }
 
-std::vector<Indices> shard_batches(const Indices& order, const ShardingRule& rule) {
-  validate(rule);
-  const auto ranks = static_cast<std::size_t>(rule.world_size);
-  const auto rank = static_cast<std::size_t>(rule.rank);
-  const auto step = static_cast<std::size_t>(rule.total_batch_size());  // samples of all ranks
-  const auto own = step / ranks;                                         // samples of one rank
-  const bool even = rule.even_batches && ranks > 1;
-
-  Indices dealt = order;
-  if (rule.drop_last) {
-    dealt.resize(order.size() / step * step);
-  } else if (even && !order.empty()) {
-    dealt = filled_up(order, round_up(order.size(), step), std::min(order.size(), step));
-  }
-  std::vector<Indices> batches;
-  for (std::size_t begin = 0; begin < dealt.size(); begin += step) {
-    auto batch = slice(dealt, begin + rank * own, begin + (rank + 1) * own);
-    if (!batch.empty()) batches.push_back(std::move(batch));
-  }
-  return batches;
+std::int64_t total_batch_size(const BatchSharding& s) noexcept {
+  return s.split_batches ? s.batch_size : s.batch_size * s.world_size;
 }
 
-std::int64_t remainder_at_end(std::size_t num_samples, const ShardingRule& rule) {
-  return rule.drop_last ? -1 : static_cast<std::int64_t>(num_samples) % rule.total_batch_size();
+std::int64_t remainder(const BatchSharding& s) noexcept {
+  return s.drop_last ? -1 : s.num_samples % total_batch_size(s);
 }
 
-Indices distributed_samples(const Indices& order, int rank, int world_size, bool drop_last) {
-  const auto ranks = static_cast<std::size_t>(world_size);
-  if (order.empty()) return {};
-  const auto length = drop_last ? order.size() / ranks * ranks : round_up(order.size(), ranks);
-  const auto even = length > order.size() ? filled_up(order, length, order.size()) : slice(order, 0, length);
-  Indices own;
-  for (auto i = static_cast<std::size_t>(rank); i < even.size(); i += ranks) own.push_back(even[i]);
-  return own;
+std::int64_t num_batches(const BatchSharding& s) noexcept {
+  const auto total = total_batch_size(s);
+  const auto full = s.num_samples / total;
+  if (s.drop_last) return full;
+  if (s.even_batches) return ceil_div(s.num_samples, total);
+  return full + (first_position(s, full) < s.num_samples);
+}
+
+PositionRange batch_at(const BatchSharding& s, std::int64_t index) noexcept {
+  const auto first = first_position(s, index);
+  const auto count = rank_batch_size(s);
+  const bool fill_up = s.even_batches && s.world_size > 1;
+  return {first, fill_up ? count : std::min(count, s.num_samples - first)};
 }
 
 }  // namespace troupe

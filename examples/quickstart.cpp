@@ -9,6 +9,7 @@
 #include <troupe/bert.hpp>
 #include <troupe/fine_tune_pairs.hpp>
 #include <troupe/options.hpp>
+#include <troupe/pair_dataset.hpp>
 #include <troupe/troupe.hpp>
 
 #include <ATen/core/grad_mode.h>
@@ -24,8 +25,8 @@ namespace {
 using troupe::Batch, troupe::BertForSequenceClassification;
 
 /// The best checkpoint's verdict on two pairs, in words.
-void classify(const std::filesystem::path& checkpoint, const std::filesystem::path& vocabulary, std::size_t max_length) {
-  const auto tokenizer = troupe::WordPiece::from_pretrained(vocabulary);
+void classify(const std::filesystem::path& checkpoint, std::size_t max_length) {
+  const auto tokenizer = troupe::WordPiece::from_pretrained(checkpoint);
   auto model = BertForSequenceClassification::from_pretrained(checkpoint);
   model->eval();
   at::NoGradGuard no_grad;
@@ -65,7 +66,7 @@ int main(int argc, char** argv) {
     const auto result = trainer.fit();
     troupe::print_summary(result);
     if (result.ok() && result.best_checkpoint) {
-      classify(result.best_checkpoint->checkpoint.path(), fine_tune.model, static_cast<std::size_t>(fine_tune.max_length));
+      classify(result.best_checkpoint->checkpoint.path(), static_cast<std::size_t>(fine_tune.max_length));
     }
     return result.exit_code();
   } catch (const troupe::Failure& failure) {

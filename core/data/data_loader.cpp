@@ -1,165 +1,236 @@
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <string>
 #include <troupe/data/data_loader.hpp>
-#include <troupe/data/sampler.hpp>
+#include <troupe/data/samplers.hpp>
+#include <troupe/data/sharding.hpp>
 #include <troupe/errors.hpp>
+#include <utility>
 
-#include <ATen/ops/stack.h>
-
-#include <random>
-
+#include "batch_loading.hpp"
 #include "prefetcher.hpp"
 
 namespace troupe {
+namespace {
 
-Batch default_collate(std::vector<TensorDict> samples) {
-  Batch batch;
-  if (samples.empty()) return batch;
-  std::vector<at::Tensor> column(samples.size());
-  for (const auto& [name, first] : samples.front()) {
-    for (std::size_t i = 0; i < samples.size(); ++i) {
-      column[i] = samples[i][name];
-      if (column[i].sizes() != first.sizes()) {
-        throw Failure{Errc::DataMalformed, "default_collate: tensor '" + name + "' has another shape in sample " + std::to_string(i) +
-                                               " of the batch than in the first; give the DataLoader a collate that pads"};
-      }
-    }
-    batch.set(name, at::stack(column));
+constexpr int kMaxWorkers = 1024;
+
+[[noreturn]] void fail(const std::string& text) {
+  throw Failure{Errc::InvalidArgument, "DataLoader: " + text};
+}
+
+void check(const DataLoaderOptions& o) {
+  if (o.num_workers < 0 || o.num_workers > kMaxWorkers) {
+    fail("num_workers = " + std::to_string(o.num_workers) + "; it must be from 0 to " +
+         std::to_string(kMaxWorkers));
   }
-  return batch;
+  if (o.prefetch_factor < 1)
+    fail("prefetch_factor = " + std::to_string(o.prefetch_factor) + "; it must be at least 1");
+}
+
+/// Where a loader and the latest epoch it began stand. An epoch may outlive its loader, so they
+/// share it.
+struct Shared {
+  LoaderState state;
+  LoaderPosition next;  // where the next epoch starts
+  std::optional<LoaderPosition>
+      position;                   // of the latest epoch; nothing once another start was set
+  const void* current = nullptr;  // the latest epoch, while it lives
+};
+
+/// Everything needed to load any batch of one epoch on one rank, from any thread.
+struct EpochContent {
+  std::shared_ptr<const MapDataset> dataset;
+  Collate collate;
+  BatchSharding sharding;
+  std::vector<std::int64_t> order;
+
+  [[nodiscard]] Batch load(std::int64_t number) const {
+    const auto range = batch_at(sharding, number);
+    std::vector<std::int64_t> indices(static_cast<std::size_t>(range.count));
+    for (std::int64_t i = 0; i < range.count; ++i) {
+      indices[static_cast<std::size_t>(i)] =
+          order[static_cast<std::size_t>((range.first + i) % sharding.num_samples)];
+    }
+    return load_batch(*dataset, collate, indices);
+  }
+};
+
+}  // namespace
+
+/// One pass over a rank's batches.
+class DataLoader::Iterator::Epoch {
+ public:
+  Epoch(EpochContent content, LoaderPosition start, const DataLoaderOptions& options,
+        std::shared_ptr<Shared> shared)
+      : content_(std::move(content)),
+        position_(start),
+        size_(num_batches(content_.sharding)),
+        shared_(std::move(shared)) {
+    position_.num_batches = std::min(position_.num_batches, size_);
+    if (options.num_workers > 0) {
+      const auto window = std::int64_t{options.num_workers} * options.prefetch_factor;
+      prefetcher_ = std::make_unique<Prefetcher>(
+          options.num_workers, window, position_.num_batches, size_,
+          [this](std::int64_t number) { return content_.load(number); });
+    }
+    shared_->current = this;
+    shared_->state = {false, remainder(content_.sharding)};
+    shared_->position = position_;
+    shared_->next.num_batches = 0;  // batches are skipped once
+  }
+
+  ~Epoch() {
+    if (shared_->current != this) return;
+    shared_->current = nullptr;
+    shared_->state = {};
+  }
+
+  Epoch(const Epoch&) = delete;
+  Epoch& operator=(const Epoch&) = delete;
+
+  [[nodiscard]] std::optional<Batch> next() {
+    if (position_.num_batches >= size_) {
+      finish();
+      return std::nullopt;
+    }
+    auto batch = prefetcher_ ? prefetcher_->next() : content_.load(position_.num_batches);
+    ++position_.num_batches;
+    if (shared_->current == this) {
+      if (shared_->position) shared_->position = position_;
+      shared_->state.end_of_dataloader = position_.num_batches == size_;
+    }
+    return batch;
+  }
+
+ private:
+  /// An epoch counts when its end is reached, unless the user has set another start meanwhile.
+  void finish() {
+    if (shared_->current != this || !shared_->position) return;
+    shared_->position.reset();
+    shared_->next = {position_.epoch + 1, 0};
+  }
+
+  const EpochContent content_;
+  LoaderPosition position_;
+  const std::int64_t size_;
+  std::shared_ptr<Shared> shared_;
+  std::unique_ptr<Prefetcher> prefetcher_;  // last: its threads read content_
+};
+
+DataLoader::Iterator::Iterator() = default;
+DataLoader::Iterator::~Iterator() = default;
+DataLoader::Iterator::Iterator(Iterator&&) noexcept = default;
+DataLoader::Iterator& DataLoader::Iterator::operator=(Iterator&&) noexcept = default;
+
+DataLoader::Iterator::Iterator(std::unique_ptr<Epoch> epoch) : epoch_(std::move(epoch)) { ++*this; }
+
+DataLoader::Iterator& DataLoader::Iterator::operator++() {
+  batch_.reset();  // before the next is loaded: one batch of memory, not two
+  batch_ = epoch_->next();
+  if (!batch_) epoch_.reset();
+  return *this;
 }
 
 struct DataLoader::Impl {
   std::shared_ptr<const MapDataset> dataset;
   DataLoaderOptions options;
-  ShardingRule rule;
-  std::uint64_t seed = 0;
-  std::int64_t epoch = 0;
-  std::int64_t skip = 0;
-  LoaderState state;
+  BatchSharding sharding;
+  std::unique_ptr<Sampler>
+      sampler;  // null: to be made with the first epoch, from torch's default generator
+  std::shared_ptr<Shared> shared = std::make_shared<Shared>();
 
-  std::vector<Indices> batches;           // of the running epoch
-  std::size_t position = 0;               // next batch to make, without workers
-  std::unique_ptr<Prefetcher> prefetcher;
-  std::optional<Batch> ahead;             // made, not yet handed out
-
-  Indices order() const {
-    return options.shuffle ? seedable_random_order(dataset->size(), seed, epoch) : sequential_order(dataset->size());
-  }
-
-  Batch make(std::size_t number) const {
-    std::vector<TensorDict> samples;
-    samples.reserve(batches[number].size());
-    for (const auto index : batches[number]) {
-      try {
-        samples.push_back(dataset->get(index));
-      } catch (const std::exception& error) {
-        throw Failure{Errc::DataMalformed, "sample " + std::to_string(index) + ": " + error.what()};
-      }
+  [[nodiscard]] Sampler& ready_sampler() {
+    if (!sampler) {
+      const auto drawn =
+          at::empty({}, at::TensorOptions().dtype(at::kLong)).random_().item<std::int64_t>();
+      sampler = std::make_unique<RandomSampler>(dataset->size(), static_cast<std::uint64_t>(drawn));
     }
-    return options.collate ? options.collate(std::move(samples)) : default_collate(std::move(samples));
-  }
-
-  std::optional<Batch> next() {
-    if (prefetcher) return prefetcher->next();
-    if (position == batches.size()) return std::nullopt;
-    return make(position++);
-  }
-
-  void start_epoch() {
-    prefetcher.reset();
-    batches = shard_batches(order(), rule);
-    batches.erase(batches.begin(), batches.begin() + std::min<std::ptrdiff_t>(skip, std::ssize(batches)));
-    skip = 0;
-    position = 0;
-    state = {.end_of_dataloader = false, .remainder = remainder_at_end(dataset->size(), rule)};
-    if (options.num_workers > 0 && !batches.empty()) {
-      const auto far = static_cast<std::size_t>(options.num_workers) * static_cast<std::size_t>(options.prefetch_factor);
-      prefetcher = std::make_unique<Prefetcher>(batches.size(), options.num_workers, far, [this](std::size_t n) { return make(n); });
-    }
-    ahead = next();
-  }
-
-  /// Hands out one batch and looks one ahead, so that the last one is known while it is processed.
-  std::optional<Batch> advance() {
-    auto current = std::move(ahead);
-    ahead.reset();
-    if (!current) {
-      prefetcher.reset();
-      ++epoch;
-      return std::nullopt;
-    }
-    ahead = next();
-    state.end_of_dataloader = !ahead;
-    return current;
+    return *sampler;
   }
 };
 
-namespace {
-
-void check(const DataLoaderOptions& options) {
-  if (options.num_workers < 0) {
-    throw Failure{Errc::InvalidArgument, "DataLoader: num_workers is " + std::to_string(options.num_workers) + "; it must not be negative"};
-  }
-  if (options.prefetch_factor < 1) {
-    throw Failure{Errc::InvalidArgument, "DataLoader: prefetch_factor is " + std::to_string(options.prefetch_factor) + "; it must be at least 1"};
-  }
-}
-
-}  // namespace
-
-DataLoader::DataLoader(std::shared_ptr<const MapDataset> dataset, DataLoaderOptions options) : impl_(std::make_unique<Impl>()) {
-  if (!dataset) throw Failure{Errc::InvalidArgument, "DataLoader: there is no data set"};
+DataLoader::DataLoader(std::shared_ptr<const MapDataset> dataset, DataLoaderOptions options)
+    : impl_(std::make_unique<Impl>()) {
+  if (!dataset) fail("there is no data set (a null pointer)");
   check(options);
-  impl_->dataset = std::move(dataset);
-  impl_->rule = {.batch_size = options.batch_size, .drop_last = options.drop_last};
-  validate(impl_->rule);
-  impl_->seed = options.seed ? *options.seed : std::random_device{}();
-  impl_->options = std::move(options);
+  auto& i = *impl_;
+  i.dataset = std::move(dataset);
+  i.options = std::move(options);
+  if (!i.options.collate) i.options.collate = default_collate;
+  i.sharding.num_samples = static_cast<std::int64_t>(i.dataset->size());
+  i.sharding.batch_size = i.options.batch_size;
+  i.sharding.drop_last = i.options.drop_last;
+  validate(i.sharding);
+  if (!i.options.shuffle) {
+    i.sampler = std::make_unique<SequentialSampler>(i.dataset->size());
+  } else if (i.options.seed || i.dataset->size() == 0) {
+    i.sampler = std::make_unique<RandomSampler>(i.dataset->size(), i.options.seed.value_or(0));
+  }
 }
 
 DataLoader::~DataLoader() = default;
 DataLoader::DataLoader(DataLoader&&) noexcept = default;
 DataLoader& DataLoader::operator=(DataLoader&&) noexcept = default;
 
-DataLoader::Iterator& DataLoader::Iterator::operator++() {
-  batch_ = loader_->impl_->advance();
-  if (!batch_) loader_ = nullptr;
-  return *this;
-}
-
 DataLoader::Iterator DataLoader::begin() {
-  impl_->start_epoch();
-  Iterator first;
-  first.loader_ = this;
-  return std::move(++first);
+  auto& i = *impl_;
+  const auto start = i.shared->next;
+  EpochContent content{i.dataset, i.options.collate, i.sharding,
+                       i.ready_sampler().order(start.epoch)};
+  return Iterator{
+      std::make_unique<Iterator::Epoch>(std::move(content), start, i.options, i.shared)};
 }
 
-std::int64_t DataLoader::size() const {
-  // The number of batches does not depend on the order.
-  return std::ssize(shard_batches(Indices(impl_->dataset->size()), impl_->rule));
+void DataLoader::shard(int rank, int world_size, const DataLoaderConfiguration& configuration,
+                       std::uint64_t shared_seed) {
+  auto& i = *impl_;
+  auto sharding = i.sharding;
+  sharding.rank = rank;
+  sharding.world_size = world_size;
+  sharding.split_batches = configuration.split_batches;
+  sharding.even_batches = configuration.even_batches;
+  validate(sharding);
+  i.sharding = sharding;
+  if (!i.options.shuffle) return;
+  if (configuration.use_seedable_sampler) {
+    i.sampler = std::make_unique<SeedableRandomSampler>(i.dataset->size(), configuration.data_seed);
+  } else {
+    i.sampler =
+        std::make_unique<RandomSampler>(i.dataset->size(), i.options.seed.value_or(shared_seed));
+  }
 }
 
-std::size_t DataLoader::dataset_size() const { return impl_->dataset->size(); }
-std::int64_t DataLoader::total_batch_size() const { return impl_->rule.total_batch_size(); }
-const LoaderState& DataLoader::state() const noexcept { return impl_->state; }
+std::int64_t DataLoader::size() const { return num_batches(impl_->sharding); }
+std::size_t DataLoader::dataset_size() const {
+  return static_cast<std::size_t>(impl_->sharding.num_samples);
+}
+std::int64_t DataLoader::total_batch_size() const {
+  return troupe::total_batch_size(impl_->sharding);
+}
+const LoaderState& DataLoader::state() const noexcept { return impl_->shared->state; }
 const DataLoaderOptions& DataLoader::options() const noexcept { return impl_->options; }
+std::int64_t DataLoader::epoch() const noexcept { return position().epoch; }
 
-void DataLoader::shard(int rank, int world_size, const DataLoaderConfiguration& configuration, std::uint64_t shared_seed) {
-  ShardingRule rule = impl_->rule;
-  rule.split_batches = configuration.split_batches;
-  rule.even_batches = configuration.even_batches;
-  rule.rank = rank;
-  rule.world_size = world_size;
-  validate(rule);
-  impl_->rule = rule;
-  if (!impl_->options.seed) impl_->seed = configuration.use_seedable_sampler ? configuration.data_seed : shared_seed;
-}
-
-void DataLoader::set_epoch(std::int64_t epoch) { impl_->epoch = epoch; }
-std::int64_t DataLoader::epoch() const noexcept { return impl_->epoch; }
+void DataLoader::set_epoch(std::int64_t epoch) { resume({epoch, impl_->shared->next.num_batches}); }
 
 void DataLoader::skip_first_batches(std::int64_t num_batches) {
-  if (num_batches < 0) throw Failure{Errc::InvalidArgument, "skip_first_batches: a negative number of batches"};
-  impl_->skip = num_batches;
+  resume({impl_->shared->next.epoch, num_batches});
+}
+
+LoaderPosition DataLoader::position() const noexcept {
+  return impl_->shared->position.value_or(impl_->shared->next);
+}
+
+void DataLoader::resume(const LoaderPosition& position) {
+  if (position.epoch < 0)
+    fail("epoch = " + std::to_string(position.epoch) + "; it must be at least 0");
+  if (position.num_batches < 0)
+    fail("cannot skip " + std::to_string(position.num_batches) + " batches");
+  impl_->shared->next = position;
+  impl_->shared->position.reset();
 }
 
 }  // namespace troupe

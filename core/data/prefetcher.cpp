@@ -1,50 +1,75 @@
 #include "prefetcher.hpp"
 
+#include <algorithm>
+#include <string>
+#include <system_error>
+#include <troupe/errors.hpp>
+#include <utility>
+
 namespace troupe {
 
-Prefetcher::Prefetcher(std::size_t num_batches, int num_workers, std::size_t ahead, Make make)
-    : num_batches_(num_batches), ahead_(ahead), make_(std::move(make)) {
-  for (int i = 0; i < num_workers; ++i) workers_.emplace_back([this] { work(); });
+Prefetcher::Prefetcher(int num_workers, std::int64_t window, std::int64_t first, std::int64_t last,
+                       Load load)
+    : window_(std::max<std::int64_t>(1, std::min(window, last - first))),
+      last_(last),
+      load_(std::move(load)),
+      next_to_load_(first),
+      next_to_take_(first),
+      slots_(static_cast<std::size_t>(window_)) {
+  const auto useful = std::min<std::int64_t>(num_workers, last - first);
+  try {
+    for (std::int64_t w = 0; w < useful; ++w)
+      workers_.emplace_back([this](const std::stop_token& stop) { work(stop); });
+  } catch (const std::system_error& error) {
+    const auto started = workers_.size();
+    workers_.clear();
+    throw Failure{Errc::StartFailed, "DataLoader: only " + std::to_string(started) +
+                                         " of num_workers = " + std::to_string(num_workers) +
+                                         " threads could be started (" + error.what() +
+                                         "); ask for fewer or raise the limit (ulimit -u)"};
+  }
 }
 
 Prefetcher::~Prefetcher() {
-  {
-    const std::lock_guard lock{mutex_};
-    stopping_ = true;
-  }
-  changed_.notify_all();
-  for (auto& worker : workers_) worker.join();
+  for (auto& worker : workers_)
+    worker.request_stop();  // all at once: joining one by one would wait for each in turn
+  workers_.clear();
 }
 
 std::optional<Batch> Prefetcher::next() {
+  if (next_to_take_ >= last_) return std::nullopt;
   std::unique_lock lock{mutex_};
-  if (read_ == num_batches_) return std::nullopt;
-  changed_.wait(lock, [this] { return made_.contains(read_); });
-  auto made = std::move(made_.extract(read_).mapped());
-  ++read_;
+  auto& slot = slots_[static_cast<std::size_t>(next_to_take_ % window_)];
+  ready_.wait(lock, [&] { return slot.ready; });
+  auto taken = std::exchange(slot, {});
+  ++next_to_take_;
   lock.unlock();
-  changed_.notify_all();
-  if (made.error) std::rethrow_exception(made.error);
-  return std::move(made.batch);
+  space_.notify_one();
+  if (taken.error) std::rethrow_exception(taken.error);
+  return std::move(taken.batch);
 }
 
-void Prefetcher::work() {
+void Prefetcher::work(const std::stop_token& stop) {
   std::unique_lock lock{mutex_};
   for (;;) {
-    changed_.wait(lock, [this] { return stopping_ || claimed_ == num_batches_ || claimed_ < read_ + ahead_; });
-    if (stopping_ || claimed_ == num_batches_) return;
-    const auto number = claimed_++;
+    const auto may_load = [&] {
+      return next_to_load_ >= last_ || next_to_load_ < next_to_take_ + window_;
+    };
+    if (!space_.wait(lock, stop, may_load) || next_to_load_ >= last_ || stop.stop_requested())
+      break;
+    const auto number = next_to_load_++;
     lock.unlock();
-    Made made;
+    Slot loaded{true, {}, nullptr};
     try {
-      made.batch = make_(number);
+      loaded.batch = load_(number);
     } catch (...) {
-      made.error = std::current_exception();
+      loaded.error = std::current_exception();
     }
     lock.lock();
-    made_.emplace(number, std::move(made));
-    changed_.notify_all();
+    slots_[static_cast<std::size_t>(number % window_)] = std::move(loaded);
+    ready_.notify_one();
   }
+  space_.notify_one();  // so that the workers that still wait see that there is nothing left
 }
 
 }  // namespace troupe

@@ -1,51 +1,57 @@
 #pragma once
 
-#include <troupe/data/tensor_dict.hpp>
-
 #include <condition_variable>
-#include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
-#include <map>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <thread>
+#include <troupe/data/tensor_dict.hpp>
 #include <vector>
 
 namespace troupe {
 
-/// Makes batches 0, 1, … on several threads, a bounded number ahead of the reader, and hands them out in order.
+/// Loads batches number `first` to `last` - 1 on threads and hands them out in order, never more
+/// than `window` ahead of the caller. What `load` throws for a batch is thrown by the `next()` that
+/// would have returned it.
 ///
-/// Threads: one reader; `make` is called from the workers. Destroying it stops the workers after their current batch.
+/// Threads: `next` has one caller; `load` is called from all workers at once. The destructor waits
+/// for the batches that are being loaded, drops the rest and joins.
 class Prefetcher {
  public:
-  using Make = std::function<Batch(std::size_t batch)>;
-  /// @param ahead batches that may be made before the reader asks for them.
-  Prefetcher(std::size_t num_batches, int num_workers, std::size_t ahead, Make make);
+  using Load = std::function<Batch(std::int64_t)>;
+
+  /// Throws Failure{StartFailed} when the system gives no more threads.
+  Prefetcher(int num_workers, std::int64_t window, std::int64_t first, std::int64_t last,
+             Load load);
   ~Prefetcher();
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
-  /// The next batch; nothing after the last. Rethrows what `make` threw for it.
+  /// The next batch; nothing after the last.
   [[nodiscard]] std::optional<Batch> next();
 
  private:
-  struct Made {
+  struct Slot {
+    bool ready = false;
     Batch batch;
     std::exception_ptr error;
   };
-  void work();
 
-  const std::size_t num_batches_;
-  const std::size_t ahead_;
-  const Make make_;
+  void work(const std::stop_token& stop);
+
+  std::int64_t window_;
+  std::int64_t last_;
+  Load load_;
   std::mutex mutex_;
-  std::condition_variable changed_;
-  std::size_t claimed_ = 0;  // batches given to a worker
-  std::size_t read_ = 0;     // batches handed out
-  bool stopping_ = false;
-  std::map<std::size_t, Made> made_;
-  std::vector<std::thread> workers_;
+  std::condition_variable_any space_;  // the caller took a batch: one more may be loaded
+  std::condition_variable ready_;      // a batch was loaded
+  std::int64_t next_to_load_;
+  std::int64_t next_to_take_;
+  std::vector<Slot> slots_;  // batch number b is in slot b % window
+  std::vector<std::jthread> workers_;
 };
 
 }  // namespace troupe

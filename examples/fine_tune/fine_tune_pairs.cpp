@@ -2,6 +2,8 @@
 #include <troupe/bert.hpp>
 #include <troupe/fine_tune_pairs.hpp>
 #include <troupe/mrpc.hpp>
+#include <troupe/pair_dataset.hpp>
+#include <troupe/pair_scores.hpp>
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/argmax.h>
@@ -128,7 +130,7 @@ void fine_tune_pairs(TrainContext& context, const Config& config) {
       model->config().save(checkpoint.path() / "config.json");
       tokenizer.save(checkpoint.path());
     }
-    context.report(metrics, checkpoint);
+    context.report(metrics, checkpoint, accelerator.num_processes());
   }
 }
 

@@ -1,159 +1,251 @@
-#include <troupe/data/data_loader.hpp>
-#include <troupe/errors.hpp>
-
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <chrono>
 #include <set>
-#include <thread>
+#include <troupe/errors.hpp>
+
+#include "data_loader_fixtures.hpp"
 
 namespace troupe {
 namespace {
 
-/// Sample i is {"i": i}; sample `bad` throws.
-class Numbers final : public MapDataset {
- public:
-  explicit Numbers(std::size_t n, std::size_t bad = SIZE_MAX) : n_(n), bad_(bad) {}
-  std::size_t size() const override { return n_; }
-  TensorDict get(std::size_t index) const override {
-    if (index == bad_) throw std::runtime_error("unreadable");
-    ++reads;
-    return {{"i", at::scalar_tensor(static_cast<std::int64_t>(index), at::kLong)}};
+std::string failure_of(const std::function<void()>& work, Errc code = Errc::InvalidArgument) {
+  try {
+    work();
+  } catch (const Failure& failure) {
+    EXPECT_EQ(failure.code(), code);
+    return failure.what();
   }
-  mutable std::atomic<int> reads{0};
+  return "nothing was thrown";
+}
 
- private:
-  std::size_t n_;
-  std::size_t bad_;
+/// Sample i has a row of i + 1 numbers.
+class Ragged : public Counting {
+ public:
+  using Counting::Counting;
+  [[nodiscard]] TensorDict get(std::size_t index) const override {
+    return {{"row", at::zeros({static_cast<std::int64_t>(index) + 1})}};
+  }
 };
 
-std::vector<std::int64_t> values(const Batch& batch) {
-  const auto& t = batch["i"];
-  return {t.const_data_ptr<std::int64_t>(), t.const_data_ptr<std::int64_t>() + t.numel()};
-}
-
-std::vector<std::vector<std::int64_t>> epoch_of(DataLoader& loader) {
-  std::vector<std::vector<std::int64_t>> batches;
-  for (const auto& batch : loader) batches.push_back(values(batch));
-  return batches;
-}
-
-using Batches = std::vector<std::vector<std::int64_t>>;
-
-TEST(DataLoader, YieldsTheWholeDataSetBeforeItIsPrepared) {
-  DataLoader loader{std::make_shared<Numbers>(7), {.batch_size = 3}};
-  EXPECT_EQ(epoch_of(loader), (Batches{{0, 1, 2}, {3, 4, 5}, {6}}));
+TEST(DataLoader, GivesTheWholeDataSetInOrderBeforeItIsSharded) {
+  DataLoader loader{counting(5), {.batch_size = 2}};
   EXPECT_EQ(loader.size(), 3);
+  EXPECT_EQ(loader.dataset_size(), 5u);
+  EXPECT_EQ(epoch_of(loader), (Batches{{0, 1}, {2, 3}, {4}}));
 }
 
-TEST(DataLoader, KnowsTheLastBatchWhileItIsProcessed) {
-  DataLoader loader{std::make_shared<Numbers>(7), {.batch_size = 3}};
-  std::vector<bool> ends;
-  for ([[maybe_unused]] const auto& batch : loader) ends.push_back(loader.state().end_of_dataloader);
-  EXPECT_EQ(ends, (std::vector<bool>{false, false, true}));
-  EXPECT_EQ(loader.state().remainder, 1);
+TEST(DataLoader, StacksSamplesAlongANewFirstDimension) {
+  DataLoader loader{counting(3), {.batch_size = 3}};
+  auto first = loader.begin();
+  EXPECT_EQ((*first)["index"].sizes(), (at::IntArrayRef{3}));
+  EXPECT_EQ(first->batch_size(), 3);
 }
 
-TEST(DataLoader, ShufflesAnewEachEpochAndTheSameForASeed) {
-  DataLoader first{std::make_shared<Numbers>(50), {.batch_size = 5, .shuffle = true, .seed = 3}};
-  DataLoader second{std::make_shared<Numbers>(50), {.batch_size = 5, .shuffle = true, .seed = 3}};
-  const auto epoch0 = epoch_of(first), epoch1 = epoch_of(first);
-  EXPECT_NE(epoch0, epoch1);
-  EXPECT_EQ(first.epoch(), 2);
-  second.set_epoch(1);
-  EXPECT_EQ(epoch_of(second), epoch1);
+TEST(DataLoader, GivesOneShortBatchWhenTheDataSetIsSmallerThanABatch) {
+  DataLoader loader{counting(2), {.batch_size = 8}};
+  EXPECT_EQ(epoch_of(loader), (Batches{{0, 1}}));
+  DataLoader dropping{counting(2), {.batch_size = 8, .drop_last = true}};
+  EXPECT_EQ(epoch_of(dropping), Batches{});
 }
 
-TEST(DataLoader, RanksShareAnEpochWithoutASeedOfTheirOwn) {
+TEST(DataLoader, HasNoBatchesOfAnEmptyDataSetAndRefusesToShuffleIt) {
+  DataLoader loader{counting(0), {.batch_size = 2}};
+  EXPECT_EQ(loader.size(), 0);
+  EXPECT_EQ(epoch_of(loader), Batches{});
+  loader.shard(1, 2, {}, 0);
+  EXPECT_EQ(epoch_of(loader), Batches{});
+  const auto text = failure_of([] { (DataLoader{counting(0), {.shuffle = true}}); });
+  EXPECT_NE(text.find("empty data set"), std::string::npos) << text;
+}
+
+TEST(DataLoader, NamesTheOptionThatIsWrong) {
+  const auto text = [](DataLoaderOptions options) {
+    return failure_of([&] { (DataLoader{counting(4), options}); });
+  };
+  EXPECT_NE(text({.batch_size = 0}).find("batch_size = 0"), std::string::npos);
+  EXPECT_NE(text({.num_workers = -1}).find("num_workers = -1"), std::string::npos);
+  EXPECT_NE(text({.num_workers = 1000000}).find("num_workers = 1000000"), std::string::npos);
+  EXPECT_NE(text({.prefetch_factor = 0}).find("prefetch_factor = 0"), std::string::npos);
+  EXPECT_NE(failure_of([] { (DataLoader{nullptr, {}}); }).find("no data set"), std::string::npos);
+  DataLoader loader{counting(4), {}};
+  EXPECT_NE(failure_of([&] { loader.set_epoch(-1); }).find("epoch = -1"), std::string::npos);
+  EXPECT_NE(failure_of([&] { loader.skip_first_batches(-2); }).find("-2"), std::string::npos);
+  EXPECT_NE(failure_of([&] { loader.shard(3, 2, {}, 0); }).find("rank = 3"), std::string::npos);
+}
+
+TEST(DataLoader, ReshufflesEveryEpochAndRepeatsItselfWithTheSameSeed) {
+  const DataLoaderOptions options{.batch_size = 3, .shuffle = true, .seed = 11};
+  DataLoader a{counting(20), options}, b{counting(20), options};
+  const auto first = epoch_of(a);
+  const auto second = epoch_of(a);
+  EXPECT_NE(first, second);
+  EXPECT_EQ(epoch_of(b), first);
+  EXPECT_EQ(epoch_of(b), second);
+  b.set_epoch(0);
+  EXPECT_EQ(epoch_of(b), first);
+}
+
+TEST(DataLoader, ShufflesFromTheSharedSeedOnEveryRankAlike) {
   for (int world = 1; world <= 4; ++world) {
     std::multiset<std::int64_t> seen;
     for (int rank = 0; rank < world; ++rank) {
-      DataLoader loader{std::make_shared<Numbers>(24), {.batch_size = 2, .shuffle = true}};
+      DataLoader loader{counting(24), {.batch_size = 2, .shuffle = true}};
       loader.shard(rank, world, {}, 99);
-      EXPECT_EQ(loader.total_batch_size(), 2 * world);
       for (const auto& batch : epoch_of(loader)) seen.insert(batch.begin(), batch.end());
     }
-    EXPECT_EQ(seen.size(), 24U);
-    EXPECT_EQ(std::set<std::int64_t>(seen.begin(), seen.end()).size(), 24U) << "with " << world << " ranks";
+    EXPECT_EQ(seen.size(), 24u);
+    EXPECT_EQ(std::set<std::int64_t>(seen.begin(), seen.end()).size(), 24u);
   }
 }
 
-TEST(DataLoader, WorkersKeepTheOrder) {
-  for (const int workers : {0, 1, 3}) {
-    DataLoader loader{std::make_shared<Numbers>(101), {.batch_size = 4, .shuffle = true, .seed = 1, .num_workers = workers}};
-    DataLoader plain{std::make_shared<Numbers>(101), {.batch_size = 4, .shuffle = true, .seed = 1}};
-    EXPECT_EQ(epoch_of(loader), epoch_of(plain)) << workers << " workers";
-  }
-}
-
-TEST(DataLoader, WorkersStayABoundedNumberAhead) {
-  const auto numbers = std::make_shared<Numbers>(1'000);
-  DataLoader loader{numbers, {.batch_size = 1, .num_workers = 2, .prefetch_factor = 3}};
-  auto batch = loader.begin();
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  EXPECT_LE(numbers->reads, 2 + 2 * 3) << "two handed out or looked ahead, six ahead";
-  EXPECT_EQ(values(*batch), std::vector<std::int64_t>{0});
-}
-
-TEST(DataLoader, StopsWhenTheReaderLeavesEarly) {
-  DataLoader loader{std::make_shared<Numbers>(1'000), {.batch_size = 2, .num_workers = 2}};
-  for ([[maybe_unused]] const auto& batch : loader) break;
-  EXPECT_EQ(loader.epoch(), 0) << "an epoch that was not finished does not count";
-  EXPECT_EQ(epoch_of(loader).size(), 500U);
-}
-
-TEST(DataLoader, NamesTheSampleThatCannotBeRead) {
-  for (const int workers : {0, 2}) {
-    DataLoader loader{std::make_shared<Numbers>(20, 13), {.batch_size = 2, .num_workers = workers}};
-    try {
-      (void)epoch_of(loader);
-      FAIL() << "sample 13 was read";
-    } catch (const Failure& failure) {
-      EXPECT_NE(std::string(failure.what()).find("sample 13: unreadable"), std::string::npos) << failure.what();
+TEST(DataLoader, KeepsTheGlobalOrderWhenTheNumberOfRanksChanges) {
+  const auto global_batches = [](int world) {
+    std::vector<DataLoader> loaders;
+    for (int rank = 0; rank < world; ++rank) {
+      loaders.emplace_back(counting(48),
+                           DataLoaderOptions{.batch_size = 12, .shuffle = true, .seed = 5});
+      loaders.back().shard(rank, world, {.split_batches = true}, 0);
     }
+    Batches all;
+    for (auto& loader : loaders) {
+      const auto epoch = epoch_of(loader);
+      all.resize(epoch.size());
+      for (std::size_t s = 0; s < epoch.size(); ++s)
+        all[s].insert(all[s].end(), epoch[s].begin(), epoch[s].end());
+    }
+    return all;
+  };
+  const auto one = global_batches(1);
+  for (const int world : {2, 3, 4}) EXPECT_EQ(global_batches(world), one);
+}
+
+TEST(DataLoader, SaysWhileTheLastBatchIsProcessedThatItIsTheLast) {
+  DataLoader loader{counting(7), {.batch_size = 2}};
+  loader.shard(0, 2, {}, 0);
+  std::vector<bool> ends;
+  for ([[maybe_unused]] const auto& batch : loader) {
+    ends.push_back(loader.state().end_of_dataloader);
+    EXPECT_EQ(loader.state().remainder, 3);
+  }
+  EXPECT_EQ(ends, (std::vector<bool>{false, true}));
+  EXPECT_FALSE(loader.state().end_of_dataloader);
+}
+
+TEST(DataLoader, DoesNotCountAnEpochThatWasLeftEarly) {
+  const DataLoaderOptions options{.batch_size = 2, .shuffle = true, .seed = 1};
+  DataLoader loader{counting(20), options}, other{counting(20), options};
+  for ([[maybe_unused]] const auto& batch : loader) break;
+  EXPECT_EQ(loader.epoch(), 0);
+  EXPECT_FALSE(loader.state().end_of_dataloader);
+  EXPECT_EQ(epoch_of(loader), epoch_of(other));
+  EXPECT_EQ(loader.epoch(), 1);
+}
+
+TEST(DataLoader, GoesOnWhereItWasLeftWhenAskedTo) {
+  DataLoader loader{counting(6), {.batch_size = 2}};
+  for ([[maybe_unused]] const auto& batch : loader) break;
+  EXPECT_EQ(loader.position(), (LoaderPosition{0, 1}));
+  loader.resume(loader.position());
+  EXPECT_EQ(epoch_of(loader), (Batches{{2, 3}, {4, 5}}));
+  EXPECT_EQ(loader.position(), (LoaderPosition{1, 0}));
+}
+
+TEST(DataLoader, StartsTheEpochThatWasSetDuringAnotherOne) {
+  DataLoader loader{counting(4), {.batch_size = 2}};
+  for ([[maybe_unused]] const auto& batch : loader) loader.set_epoch(7);
+  EXPECT_EQ(loader.epoch(), 7);
+}
+
+TEST(DataLoader, GoesOnWithTheSameBatchesAfterAResume) {
+  const DataLoaderOptions options{.batch_size = 2, .shuffle = true, .seed = 8};
+  DataLoader whole{counting(13), options};
+  std::vector<Batches> epochs{epoch_of(whole), epoch_of(whole), epoch_of(whole)};
+  for (std::int64_t done = 0; done <= whole.size() + 1; ++done) {
+    DataLoader loader{counting(13), options};
+    loader.resume({1, done});
+    const auto skipped = std::min<std::ptrdiff_t>(done, std::ssize(epochs[1]));
+    EXPECT_EQ(epoch_of(loader), Batches(epochs[1].begin() + skipped, epochs[1].end()));
+    EXPECT_EQ(epoch_of(loader), epochs[2]);
   }
 }
 
-TEST(DataLoader, ResumesWithinAnEpoch) {
-  DataLoader whole{std::make_shared<Numbers>(40), {.batch_size = 4, .shuffle = true, .seed = 5}};
-  const auto all = epoch_of(whole);
-  DataLoader rest{std::make_shared<Numbers>(40), {.batch_size = 4, .shuffle = true, .seed = 5}};
-  rest.skip_first_batches(6);
-  EXPECT_EQ(epoch_of(rest), Batches(all.begin() + 6, all.end()));
-  EXPECT_EQ(epoch_of(rest).size(), all.size()) << "the next epoch is whole again";
+TEST(DataLoader, SkipsFirstBatchesOfTheNextEpochOnly) {
+  DataLoader loader{counting(6), {.batch_size = 2}};
+  loader.skip_first_batches(2);
+  loader.set_epoch(4);
+  EXPECT_EQ(epoch_of(loader), (Batches{{4, 5}}));
+  EXPECT_EQ(epoch_of(loader), (Batches{{0, 1}, {2, 3}, {4, 5}}));
 }
 
-TEST(DataLoader, GivesNothingForAnEmptyDataSet) {
-  DataLoader loader{std::make_shared<Numbers>(0), {.batch_size = 4}};
-  EXPECT_TRUE(epoch_of(loader).empty());
-  loader.shard(1, 2, {}, 0);
-  EXPECT_TRUE(epoch_of(loader).empty());
+TEST(DataLoader, KnowsItsPositionWithinAndBetweenEpochs) {
+  DataLoader loader{counting(4), {.batch_size = 2}};
+  EXPECT_EQ(loader.position(), (LoaderPosition{0, 0}));
+  std::int64_t done = 0;
+  for ([[maybe_unused]] const auto& batch : loader) {
+    EXPECT_EQ(loader.position(), (LoaderPosition{0, ++done}));
+    EXPECT_EQ(loader.epoch(), 0);
+  }
+  EXPECT_EQ(loader.position(), (LoaderPosition{1, 0}));
 }
 
-TEST(DataLoader, RefusesOptionsOutOfRangeByName) {
-  const auto numbers = std::make_shared<Numbers>(4);
-  EXPECT_THROW((DataLoader{numbers, {.batch_size = 0}}), Failure);
-  EXPECT_THROW((DataLoader{numbers, {.batch_size = 1, .num_workers = -1}}), Failure);
-  EXPECT_THROW((DataLoader{numbers, {.batch_size = 1, .prefetch_factor = 0}}), Failure);
-  DataLoader loader{numbers, {.batch_size = 4}};
-  try {
-    loader.shard(0, 3, {.split_batches = true}, 0);
-    FAIL() << "4 was cut into 3";
-  } catch (const Failure& failure) {
-    EXPECT_NE(std::string(failure.what()).find("split_batches"), std::string::npos);
+TEST(DataLoader, TellsTheIndexOfTheSampleThatCannotBeLoaded) {
+  class Broken : public Counting {
+   public:
+    using Counting::Counting;
+    [[nodiscard]] TensorDict get(std::size_t index) const override {
+      if (index == 5) throw std::runtime_error("no such row");
+      if (index == 7) throw Failure{Errc::FileCorrupt, "bad bytes"};
+      return Counting::get(index);
+    }
+  };
+  for (const int workers : {0, 3}) {
+    DataLoader loader{std::make_shared<Broken>(8), {.batch_size = 2, .num_workers = workers}};
+    Batches before;
+    const auto text = failure_of(
+        [&] {
+          for (const auto& batch : loader) before.push_back(indices(batch));
+        },
+        Errc::DataMalformed);
+    EXPECT_EQ(text, "sample 5: no such row");
+    EXPECT_EQ(before, (Batches{{0, 1}, {2, 3}}));
+    loader.skip_first_batches(3);
+    EXPECT_EQ(failure_of([&] { (void)loader.begin(); }, Errc::FileCorrupt), "sample 7: bad bytes");
   }
 }
 
-TEST(DefaultCollate, NamesTheTensorWhoseShapesDiffer) {
-  try {
-    (void)default_collate({{{"x", at::zeros({2})}}, {{"x", at::zeros({3})}}});
-    FAIL() << "shapes 2 and 3 were stacked";
-  } catch (const Failure& failure) {
-    EXPECT_NE(std::string(failure.what()).find("'x'"), std::string::npos);
+TEST(DataLoader, TellsWhichSamplesCannotBeStacked) {
+  DataLoader loader{std::make_shared<Ragged>(3), {.batch_size = 3}};
+  const auto text = failure_of([&] { (void)loader.begin(); }, Errc::DataMalformed);
+  EXPECT_NE(text.find("collating samples 0, 1, 2: number 1 of the batch has 'row' of Float[2], "
+                      "number 0 of Float[1]"),
+            std::string::npos)
+      << text;
+}
+
+TEST(DataLoader, UsesTheCollateItIsGiven) {
+  const auto count = [](std::vector<TensorDict> samples) {
+    return Batch{
+        {"count", at::scalar_tensor(static_cast<std::int64_t>(samples.size()), at::kLong)}};
+  };
+  DataLoader loader{std::make_shared<Ragged>(5), {.batch_size = 3, .collate = count}};
+  std::vector<std::int64_t> counts;
+  for (const auto& batch : loader) counts.push_back(batch["count"].item<std::int64_t>());
+  EXPECT_EQ(counts, (std::vector<std::int64_t>{3, 2}));
+}
+
+TEST(DataLoader, LeavesItsIteratorAloneWhenItMovesOrGoes) {
+  DataLoader::Iterator it;
+  {
+    DataLoader loader{counting(4), {.batch_size = 2, .num_workers = 2}};
+    it = loader.begin();
+    const DataLoader moved = std::move(loader);
+    EXPECT_EQ(moved.position(), (LoaderPosition{0, 1}));
   }
+  EXPECT_EQ(indices(*it), (std::vector<std::int64_t>{0, 1}));
+  EXPECT_EQ(indices(*++it), (std::vector<std::int64_t>{2, 3}));
+  EXPECT_EQ(++it, DataLoader::Iterator{});
 }
 
 }  // namespace
