@@ -60,7 +60,10 @@ std::vector<at::Tensor> single_process_gradients(std::int64_t width = 8) {
 
 void expect_close(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
   ASSERT_EQ(a.size(), b.size());
-  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(at::allclose(a[i], b[i], 1e-5, 1e-7)) << "parameter " << i;
+  // Relative L2: single elements of long sums cancel to rounding noise.
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    EXPECT_LT((a[i] - b[i]).norm().item<double>(), 2e-6 * b[i].norm().item<double>()) << "parameter " << i;
+  }
 }
 
 struct DdpRanks : testing::TestWithParam<int> {};
