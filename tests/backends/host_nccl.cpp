@@ -1,0 +1,285 @@
+#include "host_nccl.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace troupe::host_nccl {
+
+namespace {
+
+std::atomic<int> calls_until_failure{-1};
+std::atomic<int> live{0};
+
+/// A stream: a thread that runs what was queued, in order.
+class Stream {
+ public:
+  Stream() : thread_([this] { loop(); }) { ++live; }
+  ~Stream() {
+    push({});
+    thread_.join();
+    --live;
+  }
+  void push(std::function<void()> task) {
+    {
+      const std::lock_guard lock{mutex_};
+      tasks_.push_back(std::move(task));
+    }
+    changed_.notify_one();
+  }
+
+ private:
+  void loop() {
+    for (;;) {
+      std::unique_lock lock{mutex_};
+      changed_.wait(lock, [this] { return !tasks_.empty(); });
+      const auto task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      if (!task) return;
+      task();
+    }
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> tasks_;
+  std::thread thread_;
+};
+
+struct Event {
+  std::shared_ptr<std::atomic<bool>> passed = std::make_shared<std::atomic<bool>>(true);
+  Event() { ++live; }
+  ~Event() { --live; }
+};
+
+/// What one rank brings to a collective.
+struct Part {
+  const void* input = nullptr;
+  void* output = nullptr;
+};
+
+/// Ranks that share a unique id. Collectives meet by number; the last to come does the work for all.
+struct Group {
+  struct Meeting {
+    std::vector<Part> parts;
+    int come = 0;
+    int left = 0;
+    bool done = false;
+  };
+  explicit Group(int n) : size(n) {}
+  int size;
+  int joined = 0;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::map<std::uint64_t, Meeting> meetings;
+
+  /// False when `aborted` came first.
+  bool meet(std::uint64_t number, int rank, Part part, const std::atomic<bool>& aborted,
+            const std::function<void(const std::vector<Part>&)>& work) {
+    std::unique_lock lock{mutex};
+    auto& meeting = meetings[number];
+    meeting.parts.resize(static_cast<std::size_t>(size));
+    meeting.parts[static_cast<std::size_t>(rank)] = part;
+    if (++meeting.come == size) {
+      work(meeting.parts);
+      meeting.done = true;
+      changed.notify_all();
+    }
+    while (!meeting.done && !aborted) changed.wait_for(lock, std::chrono::milliseconds(1));
+    const bool done = meeting.done;
+    if (++meeting.left == size) meetings.erase(number);
+    return done;
+  }
+};
+
+struct Comm {
+  std::shared_ptr<Group> group;
+  int rank = 0;
+  std::uint64_t sequence = 0;
+  std::shared_ptr<std::atomic<bool>> aborted = std::make_shared<std::atomic<bool>>(false);
+  Comm() { ++live; }
+  ~Comm() { --live; }
+};
+
+std::mutex groups_mutex;
+std::map<std::string, std::weak_ptr<Group>> groups;
+
+Stream* stream_of(cudaStream_t stream) { return reinterpret_cast<Stream*>(stream); }
+Event* event_of(cudaEvent_t event) { return reinterpret_cast<Event*>(event); }
+Comm* comm_of(ncclComm_t comm) { return reinterpret_cast<Comm*>(comm); }
+
+template <class T>
+void reduce_as(const std::vector<Part>& parts, std::size_t offset, std::size_t count, ncclRedOp_t op, T* out) {
+  for (std::size_t i = 0; i < count; ++i) {
+    auto value = static_cast<const T*>(parts[0].input)[offset + i];
+    for (std::size_t r = 1; r < parts.size(); ++r) {
+      const auto next = static_cast<const T*>(parts[r].input)[offset + i];
+      value = op == ncclMax ? std::max(value, next) : op == ncclMin ? std::min(value, next) : static_cast<T>(value + next);
+    }
+    out[i] = op == ncclAvg ? static_cast<T>(value / static_cast<T>(parts.size())) : value;
+  }
+}
+
+std::size_t bytes_of(ncclDataType_t type) {
+  return type == ncclFloat64 || type == ncclInt64 ? 8 : type == ncclFloat32 || type == ncclInt32 ? 4 : type == ncclFloat16 || type == ncclBfloat16 ? 2 : 1;
+}
+
+void reduce(const std::vector<Part>& parts, std::size_t offset, std::size_t count, ncclDataType_t type, ncclRedOp_t op, void* out) {
+  switch (type) {
+    case ncclFloat32: return reduce_as(parts, offset, count, op, static_cast<float*>(out));
+    case ncclFloat64: return reduce_as(parts, offset, count, op, static_cast<double*>(out));
+    case ncclInt64: return reduce_as(parts, offset, count, op, static_cast<std::int64_t*>(out));
+    case ncclInt32: return reduce_as(parts, offset, count, op, static_cast<std::int32_t*>(out));
+    default: return reduce_as(parts, offset, count, op, static_cast<std::uint8_t*>(out));
+  }
+}
+
+/// Queues one collective of `comm` on `stream`.
+ncclResult_t enqueue(ncclComm_t handle, cudaStream_t stream, Part part, std::function<void(const std::vector<Part>&)> work) {
+  if (const int left = calls_until_failure.load(); left >= 0 && calls_until_failure.fetch_sub(1) == 0) return ncclInternalError;
+  auto* comm = comm_of(handle);
+  const auto number = comm->sequence++;
+  stream_of(stream)->push([group = comm->group, rank = comm->rank, aborted = comm->aborted, number, part, work = std::move(work)] {
+    (void)group->meet(number, rank, part, *aborted, work);
+  });
+  return ncclSuccess;
+}
+
+ncclResult_t all_reduce(const void* in, void* out, size_t count, ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
+  return enqueue(comm, stream, {in, out}, [=](const std::vector<Part>& parts) {
+    std::vector<char> sum(count * bytes_of(type));
+    reduce(parts, 0, count, type, op, sum.data());
+    for (const auto& part : parts) {
+      if (!sum.empty()) std::memcpy(part.output, sum.data(), sum.size());
+    }
+  });
+}
+
+ncclResult_t reduce_scatter(const void* in, void* out, size_t count, ncclDataType_t type, ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream) {
+  return enqueue(comm, stream, {in, out}, [=](const std::vector<Part>& parts) {
+    std::vector<std::vector<char>> sums(parts.size(), std::vector<char>(count * bytes_of(type)));
+    for (std::size_t r = 0; r < parts.size(); ++r) reduce(parts, r * count, count, type, op, sums[r].data());
+    for (std::size_t r = 0; r < parts.size(); ++r) {
+      if (count) std::memcpy(parts[r].output, sums[r].data(), sums[r].size());
+    }
+  });
+}
+
+ncclResult_t all_gather(const void* in, void* out, size_t count, ncclDataType_t type, ncclComm_t comm, cudaStream_t stream) {
+  return enqueue(comm, stream, {in, out}, [=](const std::vector<Part>& parts) {
+    const auto bytes = count * bytes_of(type);
+    for (const auto& to : parts) {
+      for (std::size_t r = 0; r < parts.size(); ++r) {
+        if (bytes) std::memmove(static_cast<char*>(to.output) + r * bytes, parts[r].input, bytes);
+      }
+    }
+  });
+}
+
+ncclResult_t broadcast(const void* in, void* out, size_t count, ncclDataType_t type, int root, ncclComm_t comm, cudaStream_t stream) {
+  return enqueue(comm, stream, {in, out}, [=](const std::vector<Part>& parts) {
+    for (const auto& to : parts) {
+      if (count) std::memmove(to.output, parts[static_cast<std::size_t>(root)].input, count * bytes_of(type));
+    }
+  });
+}
+
+ncclResult_t init_rank(ncclComm_t* out, int size, ncclUniqueId id, int rank, ncclConfig_t*) {
+  auto* comm = new Comm;
+  comm->rank = rank;
+  {
+    const std::lock_guard lock{groups_mutex};
+    auto& entry = groups[std::string(id.internal, sizeof(id.internal))];
+    comm->group = entry.lock();
+    if (!comm->group) entry = comm->group = std::make_shared<Group>(size);
+  }
+  {
+    const std::lock_guard lock{comm->group->mutex};
+    ++comm->group->joined;
+  }
+  *out = reinterpret_cast<ncclComm_t>(comm);
+  return ncclInProgress;
+}
+
+ncclResult_t async_error(ncclComm_t handle, ncclResult_t* out) {
+  auto* comm = comm_of(handle);
+  const std::lock_guard lock{comm->group->mutex};
+  *out = comm->group->joined < comm->group->size ? ncclInProgress : ncclSuccess;
+  return ncclSuccess;
+}
+
+ncclResult_t abort_comm(ncclComm_t handle) {
+  *comm_of(handle)->aborted = true;
+  delete comm_of(handle);
+  return ncclSuccess;
+}
+
+ncclResult_t unique_id(ncclUniqueId* id) {
+  static std::atomic<std::uint64_t> next{1};
+  std::memset(id->internal, 0, sizeof(id->internal));
+  const auto number = next++;
+  std::memcpy(id->internal, &number, sizeof(number));
+  return ncclSuccess;
+}
+
+cudaError_t event_record(cudaEvent_t event, cudaStream_t stream) {
+  auto passed = event_of(event)->passed = std::make_shared<std::atomic<bool>>(false);
+  if (stream) {
+    stream_of(stream)->push([passed] { *passed = true; });
+  } else {
+    *passed = true;  // the default stream of this stand-in is always idle
+  }
+  return cudaSuccess;
+}
+
+}  // namespace
+
+NcclTable nccl() {
+  return {[](int* version) { return *version = 0, ncclSuccess; },
+          &unique_id,
+          &init_rank,
+          &async_error,
+          &abort_comm,
+          [](ncclComm_t) { return ncclSuccess; },
+          [](ncclComm_t comm) { return delete comm_of(comm), ncclSuccess; },
+          &all_reduce,
+          &reduce_scatter,
+          &all_gather,
+          &broadcast,
+          [](ncclResult_t result) { return result == ncclInternalError ? "host stand-in: planted failure" : "host stand-in: error"; }};
+}
+
+GpuTable gpu() {
+  return {[](int* count) { return *count = 1, cudaSuccess; },
+          [](int) { return cudaSuccess; },
+          [](cudaStream_t* stream, unsigned) { return *stream = reinterpret_cast<cudaStream_t>(new Stream), cudaSuccess; },
+          [](cudaStream_t stream) { return delete stream_of(stream), cudaSuccess; },
+          [](cudaStream_t stream, cudaEvent_t event, unsigned) {
+            stream_of(stream)->push([passed = event_of(event)->passed] {
+              while (!*passed) std::this_thread::yield();
+            });
+            return cudaSuccess;
+          },
+          [](cudaEvent_t* event, unsigned) { return *event = reinterpret_cast<cudaEvent_t>(new Event), cudaSuccess; },
+          &event_record,
+          [](cudaEvent_t event) { return *event_of(event)->passed ? cudaSuccess : cudaErrorNotReady; },
+          [](cudaEvent_t event) { return delete event_of(event), cudaSuccess; },
+          [](void** memory, size_t bytes) { return *memory = std::malloc(bytes), *memory ? cudaSuccess : cudaErrorMemoryAllocation; },
+          [](void* memory) { return std::free(memory), cudaSuccess; },
+          [](void* memory, int value, size_t bytes) { return std::memset(memory, value, bytes), cudaSuccess; },
+          [](cudaError_t) { return "host stand-in: CUDA error"; }};
+}
+
+void fail_at_call(int n) { calls_until_failure = n; }
+int num_live() { return live; }
+
+}  // namespace troupe::host_nccl
