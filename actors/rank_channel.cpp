@@ -56,6 +56,7 @@ void RankChannel::close() {
   std::swap(control, control_);
   std::swap(group, group_);
   if (!aborted_) aborted_ = "the rank's run is over";
+  stop_word_.fetch_or(held);
   changed_.notify_all();
 }
 

@@ -16,7 +16,7 @@ bool TrainerState::is_stale(Attempt of) {
 
 void TrainerState::open() {
   began = self->clock().now();
-  keeper = spawn_checkpoint_keeper(self->system(), caf::actor_cast<caf::actor>(self));
+  keeper = setup.spawn_keeper(self->system(), caf::actor_cast<caf::actor>(self));
   self->send(keeper, OpenRun{setup.run});
 }
 

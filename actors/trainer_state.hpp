@@ -20,6 +20,7 @@ struct TrainerSetup {
   RunConfig run;
   std::vector<caf::actor> listeners;
   PlacerFactory make_placer;
+  std::function<caf::actor(caf::actor_system&, caf::actor)> spawn_keeper = spawn_checkpoint_keeper;
 };
 
 /// The Trainer to itself: the pause before the next attempt is over.

@@ -164,6 +164,7 @@ void GroupState::rank_done(const RankDone& news) {
 void GroupState::rank_lost(int rank, const RunError& error) {
   errors.push_back(error);
   if (!errors.back().rank) errors.back().rank = rank;
+  ranks[static_cast<std::size_t>(rank)] = nullptr;
   end_ranks("rank " + std::to_string(rank) + " failed: " + error.message);
   rank_ended(rank);
 }

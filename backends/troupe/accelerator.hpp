@@ -2,12 +2,14 @@
 
 #include <troupe/data/data_loader.hpp>
 #include <troupe/optimizer.hpp>
+#include <troupe/random.hpp>
 #include <troupe/scheduler.hpp>
 #include <troupe/train_context.hpp>
 
+#include <functional>
 #include <memory>
-#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace torch::nn {
@@ -19,6 +21,8 @@ class ModuleHolder;
 namespace troupe {
 
 enum class Precision : std::uint8_t { No, BF16 };
+/// "no" or "bf16"; throws Failure{InvalidConfig} on anything else.
+[[nodiscard]] Precision precision_from(const std::string& name);
 
 /// Replicated training, as torch.nn.parallel.DistributedDataParallel; names and defaults as there.
 struct DistributedDataParallelKwargs {
@@ -50,10 +54,11 @@ class [[nodiscard]] Scope {
 };
 
 /// Hugging Face Accelerate's loop surface over one rank's communicator: names and semantics as there, but an explicit
-/// object. Differences: a scheduler steps once per update, and `backward` has its fp32 gradients averaged over ranks
-/// and accumulation in every mode.
+/// object. On purpose different from Accelerate 1.15: a scheduler steps once per update, not once per process; an
+/// incomplete last accumulation window is divided by its own number of batches, not by the full one.
 ///
-/// Threads: the rank's own. Errors: every collective throws Failure naming who did not come.
+/// Threads: the rank's own; the constructor sets its intra-op threads. Errors: every collective throws Failure naming
+/// who did not come. What is prepared must outlive the Accelerator's last use of it.
 class Accelerator {
  public:
   explicit Accelerator(TrainContext& context, AcceleratorOptions options = {});
@@ -72,28 +77,33 @@ class Accelerator {
   void prepare_data_loader(DataLoader& loader);
   void prepare_scheduler(LRScheduler& scheduler);
 
-  /// Opens one accumulation step: gradients are reduced, and `optimizer.step()` acts, only on a window's last one.
+  /// Opens one accumulation step, until the next one: gradients are reduced, and a prepared optimizer and scheduler
+  /// act, only on a window's last one. Models may be named, as in Accelerate; all prepared ones are meant.
+  template <class... Models>
+  Scope accumulate(const Models&...) {
+    return accumulate();
+  }
   Scope accumulate();
   /// Gradients stay local inside.
   Scope no_sync();
   /// bf16 autocast while alive when mixed_precision says so.
   Scope autocast();
-  /// Divides by the accumulation steps, runs backward, and, on a window's last step, leaves averaged gradients.
+  /// Divides by the accumulation steps, runs backward, and, on a window's last step, leaves gradients averaged over
+  /// ranks. A plain `loss.backward()` leaves them local.
   void backward(const at::Tensor& loss);
-  /// One update of a prepared optimizer; nothing unless `sync_gradients()`.
-  void step(Optimizer& optimizer);
-  void zero_grad(Optimizer& optimizer, bool set_to_none = true);
-  void step(LRScheduler& scheduler);
   /// Scales gradients so that their joint L2 norm is at most `max_norm`; returns the norm before. Nothing (and 0)
   /// unless `sync_gradients()`.
   double clip_grad_norm(const std::vector<at::Tensor>& parameters, double max_norm);
   [[nodiscard]] bool sync_gradients() const noexcept;
 
-  /// Every rank's rows, stacked along dim 0 in rank order. Same shape on every rank; a scalar counts as one row.
+  /// Every rank's rows, stacked along dim 0 in rank order; a scalar counts as one row. Throws
+  /// Failure{CollectiveMismatch} with every rank's shape when they differ.
   [[nodiscard]] at::Tensor gather(const at::Tensor& tensor);
   /// The same without the rows that were added to even out the last batch.
   [[nodiscard]] at::Tensor gather_for_metrics(const at::Tensor& tensor);
+  /// A new tensor; fails like gather.
   [[nodiscard]] at::Tensor reduce(const at::Tensor& tensor, ReduceOp op = ReduceOp::Sum);
+  /// `tensor` with dim `dim` filled up to the longest of all ranks. A scalar stays as it is.
   [[nodiscard]] at::Tensor pad_across_processes(const at::Tensor& tensor, std::int64_t dim = 0, double pad_index = 0,
                                                 bool pad_first = false);
   [[nodiscard]] at::Tensor broadcast(const at::Tensor& tensor, int from_process = 0);
@@ -109,11 +119,15 @@ class Accelerator {
   [[nodiscard]] int num_processes() const noexcept;
   [[nodiscard]] std::shared_ptr<torch::nn::Module> unwrap_model(std::shared_ptr<torch::nn::Module> model) const;
 
-  /// Writes model.safetensors, optimizer.safetensors and state.json (schedulers, loaders, random generators) of
-  /// everything prepared. Call on every rank; each writes its own part.
+  /// Writes everything prepared: rank 0 model.safetensors, optimizer.safetensors (model_1 … for further ones) and
+  /// state.json (schedulers, loaders, accumulation), every rank its random_state_<rank>.safetensors. Returns when all
+  /// ranks have written. Call on every rank, between accumulation windows.
   void save_state(const std::filesystem::path& directory);
+  /// The inverse; what follows then equals, bit for bit, what followed the save. With another number of ranks the
+  /// random generators are left as they are. Throws Failure naming file and tensor.
   void load_state(const std::filesystem::path& directory);
-  /// save_state into a fresh directory of the run, for `TrainContext::report`.
+  /// This rank's part of save_state in a fresh directory of the run, for `TrainContext::report` with
+  /// `num_processes()` writers. Does not wait for other ranks.
   [[nodiscard]] Checkpoint checkpoint();
 
  private:
@@ -125,14 +139,10 @@ class Accelerator {
   template <class M>
   void prepare_one(torch::nn::ModuleHolder<M>& m) { prepare_model(m.ptr()); }
   void finish_prepare();
+  void write_state(const std::filesystem::path& directory);
 
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
-
-/// Seeds the calling rank's generator (dropout, initialisation, shuffling). `device_specific` adds the rank.
-void set_seed(std::uint64_t seed, bool device_specific = false, int rank = 0);
-/// The calling thread's random generator: thread ranks share a process, so each has its own.
-[[nodiscard]] at::Generator& rank_generator();
 
 }  // namespace troupe

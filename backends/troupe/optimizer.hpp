@@ -10,35 +10,54 @@
 
 namespace troupe {
 
-/// Parameters that share settings. Nothing set: the optimizer's own default.
+/// Parameters that share settings. Negative: the optimizer's own value.
 struct ParamGroup {
   std::vector<at::Tensor> params;
-  double lr = -1;            ///< negative: the optimizer's
-  double weight_decay = -1;  ///< negative: the optimizer's
+  double lr = -1;
+  double weight_decay = -1;
 };
 
 /// Base of optimizers: parameter groups, a learning rate a scheduler may set, and state by parameter.
+///
+/// A prepared one acts only on the last step of an accumulation window: before that, `step` and `zero_grad` do
+/// nothing, as in Accelerate, so the loop reads the same with and without accumulation.
+///
 /// Threads: the rank's own.
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
-  virtual void step() = 0;
+  /// One update of every parameter that has a gradient.
+  void step() {
+    if (acts()) update();
+  }
+  /// Forgets the gradients, or zeroes them in place: forgetting is faster, the next backward need not add.
   void zero_grad(bool set_to_none = true);
-  [[nodiscard]] std::vector<ParamGroup>& groups() noexcept { return groups_; }
+  /// False while an accumulation window is open.
+  [[nodiscard]] bool acts() const noexcept { return !gate_ || *gate_; }
+  /// `Accelerator::prepare` calls this: `step` and `zero_grad` act while `*gate` is true.
+  void set_gate(std::shared_ptr<const bool> gate) { gate_ = std::move(gate); }
+
   [[nodiscard]] const std::vector<ParamGroup>& groups() const noexcept { return groups_; }
   /// Learning rates as constructed, one a group: what schedulers scale.
   [[nodiscard]] const std::vector<double>& base_lrs() const noexcept { return base_lrs_; }
   void set_lr(std::size_t group, double lr);
   [[nodiscard]] double lr(std::size_t group = 0) const;
 
-  /// Named state tensors ("exp_avg.<i>", "step.<i>", i counts parameters over all groups) for checkpoints.
+  /// Named state tensors ("exp_avg.<i>", "step.<i>", i counts parameters over all groups) for checkpoints. A
+  /// parameter that was never updated has none.
   [[nodiscard]] virtual std::vector<std::pair<std::string, at::Tensor>> state() const = 0;
+  /// Copies. Throws Failure{InvalidArgument} naming a tensor that is missing, unknown or of another shape.
   virtual void load_state(const std::vector<std::pair<std::string, at::Tensor>>& state) = 0;
 
  protected:
+  /// Throws Failure{InvalidArgument} on no parameters, one that is not a leaf, or one given twice.
   Optimizer(std::vector<ParamGroup> groups, double lr, double weight_decay);
+  virtual void update() = 0;
   std::vector<ParamGroup> groups_;
+
+ private:
   std::vector<double> base_lrs_;
+  std::shared_ptr<const bool> gate_;
 };
 
 struct AdamWOptions {
@@ -55,11 +74,11 @@ class AdamW final : public Optimizer {
   AdamW(std::vector<at::Tensor> params, AdamWOptions options);
   AdamW(std::vector<ParamGroup> groups, AdamWOptions options);
   ~AdamW() override;
-  void step() override;
   [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> state() const override;
   void load_state(const std::vector<std::pair<std::string, at::Tensor>>& state) override;
 
  private:
+  void update() override;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

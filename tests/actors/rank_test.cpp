@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <troupe/rank.hpp>
 
 namespace troupe {
 namespace {

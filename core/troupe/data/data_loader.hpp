@@ -27,11 +27,11 @@ using Collate = std::function<Batch(std::vector<TensorDict>)>;
 struct DataLoaderOptions {
   std::int64_t batch_size = 1;          ///< of one rank (or of all together, with split_batches)
   bool shuffle = false;
-  std::optional<std::uint64_t> seed;    ///< of the shuffle; nothing: drawn from the rank group's generator
+  std::optional<std::uint64_t> seed = std::nullopt;  ///< of the shuffle; nothing: drawn from the rank group's generator
   int num_workers = 0;                  ///< threads that load and collate; 0: the caller's
   int prefetch_factor = 2;              ///< batches each worker may be ahead
   bool drop_last = false;
-  Collate collate;                      ///< empty: default_collate
+  Collate collate = {};                 ///< empty: default_collate
 };
 
 /// How a loader is divided over ranks; names and defaults as in Accelerate's DataLoaderConfiguration.

@@ -1,0 +1,105 @@
+#include <troupe/torch_trainer.hpp>
+
+#include "progress_display.hpp"
+#include "signal_stop.hpp"
+
+#include <troupe/trainer.hpp>
+
+#include <caf/all.hpp>
+#include <exception>
+
+namespace troupe {
+
+namespace {
+
+struct SystemConfig : caf::actor_system_config {
+  SystemConfig() {
+    // One queue for both threads: idle at no cost, and five times quicker to wake than work stealing.
+    set("scheduler.policy", caf::atom("sharing"));
+    set("scheduler.max-threads", std::size_t{2});
+    register_types(*this);
+  }
+};
+
+// The thread in fit(): shows news, calls the user back, waits for the end.
+class Listener {
+ public:
+  Listener(caf::actor_system& system, const TrainerOptions& options)
+      : self_(system), options_(options), display_(options.run.progress) {}
+
+  caf::actor handle() { return self_; }
+
+  Result run_to_end(const caf::actor& trainer) {
+    std::optional<Result> result;
+    self_->receive_while([&] { return !result; })(
+        [&](const RunStarted& news) { display_.started(news); },
+        [&](const Progressed& news) {
+          if (news.rank == 0) display_.progressed(news.progress);
+        },
+        [&](const ReportArrived& news) { reported(news.report, trainer); },
+        [&](const CheckpointCommitted& news) { display_.committed(news.checkpoint); },
+        [&](RunEnded& news) {
+          warn_of_unused(news.unused_config_keys);
+          display_.ended(news.result);
+          result = std::move(news.result);
+        });
+    if (thrown_) std::rethrow_exception(thrown_);
+    return std::move(*result);
+  }
+
+ private:
+  void reported(const ReportRecord& report, const caf::actor& trainer) {
+    display_.reported(report);
+    if (!options_.on_report || thrown_) return;
+    try {
+      options_.on_report(report);
+    } catch (...) {
+      thrown_ = std::current_exception();
+      for (int stop = 0; stop < 2; ++stop) self_->send(trainer, StopRun{"on_report threw"});
+    }
+  }
+
+  void warn_of_unused(const std::vector<std::string>& keys) {
+    for (const auto& key : keys) display_.warn("no rank read the train_loop_config key '" + key + "'; is it misspelt?");
+  }
+
+  caf::scoped_actor self_;
+  const TrainerOptions& options_;
+  ProgressDisplay display_;
+  std::exception_ptr thrown_;
+};
+
+}  // namespace
+
+TorchTrainer::TorchTrainer(const Session& session, std::string train_function, Config train_loop_config,
+                           TrainerOptions options)
+    : session_(session),
+      function_(std::move(train_function)),
+      config_(std::move(train_loop_config)),
+      options_(std::move(options)) {
+  validate(options_.scaling);
+  validate(options_.run);
+  if (session_.functions().contains(function_)) return;
+  std::vector<std::string> names;
+  std::string list;
+  for (const auto& [name, function] : session_.functions()) {
+    names.push_back(name);
+    list += (list.empty() ? "" : ", ") + name;
+  }
+  const auto nearest = nearest_name(function_, names);
+  throw Failure{Errc::NotFound, "there is no train function '" + function_ + "'; " +
+                                    (nearest.empty() ? "the session has: " + list : "did you mean '" + nearest + "'?")};
+}
+
+Result TorchTrainer::fit() {
+  SystemConfig config;
+  caf::actor_system system{config};
+  Listener listener{system, options_};
+  auto trainer = spawn_trainer(system, session_, function_, config_, options_, {listener.handle()});
+  const SignalStop signals{[trainer](int signal) {
+    caf::anon_send(trainer, StopRun{signal == SIGINT ? "interrupted (Ctrl-C)" : "terminated (SIGTERM)"});
+  }};
+  return listener.run_to_end(trainer);
+}
+
+}  // namespace troupe

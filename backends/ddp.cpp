@@ -1,0 +1,255 @@
+#include "ddp.hpp"
+#include "tensor_buffer.hpp"
+
+#include <troupe/errors.hpp>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+#include <torch/headeronly/version.h>
+
+#include <cstring>
+#include <sstream>
+
+// Hooks on gradients are no stable interface of LibTorch.
+static_assert(TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR == 11, "tested with LibTorch 2.11 only");
+
+namespace troupe::detail {
+
+namespace {
+
+/// Below this a copy into the bucket costs less than a collective of its own.
+constexpr std::size_t in_place_bytes = std::size_t{1} << 20;
+/// Parameters of a bucket begin at cache lines.
+constexpr std::int64_t alignment_bytes = 64;
+
+/// Lines "name dtype shape" of every parameter, to compare over ranks.
+std::string signature(const NamedTensors& params) {
+  std::ostringstream text;
+  for (const auto& [name, tensor] : params) text << name << " " << describe(tensor.scalar_type(), tensor.sizes()) << "\n";
+  return text.str();
+}
+
+void check_same_on_all_ranks(Communicator& communicator, const NamedTensors& params) {
+  const auto mine = signature(params);
+  const auto all = all_gather_bytes(communicator, mine);
+  for (std::size_t rank = 1; rank < all.size(); ++rank) {
+    if (all[rank] == all[0]) continue;
+    std::istringstream first{all[0]}, other{all[rank]};
+    std::string a, b;
+    do {
+      a = b = "no such parameter";
+      std::getline(first, a);
+      std::getline(other, b);
+    } while (a == b);
+    throw Failure{Errc::CollectiveMismatch, "prepare: the model differs over ranks: rank 0 has \"" + a + "\" where rank " +
+                                                std::to_string(rank) + " has \"" + b + "\""};
+  }
+}
+
+}  // namespace
+
+struct DdpEngine::Hook final : torch::autograd::PostAccumulateGradHook {
+  Hook(DdpEngine& e, std::size_t p) : engine(e), param(p) {}
+  void operator()(const torch::autograd::Variable&) override { engine.on_gradient(param); }
+  DdpEngine& engine;
+  std::size_t param;
+};
+
+DdpEngine::DdpEngine(Communicator& communicator, NamedTensors params, NamedTensors buffers, const DistributedDataParallelKwargs& options)
+    : communicator_(communicator), options_(options) {
+  const at::NoGradGuard no_grad;
+  check_same_on_all_ranks(communicator, params);
+  std::vector<at::Tensor> state;
+  for (const auto& list : {params, buffers}) {
+    for (const auto& [name, tensor] : list) state.push_back(tensor);
+  }
+  broadcast_from_zero(communicator, state);
+
+  std::erase_if(params, [](const auto& p) { return !p.second.requires_grad(); });
+  for (const auto& [name, tensor] : params) {
+    if (torch::autograd::impl::post_acc_grad_hooks(tensor)) {
+      throw Failure{Errc::InvalidArgument, "prepare: parameter " + name + " has a gradient hook already: was its model prepared before?"};
+    }
+    params_.push_back({.name = name, .tensor = tensor});
+  }
+  // Peers that are processes reach only memory of `allocate` without staging.
+  const bool any_memory = communicator.name() != "shared_memory";
+  const auto cap = static_cast<std::size_t>(options.bucket_cap_mb * 1024 * 1024);
+  for (auto& plan : plan_buckets(params, cap, any_memory ? in_place_bytes : 0)) add_bucket(std::move(plan));
+
+  if (options.broadcast_buffers && !buffers.empty()) {
+    std::size_t bytes = 0;
+    for (const auto& [name, tensor] : buffers) {
+      buffers_.push_back(tensor);
+      bytes += static_cast<std::size_t>(tensor.numel()) * tensor.element_size();
+    }
+    buffer_bytes_ = communicator_tensor(communicator, static_cast<std::int64_t>(bytes), at::kByte);
+  }
+  for (std::size_t i = 0; i < params_.size(); ++i) {
+    torch::autograd::impl::set_post_acc_grad_hooks(params_[i].tensor, std::make_unique<Hook>(*this, i));
+  }
+}
+
+DdpEngine::~DdpEngine() {
+  for (const auto& param : params_) torch::autograd::impl::set_post_acc_grad_hooks(param.tensor, nullptr);
+}
+
+void DdpEngine::add_bucket(BucketPlan plan) {
+  Bucket bucket{.plan = std::move(plan)};
+  for (const auto i : bucket.plan.params) params_[i].bucket = buckets_.size();
+  if (!bucket.plan.in_place) {
+    const auto type = params_[bucket.plan.params.front()].tensor.scalar_type();
+    const auto step = alignment_bytes / static_cast<std::int64_t>(c10::elementSize(type));
+    const auto padded = [step](std::int64_t n) { return (n + step - 1) / step * step; };
+    std::int64_t total = 0;
+    for (const auto i : bucket.plan.params) total += padded(params_[i].tensor.numel());
+    bucket.flat = communicator_tensor(communicator_, total, type);
+    std::int64_t at = 0;
+    for (const auto i : bucket.plan.params) {
+      auto& param = params_[i];
+      const auto& t = param.tensor;
+      // Autograd wants gradients laid out as their parameter.
+      param.view = t.is_non_overlapping_and_dense() ? bucket.flat.as_strided(t.sizes(), t.strides(), at)
+                                                    : bucket.flat.narrow(0, at, t.numel()).view(t.sizes());
+      at += padded(t.numel());
+    }
+  }
+  buckets_.push_back(std::move(bucket));
+}
+
+void DdpEngine::begin() {
+  next_ = done_ = 0;
+  for (auto& bucket : buckets_) bucket.num_ready = 0;
+  for (auto& param : params_) param.ready = param.zeroed = false;
+  active_ = true;
+  start_buffers();
+}
+
+void DdpEngine::on_gradient(std::size_t param) {
+  if (!active_) return;
+  if (params_[param].ready) {
+    throw Failure{Errc::Unsupported, "backward: parameter " + params_[param].name +
+                                         " got a second gradient in one backward; reentrant backward is not supported with several ranks"};
+  }
+  mark_ready(param);
+  launch_ready();
+  if (done_ < next_ && buckets_[done_].work.poll()) ++done_;  // keeps earlier buckets moving
+}
+
+void DdpEngine::mark_ready(std::size_t index) {
+  auto& param = params_[index];
+  param.ready = true;
+  auto& bucket = buckets_[param.bucket];
+  ++bucket.num_ready;
+  auto& grad = param.tensor.mutable_grad();
+  if (grad.is_sparse()) throw Failure{Errc::Unsupported, "backward: the gradient of " + param.name + " is sparse; use a dense embedding"};
+  const at::NoGradGuard no_grad;
+  if (bucket.plan.in_place) {
+    // Two parameters' gradients may be views of one storage: reducing both in place would mix them. One owner is
+    // `grad`; a second is the tensor it was stolen from, which lives until the hook returns.
+    if (!grad.is_contiguous() || grad.storage().use_count() > 2) grad = grad.clone(at::MemoryFormat::Contiguous);
+    bucket.flat = grad;
+    return;
+  }
+  if (grad.data_ptr() == param.view.data_ptr()) return;
+  if (grad.strides() == param.view.strides() && grad.is_non_overlapping_and_dense()) {
+    std::memcpy(param.view.data_ptr(), grad.data_ptr(), static_cast<std::size_t>(grad.numel()) * grad.element_size());
+  } else {
+    param.view.copy_(grad);
+  }
+  grad = param.view;
+}
+
+void DdpEngine::launch_ready() {
+  for (; next_ < buckets_.size(); ++next_) {
+    auto& bucket = buckets_[next_];
+    if (bucket.num_ready < bucket.plan.params.size()) return;
+    bucket.work = communicator_.all_reduce(buffer_of(bucket.flat), ReduceOp::Mean);
+  }
+}
+
+void DdpEngine::complete_unused() {
+  const at::NoGradGuard no_grad;
+  std::string missing;
+  for (std::size_t i = 0; i < params_.size(); ++i) {
+    auto& param = params_[i];
+    if (param.ready) continue;
+    auto& grad = param.tensor.mutable_grad();
+    if (!grad.defined()) {  // else it has one from an earlier batch of the window
+      missing += (missing.empty() ? "" : ", ") + param.name;
+      if (!options_.find_unused_parameters) continue;
+      param.zeroed = true;
+      if (buckets_[param.bucket].plan.in_place) {
+        grad = at::zeros_like(param.tensor);
+      } else {
+        param.view.zero_();
+        grad = param.view;
+      }
+    }
+    mark_ready(i);
+  }
+  if (missing.empty() || options_.find_unused_parameters) return;
+  const auto text = "backward: rank " + std::to_string(communicator_.rank()) + " has no gradient for " + missing +
+                    ": the loss does not depend on all parameters; set ddp.find_unused_parameters";
+  communicator_.abort(text);  // peers wait for buckets that will not come
+  throw Failure{Errc::InvalidArgument, text};
+}
+
+void DdpEngine::drop_globally_unused() {
+  std::vector<std::uint8_t> used(params_.size());
+  for (std::size_t i = 0; i < params_.size(); ++i) used[i] = !params_[i].zeroed;
+  communicator_.all_reduce({used.data(), used.size(), DType::U8}, ReduceOp::Max).wait().or_throw();
+  for (std::size_t i = 0; i < params_.size(); ++i) {
+    // As in one process, a parameter that no rank used has no gradient: decay and momentum must not move it.
+    if (!used[i]) params_[i].tensor.mutable_grad().reset();
+  }
+}
+
+void DdpEngine::finish() {
+  complete_unused();
+  launch_ready();
+  active_ = false;
+  for (auto& bucket : buckets_) {
+    bucket.work.wait().or_throw();
+    bucket.work = Work{};
+    if (bucket.plan.in_place) bucket.flat.reset();
+  }
+  finish_buffers();
+  if (options_.find_unused_parameters) drop_globally_unused();
+}
+
+void DdpEngine::cancel() noexcept { active_ = false; }
+
+void DdpEngine::start_buffers() {
+  if (buffers_.empty()) return;
+  auto* at = static_cast<char*>(buffer_bytes_.data_ptr());
+  if (communicator_.rank() == 0) {
+    for (const auto& tensor : buffers_) {
+      const auto image = tensor.contiguous();
+      const auto bytes = static_cast<std::size_t>(image.numel()) * image.element_size();
+      std::memcpy(at, image.data_ptr(), bytes);
+      at += bytes;
+    }
+  }
+  buffer_work_ = communicator_.broadcast(buffer_of(buffer_bytes_), 0);
+}
+
+void DdpEngine::finish_buffers() {
+  if (buffers_.empty()) return;
+  buffer_work_.wait().or_throw();
+  buffer_work_ = Work{};
+  if (communicator_.rank() == 0) return;
+  const at::NoGradGuard no_grad;
+  const auto* at = static_cast<const char*>(buffer_bytes_.data_ptr());
+  for (auto& tensor : buffers_) {
+    auto image = tensor.contiguous();
+    const auto bytes = static_cast<std::size_t>(image.numel()) * image.element_size();
+    std::memcpy(image.data_ptr(), at, bytes);
+    if (!image.is_same(tensor)) tensor.copy_(image);
+    at += bytes;
+  }
+}
+
+}  // namespace troupe::detail

@@ -1,0 +1,169 @@
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <troupe/errors.hpp>
+#include <troupe/safetensors.hpp>
+#include <utility>
+
+namespace troupe {
+namespace {
+
+namespace fs = std::filesystem;
+
+[[noreturn]] void fail_storage(const fs::path& file, const std::string& doing) {
+  throw Failure{Errc::StorageUnavailable,
+                file.string() + ": cannot " + doing + ": " + std::strerror(errno)};
+}
+
+/// A file descriptor, closed at the end of the scope.
+struct Descriptor {
+  explicit Descriptor(int fd) : value(fd) {}
+  Descriptor(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (value >= 0) ::close(value);
+  }
+  int value;
+};
+
+std::shared_ptr<void> map_file(const fs::path& file, std::size_t& bytes) {
+  const Descriptor fd{::open(file.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (fd.value < 0) {
+    if (errno == ENOENT || errno == ENOTDIR)
+      throw Failure{Errc::FileNotFound, file.string() + ": no such file"};
+    fail_storage(file, "open");
+  }
+  struct stat info {};
+  if (::fstat(fd.value, &info) != 0) fail_storage(file, "stat");
+  if (!S_ISREG(info.st_mode))
+    throw Failure{Errc::FileCorrupt, file.string() + ": is no regular file"};
+  bytes = static_cast<std::size_t>(info.st_size);
+  if (bytes == 0) return nullptr;
+  void* const at =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd.value, 0);
+  if (at == MAP_FAILED) fail_storage(file, "map");
+  return {at, [size = bytes](void* p) { ::munmap(p, size); }};
+}
+
+void check_items(const fs::path& file, const std::vector<SafetensorsItem>& items) {
+  const auto refuse = [&](const SafetensorsItem& item, const std::string& text) {
+    throw Failure{Errc::InvalidArgument, file.string() + ": tensor '" + item.name + "' " + text};
+  };
+  std::vector<std::string_view> names;
+  for (const auto& item : items) {
+    if (item.name == "__metadata__") refuse(item, "has a reserved name");
+    names.push_back(item.name);
+    std::uint64_t bits = bits_of(item.dtype);
+    bool fits = true;
+    for (const auto size : item.shape) fits = fits && !__builtin_mul_overflow(bits, size, &bits);
+    if (!fits || bits % 8 != 0 || bits / 8 != item.bytes.size()) {
+      refuse(item, "has " + std::to_string(item.bytes.size()) +
+                       " bytes, which do not fit its dtype and shape");
+    }
+  }
+  std::ranges::sort(names);
+  if (const auto twice = std::ranges::adjacent_find(names); twice != names.end()) {
+    throw Failure{Errc::InvalidArgument,
+                  file.string() + ": tensor '" + std::string(*twice) + "' is there twice"};
+  }
+}
+
+/// The length, the JSON in the given order, and the spaces that make it a multiple of 8.
+std::string header_bytes(const fs::path& file, const std::vector<SafetensorsItem>& items,
+                         const std::map<std::string, std::string>& metadata) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  if (!metadata.empty()) json["__metadata__"] = metadata;
+  std::uint64_t at = 0;
+  for (const auto& item : items) {
+    json.emplace(item.name, nlohmann::ordered_json{{"dtype", name(item.dtype)},
+                                                   {"shape", item.shape},
+                                                   {"data_offsets", {at, at + item.bytes.size()}}});
+    at += item.bytes.size();
+  }
+  std::string text;
+  try {
+    text = json.dump();
+  } catch (const nlohmann::json::exception& error) {
+    throw Failure{
+        Errc::InvalidArgument,
+        file.string() + ": a tensor's name or the metadata is not UTF-8: " + error.what()};
+  }
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  std::string length(8, '\0');
+  for (std::size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(text.size() >> (8 * i) & 0xFF);
+  return length + text;
+}
+
+void write_all(int fd, std::span<const std::byte> bytes, const fs::path& file) {
+  while (!bytes.empty()) {
+    const auto written = ::write(fd, bytes.data(), std::min<std::size_t>(bytes.size(), 1U << 30));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail_storage(file, "write");
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+}
+
+/// Removes the temporary file unless it was renamed away.
+struct Temporary {
+  fs::path path;
+  ~Temporary() {
+    if (!path.empty()) ::unlink(path.c_str());
+  }
+};
+
+void sync_directory(const fs::path& file) {
+  const auto directory = file.has_parent_path() ? file.parent_path() : fs::path{"."};
+  const Descriptor fd{::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (fd.value < 0 || ::fsync(fd.value) != 0) fail_storage(directory, "sync");
+}
+
+}  // namespace
+
+SafetensorsFile::SafetensorsFile(const fs::path& file) {
+  std::size_t bytes = 0;
+  mapping_ = map_file(file, bytes);
+  auto* const begin = static_cast<std::byte*>(mapping_.get());
+  header_ = parse_safetensors({begin, bytes}, file.string());
+  data_ = begin + header_.data_begin;
+}
+
+const SafetensorsEntry* SafetensorsFile::find(std::string_view name) const noexcept {
+  const auto found = std::ranges::find(header_.tensors, name, &SafetensorsEntry::name);
+  return found == header_.tensors.end() ? nullptr : &*found;
+}
+
+std::span<std::byte> SafetensorsFile::bytes(const SafetensorsEntry& entry) const noexcept {
+  return {data_ + entry.begin, static_cast<std::size_t>(entry.end - entry.begin)};
+}
+
+void write_safetensors_file(const fs::path& file, std::vector<SafetensorsItem> items,
+                            const std::map<std::string, std::string>& metadata) {
+  std::ranges::sort(items, [](const auto& a, const auto& b) {
+    return a.dtype != b.dtype ? a.dtype > b.dtype : a.name < b.name;
+  });
+  check_items(file, items);
+  const auto header = header_bytes(file, items, metadata);
+  static std::atomic<std::uint64_t> count{0};
+  Temporary temporary{fs::path{file} +=
+                      ".tmp." + std::to_string(::getpid()) + "." + std::to_string(++count)};
+  {
+    const Descriptor fd{
+        ::open(temporary.path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)};
+    if (fd.value < 0) fail_storage(std::exchange(temporary.path, {}), "create");
+    write_all(fd.value, std::as_bytes(std::span{header}), file);
+    for (const auto& item : items) write_all(fd.value, item.bytes, file);
+    if (::fsync(fd.value) != 0) fail_storage(file, "sync");
+  }
+  if (::rename(temporary.path.c_str(), file.c_str()) != 0)
+    fail_storage(file, "rename the finished file to");
+  temporary.path.clear();
+  sync_directory(file);
+}
+
+}  // namespace troupe
