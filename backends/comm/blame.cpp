@@ -1,0 +1,93 @@
+// Who is to blame when a collective does not come about, in words.
+#include "seat.hpp"
+
+#include <map>
+
+namespace troupe::detail {
+
+std::string_view name(Call call) noexcept {
+  constexpr std::string_view names[] = {"all_reduce", "reduce_scatter", "all_gather", "broadcast", "barrier"};
+  return names[static_cast<std::size_t>(call)];
+}
+
+std::string list_ranks(const std::vector<int>& ranks) {
+  std::string text;
+  for (std::size_t i = 0; i < ranks.size();) {
+    auto last = i;
+    while (last + 1 < ranks.size() && ranks[last + 1] == ranks[last] + 1) ++last;
+    if (!text.empty()) text += ", ";
+    text += std::to_string(ranks[i]);
+    if (last != i) text += (last == i + 1 ? ", " : "-") + std::to_string(ranks[last]);
+    i = last + 1;
+  }
+  return text.empty() ? "none" : text;
+}
+
+namespace {
+
+std::string ranks_text(const std::vector<int>& ranks) { return (ranks.size() == 1 ? "rank " : "ranks ") + list_ranks(ranks); }
+
+std::string duration_text(std::chrono::milliseconds time) {
+  return time.count() % 1000 == 0 ? std::to_string(time.count() / 1000) + " s" : std::to_string(time.count()) + " ms";
+}
+
+std::string describe(const Record& record) {
+  constexpr std::string_view ops[] = {"sum", "mean", "max", "min"};
+  std::string text{name(record.call)};
+  if (record.call == Call::Barrier) return text;
+  if (record.call == Call::AllReduce || record.call == Call::ReduceScatter)
+    (text += ' ') += ops[static_cast<std::size_t>(record.op)];
+  if (record.call == Call::Broadcast) text += " from rank " + std::to_string(record.root);
+  return text + ' ' + std::to_string(record.bytes) + " bytes " + std::string{name(record.dtype)};
+}
+
+}  // namespace
+
+std::string Seat::label(const Operation& operation) const {
+  return std::string{name(operation.request_.call)} + " #" + std::to_string(operation.sequence_);
+}
+
+bool Seat::check_mismatch(std::uint64_t sequence) {
+  const auto same = [](const Record& a, const Record& b) {
+    return a.call == b.call && a.op == b.op && a.dtype == b.dtype && a.root == b.root && a.bytes == b.bytes;
+  };
+  const auto& first = state_->record(sequence, 0);
+  bool agreed = true;
+  for (int r = 1; r < state_->size() && agreed; ++r) agreed = same(first, state_->record(sequence, r));
+  if (agreed) return false;
+  std::map<std::string, std::vector<int>> calls;
+  for (int r = 0; r < state_->size(); ++r) calls[describe(state_->record(sequence, r))].push_back(r);
+  std::string text = "collective #" + std::to_string(sequence) + " differs between ranks:";
+  for (const char* separator = " "; const auto& [call, ranks] : calls) {
+    text += separator + ranks_text(ranks) + " called " + call;
+    separator = "; ";
+  }
+  state_->fail(Errc::CollectiveMismatch, text);
+  return true;
+}
+
+void Seat::end_when_nobody_comes(const Operation& operation) {
+  const bool late = Clock::now() >= operation.deadline_;
+  if (!late && state_->header().num_left.load(std::memory_order_acquire) == 0) return;
+  std::vector<int> missing, gone, waiting, working;
+  for (int r = 0; r < state_->size(); ++r) {
+    const bool left = state_->rank(r).left.load(std::memory_order_acquire) != 0;  // read first: it may come, then leave
+    const bool came = state_->record(operation.sequence_, r).sequence.load(std::memory_order_acquire) == operation.sequence_;
+    (came ? waiting : left ? gone : missing).push_back(r);
+    if (r != rank_ && state_->rank(r).working.load(std::memory_order_relaxed) != 0) working.push_back(r);
+  }
+  if (!gone.empty()) {
+    state_->fail(Errc::Aborted, label(operation) + ": " + ranks_text(gone) + " left the group (waiting: " + list_ranks(waiting) + ")");
+    return;
+  }
+  if (!late) return;
+  if (missing.empty()) {
+    state_->fail(Errc::DeadlinePassed, label(operation) + ": all ranks came, but it was not finished within " +
+                                           duration_text(timeout_) + " (still working: " + list_ranks(working) + ")");
+    return;
+  }
+  state_->fail(Errc::DeadlinePassed, label(operation) + ": " + ranks_text(missing) + " did not come within " +
+                                         duration_text(timeout_) + " (waiting: " + list_ranks(waiting) + ")");
+}
+
+}  // namespace troupe::detail

@@ -1,0 +1,275 @@
+#include "seat.hpp"
+
+#include "kernels.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace troupe::detail {
+
+namespace {
+
+constexpr std::size_t kMinChunk = std::size_t{32} << 10;
+constexpr std::size_t kMaxChunk = std::size_t{1} << 20;
+
+void pause() noexcept {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+}  // namespace
+
+bool Operation::poll() { return finished_ || seat_->poll(*this); }
+
+Outcome Operation::wait() {
+  if (!finished_) {
+    const auto seat = seat_;  // outlives the operation's own hold on it
+    seat->wait(*this);
+  }
+  return outcome_;
+}
+
+Seat::Seat(std::shared_ptr<SharedState> state, int rank, std::shared_ptr<Arena> arena)
+    : state_(std::move(state)), rank_(rank), arena_(std::move(arena)), timeout_(state_->header().timeout_ms) {
+  // Waiting awake helps only while the rank that is waited for has a core of its own.
+  spins_ = static_cast<unsigned>(state_->size()) <= std::thread::hardware_concurrency() ? 2000 : 20;
+}
+
+void Seat::leave() noexcept {
+  state_->rank(rank_).left.store(1, std::memory_order_release);
+  state_->header().num_left.fetch_add(1, std::memory_order_seq_cst);
+  state_->announce();
+}
+
+Work Seat::post(const Request& request) {
+  auto operation = std::make_shared<Operation>(shared_from_this(), request);
+  if (!pending_.empty()) progress(Effort::Share);
+  while (!pending_.empty() && sequence_ + 1 - pending_.front()->sequence_ >= kSlots) wait(*std::shared_ptr{pending_.front()});
+  if (state_->is_broken()) {
+    operation->outcome_ = state_->failure();
+    operation->finished_ = true;
+    operation->seat_.reset();
+    return Work{std::move(operation)};
+  }
+  operation->sequence_ = ++sequence_;
+  operation->deadline_ = Clock::now() + timeout_;
+  pending_.push_back(operation);
+  start(*operation);
+  return Work{std::move(operation)};
+}
+
+void Seat::lay_out(Operation& operation) const {
+  const auto& request = operation.request_;
+  const auto bytes = request.call == Call::AllReduce || request.call == Call::Broadcast ? request.output.bytes : request.input.bytes;
+  const auto ranks = static_cast<std::size_t>(state_->size());
+  const auto wanted = (bytes / (4 * ranks) + 63) / 64 * 64;
+  operation.chunk_bytes_ = std::clamp(wanted, kMinChunk, kMaxChunk);
+  operation.num_chunks_ = static_cast<std::uint32_t>((bytes + operation.chunk_bytes_ - 1) / operation.chunk_bytes_);
+}
+
+std::uint64_t Seat::reachable_input(Operation& operation) {
+  const auto& input = operation.request_.input;
+  if (input.data == nullptr) return 0;
+  if (const auto address = state_->address_of(input.data, input.bytes)) return *address;
+  operation.input_copy_ = arena_->temporary(input.bytes);
+  std::memcpy(operation.input_copy_.get(), input.data, input.bytes);
+  return *state_->address_of(operation.input_copy_.get(), input.bytes);
+}
+
+std::uint64_t Seat::reachable_output(Operation& operation, std::uint64_t input) {
+  const auto& request = operation.request_;
+  const auto& output = request.output;
+  if (output.data == nullptr) return 0;
+  if (output.data == request.input.data && output.bytes == request.input.bytes) {  // in place: one copy serves both
+    operation.output_copy_ = operation.input_copy_;
+    return input;
+  }
+  if (const auto address = state_->address_of(output.data, output.bytes)) return *address;
+  operation.output_copy_ = arena_->temporary(output.bytes);
+  return *state_->address_of(operation.output_copy_.get(), output.bytes);
+}
+
+void Seat::start(Operation& operation) {
+  const auto& request = operation.request_;
+  lay_out(operation);
+  auto& record = state_->record(operation.sequence_, rank_);
+  record.call = request.call;
+  record.op = request.op;
+  record.dtype = request.dtype;
+  record.root = request.root;
+  record.bytes = request.call == Call::AllReduce || request.call == Call::Broadcast ? request.output.bytes : request.input.bytes;
+  record.input = reachable_input(operation);
+  record.output = reachable_output(operation, record.input);
+  record.sequence.store(operation.sequence_, std::memory_order_release);
+
+  auto& slot = state_->slot(operation.sequence_);
+  const auto ranks = static_cast<std::uint64_t>(state_->size());
+  const auto target = ((operation.sequence_ - 1) / kSlots + 1) * ranks;
+  if (slot.posted.fetch_add(1, std::memory_order_acq_rel) + 1 != target) return;
+  // The last to come.
+  if (check_mismatch(operation.sequence_)) return;
+  slot.claimed.store(0, std::memory_order_relaxed);
+  slot.done.store(0, std::memory_order_relaxed);
+  slot.ready.store(operation.sequence_, std::memory_order_release);
+  if (operation.num_chunks_ > 1) {
+    state_->announce();
+    return;
+  }
+  if (operation.num_chunks_ == 1) {
+    take_chunks(operation, 1);
+  } else {
+    slot.finished.store(operation.sequence_, std::memory_order_release);
+    state_->announce();
+  }
+}
+
+bool Seat::poll(Operation& operation) {
+  const auto keep = shared_from_this();
+  progress(Effort::All);
+  return operation.finished_;
+}
+
+void Seat::wait(Operation& operation) {
+  auto& news = state_->header().news;
+  while (!operation.finished_) {
+    const auto seen = news.load(std::memory_order_seq_cst);
+    progress(Effort::All);
+    if (operation.finished_) return;
+    bool changed = false;
+    for (int spin = 0; spin < spins_ && !changed; ++spin) {
+      pause();
+      changed = news.load(std::memory_order_acquire) != seen;
+    }
+    if (changed) continue;
+    end_when_nobody_comes(*pending_.front());
+    state_->sleep(seen, pending_.front()->deadline_);
+  }
+}
+
+void Seat::progress(Effort effort) {
+  const auto ranks = static_cast<std::uint32_t>(state_->size());
+  std::size_t kept = 0;
+  for (std::size_t i = 0; i < pending_.size(); ++i) {
+    auto& operation = *pending_[i];
+    auto& slot = state_->slot(operation.sequence_);
+    if (!operation.exhausted_ && slot.ready.load(std::memory_order_acquire) == operation.sequence_)
+      take_chunks(operation, effort == Effort::All ? operation.num_chunks_ + 1 : (operation.num_chunks_ + ranks - 1) / ranks);
+    if (slot.finished.load(std::memory_order_acquire) == operation.sequence_) complete(operation);
+    if (!operation.finished_) std::swap(pending_[kept++], pending_[i]);
+  }
+  pending_.resize(kept);
+  if (kept != 0 && state_->is_broken()) fail_all();
+}
+
+void Seat::take_chunks(Operation& operation, std::uint32_t limit) {
+  auto& slot = state_->slot(operation.sequence_);
+  auto& working = state_->rank(rank_).working;
+  for (std::uint32_t taken = 0; taken < limit; ++taken) {
+    const auto chunk = slot.claimed.fetch_add(1, std::memory_order_relaxed);
+    if (chunk >= operation.num_chunks_) {
+      operation.exhausted_ = true;
+      return;
+    }
+    // Whoever ends the group sees `working`, or we see that it ended: see settle().
+    working.store(1, std::memory_order_seq_cst);
+    const bool broken = state_->is_broken();
+    if (!broken) do_chunk(operation, chunk);
+    working.store(0, std::memory_order_release);
+    if (broken) return;
+    if (slot.done.fetch_add(1, std::memory_order_acq_rel) + 1 == operation.num_chunks_) {
+      slot.finished.store(operation.sequence_, std::memory_order_release);
+      state_->announce();
+    }
+  }
+}
+
+void Seat::do_chunk(Operation& operation, std::uint32_t chunk) {
+  const auto bytes = state_->record(operation.sequence_, rank_).bytes;
+  const auto begin = chunk * operation.chunk_bytes_;
+  const auto end = std::min<std::size_t>(bytes, begin + operation.chunk_bytes_);
+  const auto call = operation.request_.call;
+  if (call == Call::AllReduce || call == Call::ReduceScatter) reduce_range(operation, begin, end);
+  else copy_range(operation, begin, end);
+}
+
+void Seat::reduce_range(const Operation& operation, std::size_t begin, std::size_t end) {
+  const auto& request = operation.request_;
+  const int ranks = state_->size();
+  const auto bytes = state_->record(operation.sequence_, rank_).bytes;
+  const bool scatter = request.call == Call::ReduceScatter;
+  const auto part = scatter ? bytes / static_cast<std::size_t>(ranks) : bytes;
+  while (begin < end) {
+    const auto owner = static_cast<int>(begin / part);  // of this part of the result; 0 when all ranks want all of it
+    const auto stop = std::min(end, (begin / part + 1) * part);
+    sources_.clear();
+    targets_.clear();
+    for (int r = 0; r < ranks; ++r) {
+      const auto& record = state_->record(operation.sequence_, r);
+      sources_.push_back(state_->resolve(record.input) + begin);
+      if (!scatter) targets_.push_back(state_->resolve(record.output) + begin);
+      else if (r == owner) targets_.push_back(state_->resolve(record.output) + begin % part);
+    }
+    reduce(request.dtype, request.op, sources_, targets_, (stop - begin) / size_of(request.dtype));
+    begin = stop;
+  }
+}
+
+void Seat::copy_range(const Operation& operation, std::size_t begin, std::size_t end) {
+  const auto& request = operation.request_;
+  const int ranks = state_->size();
+  const bool gather = request.call == Call::AllGather;
+  for (int from = 0; from < ranks; ++from) {
+    if (!gather && from != request.root) continue;
+    const auto& source = state_->record(operation.sequence_, from);
+    const auto* data = state_->resolve(source.input) + begin;
+    for (int to = 0; to < ranks; ++to) {
+      auto* target = state_->resolve(state_->record(operation.sequence_, to).output) + begin;
+      if (gather) target += static_cast<std::size_t>(from) * source.bytes;
+      if (target != data) std::memcpy(target, data, end - begin);
+    }
+  }
+}
+
+void Seat::complete(Operation& operation) {
+  const auto& output = operation.request_.output;
+  if (operation.output_copy_ && output.bytes != 0) std::memcpy(output.data, operation.output_copy_.get(), output.bytes);
+  operation.input_copy_.reset();
+  operation.output_copy_.reset();
+  operation.finished_ = true;
+  operation.seat_.reset();
+}
+
+void Seat::fail_all() {
+  settle();
+  const auto failure = state_->failure();
+  for (auto& operation : pending_) {
+    operation->outcome_ = failure;
+    operation->input_copy_.reset();
+    operation->output_copy_.reset();
+    operation->finished_ = true;
+    operation->seat_.reset();
+  }
+  pending_.clear();
+}
+
+void Seat::settle() noexcept {
+  // The caller will free its buffers: nobody may still be writing to them. A dead process never says that it stopped,
+  // nor does it write, so between processes the patience is short (a chunk takes well under a millisecond).
+  const auto until = Clock::now() + std::chrono::milliseconds{50};
+  for (int r = 0; r < state_->size(); ++r) {
+    while (r != rank_ && state_->rank(r).working.load(std::memory_order_seq_cst) != 0) {
+      if (state_->between_processes() && Clock::now() > until) return;
+      std::this_thread::yield();
+    }
+  }
+}
+
+}  // namespace troupe::detail

@@ -1,0 +1,251 @@
+#include "comm_cases.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <thread>
+
+namespace troupe::testing_ranks {
+
+namespace {
+
+bool all_dtypes = true;
+
+void put(DType dtype, void* data, std::size_t i, double value) {
+  const auto as = [&]<class T>(T v) { static_cast<T*>(data)[i] = v; };
+  switch (dtype) {
+    case DType::F64: return as(value);
+    case DType::F32: return as(static_cast<float>(value));
+    case DType::F16: return as(static_cast<_Float16>(value));
+    case DType::BF16: return as(static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(static_cast<float>(value)) >> 16));
+    case DType::I64: return as(static_cast<std::int64_t>(value));
+    case DType::I32: return as(static_cast<std::int32_t>(value));
+    case DType::I16: return as(static_cast<std::int16_t>(value));
+    case DType::I8: return as(static_cast<std::int8_t>(value));
+    case DType::U8:
+    case DType::Bool: return as(static_cast<std::uint8_t>(value));
+  }
+}
+
+double get(DType dtype, const void* data, std::size_t i) {
+  const auto as = [&]<class T>(T) { return static_cast<double>(static_cast<const T*>(data)[i]); };
+  switch (dtype) {
+    case DType::F64: return as(double{});
+    case DType::F32: return as(float{});
+    case DType::F16: return as(_Float16{});
+    case DType::BF16: return std::bit_cast<float>(static_cast<std::uint32_t>(static_cast<const std::uint16_t*>(data)[i]) << 16);
+    case DType::I64: return as(std::int64_t{});
+    case DType::I32: return as(std::int32_t{});
+    case DType::I16: return as(std::int16_t{});
+    case DType::I8: return as(std::int8_t{});
+    case DType::U8:
+    case DType::Bool: return as(std::uint8_t{});
+  }
+  return 0;
+}
+
+/// Small whole numbers: every dtype holds them and their sums exactly (bf16 up to 256, i8 up to 127).
+double value(DType dtype, int rank, std::size_t i) {
+  const auto n = static_cast<int>(i % 13);
+  return dtype == DType::Bool ? static_cast<double>((n + rank) % 3 == 0) : static_cast<double>(n + 3 * rank + 1);
+}
+
+double reduced(DType dtype, ReduceOp op, int ranks, std::size_t i) {
+  double sum = 0, high = value(dtype, 0, i), low = high;
+  for (int r = 0; r < ranks; ++r) {
+    const auto v = value(dtype, r, i);
+    sum += v;
+    high = std::max(high, v);
+    low = std::min(low, v);
+  }
+  if (dtype == DType::Bool && op == ReduceOp::Sum) return high;
+  return op == ReduceOp::Sum ? sum : op == ReduceOp::Mean ? sum / ranks : op == ReduceOp::Max ? high : low;
+}
+
+/// Memory of the communicator, or of the heap.
+struct Memory {
+  std::shared_ptr<void> owner;
+  Memory(Communicator& group, std::size_t bytes, bool own) {
+    if (own) owner = group.allocate(bytes);
+    else owner = {std::malloc(bytes + 1), std::free};
+  }
+  [[nodiscard]] void* data() const { return owner.get(); }
+};
+
+bool is_float(DType d) { return d == DType::F64 || d == DType::F32 || d == DType::F16 || d == DType::BF16; }
+bool close(DType dtype, double got, double wanted) {
+  const double tolerance = dtype == DType::BF16 ? 4e-3 : dtype == DType::F16 ? 5e-4 : 1e-7;
+  return std::abs(got - wanted) <= tolerance * std::max(1.0, std::abs(wanted));
+}
+
+struct Shape {
+  Communicator& group;
+  DType dtype;
+  std::size_t n;
+  bool own;
+  [[nodiscard]] std::size_t ranks() const { return static_cast<std::size_t>(group.size()); }
+  [[nodiscard]] std::size_t bytes() const { return n * size_of(dtype); }
+  [[nodiscard]] std::string text() const { return std::string{name(dtype)} + " n=" + std::to_string(n) + (own ? " own" : " heap"); }
+};
+
+void check_reductions(const Shape& s, ReduceOp op) {
+  const auto rank = s.group.rank();
+  Memory whole(s.group, s.bytes() * s.ranks(), s.own), part(s.group, s.bytes(), s.own);
+  for (std::size_t i = 0; i < s.n; ++i) put(s.dtype, part.data(), i, value(s.dtype, rank, i));
+  s.group.all_reduce({part.data(), s.bytes(), s.dtype}, op).wait().or_throw();
+  for (std::size_t i = 0; i < s.n; ++i)
+    TROUPE_CHECK(close(s.dtype, get(s.dtype, part.data(), i), reduced(s.dtype, op, s.group.size(), i)),
+                 "all_reduce " + s.text() + " at " + std::to_string(i) + " got " + std::to_string(get(s.dtype, part.data(), i)));
+
+  for (std::size_t i = 0; i < s.n * s.ranks(); ++i) put(s.dtype, whole.data(), i, value(s.dtype, rank, i));
+  s.group.reduce_scatter({whole.data(), s.bytes() * s.ranks(), s.dtype}, {part.data(), s.bytes(), s.dtype}, op).wait().or_throw();
+  for (std::size_t i = 0; i < s.n; ++i)
+    TROUPE_CHECK(close(s.dtype, get(s.dtype, part.data(), i),
+                       reduced(s.dtype, op, s.group.size(), i + s.n * static_cast<std::size_t>(rank))),
+                 "reduce_scatter " + s.text() + " at " + std::to_string(i));
+}
+
+void check_copies(const Shape& s) {
+  const auto rank = s.group.rank();
+  Memory whole(s.group, s.bytes() * s.ranks(), s.own), part(s.group, s.bytes(), s.own);
+  for (std::size_t i = 0; i < s.n; ++i) put(s.dtype, part.data(), i, value(s.dtype, rank, i));
+  s.group.all_gather({part.data(), s.bytes(), s.dtype}, {whole.data(), s.bytes() * s.ranks(), s.dtype}).wait().or_throw();
+  for (std::size_t i = 0; i < s.n * s.ranks(); ++i)
+    TROUPE_CHECK(get(s.dtype, whole.data(), i) == value(s.dtype, static_cast<int>(i / s.n), i % s.n), "all_gather " + s.text());
+  for (int root = 0; root < s.group.size(); ++root) {
+    for (std::size_t i = 0; i < s.n; ++i) put(s.dtype, part.data(), i, value(s.dtype, rank, i));
+    s.group.broadcast({part.data(), s.bytes(), s.dtype}, root).wait().or_throw();
+    for (std::size_t i = 0; i < s.n; ++i)
+      TROUPE_CHECK(get(s.dtype, part.data(), i) == value(s.dtype, root, i), "broadcast " + s.text() + " from " + std::to_string(root));
+  }
+}
+
+void collectives(Communicator& group, const std::string& argument) {
+  const auto n = static_cast<std::size_t>(std::stoull(argument));
+  std::vector<DType> dtypes{DType::F32, DType::F64, DType::BF16, DType::F16, DType::I64, DType::I32, DType::U8, DType::Bool};
+  if (all_dtypes) dtypes.insert(dtypes.end(), {DType::I16, DType::I8});
+  for (const bool own : {true, false}) {
+    for (const auto dtype : dtypes) {
+      const Shape shape{group, dtype, n, own};
+      for (const auto op : {ReduceOp::Sum, ReduceOp::Mean, ReduceOp::Max, ReduceOp::Min})
+        if (op != ReduceOp::Mean || is_float(dtype)) check_reductions(shape, op);
+      check_copies(shape);
+    }
+  }
+  group.barrier().wait().or_throw();
+}
+
+void overlap(Communicator& group, const std::string&) {
+  constexpr std::size_t kMany = 150;  // more than any ring holds
+  std::vector<std::vector<float>> buffers(kMany);
+  std::vector<Work> works;
+  for (std::size_t k = 0; k < kMany; ++k) {
+    buffers[k].assign(k % 3 == 0 ? 40'000 : 100 + k, static_cast<float>(k) + static_cast<float>(group.rank()));
+    works.push_back(group.all_reduce({buffers[k].data(), buffers[k].size() * 4, DType::F32}, ReduceOp::Sum));
+    (void)works[k / 2].poll();
+  }
+  const auto ranks = static_cast<float>(group.size());
+  for (std::size_t k = kMany; k-- > 0;) {
+    works[k].wait().or_throw();
+    const auto wanted = static_cast<float>(k) * ranks + ranks * (ranks - 1) / 2;
+    for (const auto v : buffers[k]) TROUPE_CHECK(v == wanted, std::to_string(k));
+  }
+}
+
+void in_place(Communicator& group, const std::string&) {
+  constexpr std::size_t n = 30'001;
+  const auto rank = static_cast<std::size_t>(group.rank()), ranks = static_cast<std::size_t>(group.size());
+  const auto memory = group.allocate(n * ranks * 4);
+  auto* whole = static_cast<float*>(memory.get());
+  for (std::size_t i = 0; i < n * ranks; ++i) whole[i] = static_cast<float>(i % 101 + rank);
+  const Buffer all{whole, n * ranks * 4, DType::F32}, part{whole + rank * n, n * 4, DType::F32};
+  group.reduce_scatter(all, part, ReduceOp::Sum).wait().or_throw();
+  group.all_gather(part, all).wait().or_throw();
+  for (std::size_t i = 0; i < n * ranks; ++i)
+    TROUPE_CHECK(whole[i] == static_cast<float>(ranks * (i % 101) + ranks * (ranks - 1) / 2), std::to_string(i));
+}
+
+/// The bits of a sum depend on the order: every rank must have taken the same, rank 0 first.
+void bitwise(Communicator& group, const std::string&) {
+  constexpr std::size_t n = 70'003;
+  const auto at = [](int rank, std::size_t i) { return std::sin(static_cast<float>(i * 7 + 1) * static_cast<float>(rank + 1)) * std::exp(static_cast<float>(rank)); };
+  std::vector<float> mine(n);
+  for (std::size_t i = 0; i < n; ++i) mine[i] = at(group.rank(), i);
+  group.all_reduce({mine.data(), n * 4, DType::F32}, ReduceOp::Sum).wait().or_throw();
+  for (std::size_t i = 0; i < n; ++i) {
+    float sum = at(0, i);
+    for (int r = 1; r < group.size(); ++r) sum += at(r, i);
+    TROUPE_CHECK(std::bit_cast<std::uint32_t>(sum) == std::bit_cast<std::uint32_t>(mine[i]), std::to_string(i));
+  }
+}
+
+void deadline(Communicator& group, const std::string&) {
+  group.barrier().wait().or_throw();
+  group.set_timeout(std::chrono::milliseconds{200});
+  if (group.rank() == 1) {
+    std::this_thread::sleep_for(std::chrono::milliseconds{500});
+    const auto late = group.barrier().wait();
+    TROUPE_CHECK(!late.ok() && late.code() == Errc::DeadlinePassed, late.text());
+    say(late.text());
+    return;
+  }
+  std::vector<float> values(8);
+  const auto start = std::chrono::steady_clock::now();
+  auto work = group.all_reduce({values.data(), 32, DType::F32}, ReduceOp::Sum);
+  const auto outcome = work.wait();
+  const auto took = std::chrono::steady_clock::now() - start;
+  TROUPE_CHECK(outcome.code() == Errc::DeadlinePassed, outcome.text());
+  TROUPE_CHECK(took >= std::chrono::milliseconds{190} && took < std::chrono::milliseconds{450});
+  TROUPE_CHECK(work.wait().text() == outcome.text());
+  TROUPE_CHECK(group.barrier().wait().text() == outcome.text(), "a later call fails with the same text");
+  say(outcome.text());
+}
+
+void mismatch(Communicator& group, const std::string&) {
+  std::vector<float> values(8);
+  group.barrier().wait().or_throw();
+  const auto outcome = group.rank() == 1 ? group.broadcast({values.data(), 16, DType::F32}, 0).wait()
+                                         : group.all_reduce({values.data(), 32, DType::F32}, ReduceOp::Sum).wait();
+  TROUPE_CHECK(outcome.code() == Errc::CollectiveMismatch, outcome.text());
+  say(outcome.text());
+}
+
+template <class F>
+bool throws(F&& call) {
+  try {
+    (void)call();
+    return false;
+  } catch (const Failure& failure) {
+    return failure.code() == Errc::InvalidArgument;
+  }
+}
+
+void bad_arguments(Communicator& group, const std::string&) {
+  std::vector<std::int32_t> v(64);
+  const auto ranks = static_cast<std::size_t>(group.size());
+  TROUPE_CHECK(throws([&] { return group.all_reduce({v.data(), 7, DType::I32}, ReduceOp::Sum); }));
+  TROUPE_CHECK(throws([&] { return group.all_reduce({v.data(), 8, DType::I32}, ReduceOp::Mean); }));
+  TROUPE_CHECK(throws([&] { return group.all_reduce({nullptr, 8, DType::I32}, ReduceOp::Sum); }));
+  TROUPE_CHECK(throws([&] { return group.broadcast({v.data(), 8, DType::I32}, group.size()); }));
+  TROUPE_CHECK(throws([&] { return group.all_gather(Buffer{v.data(), 8, DType::I32}, Buffer{v.data(), 8 * ranks + 4, DType::I32}); }));
+  TROUPE_CHECK(throws([&] { return group.reduce_scatter(Buffer{v.data(), 8 * ranks, DType::I32}, Buffer{v.data(), 8, DType::F32}, ReduceOp::Sum); }));
+  group.barrier().wait().or_throw();  // nothing was posted
+}
+
+}  // namespace
+
+void register_contract(bool whole_dtypes) {
+  all_dtypes = whole_dtypes;
+  auto& bodies = registry().bodies;
+  bodies["collectives"] = collectives;
+  bodies["overlap"] = overlap;
+  bodies["in_place"] = in_place;
+  bodies["bitwise"] = bitwise;
+  bodies["deadline"] = deadline;
+  bodies["mismatch"] = mismatch;
+  bodies["bad_arguments"] = bad_arguments;
+}
+
+}  // namespace troupe::testing_ranks

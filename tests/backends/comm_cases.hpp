@@ -1,0 +1,16 @@
+#pragma once
+
+#include "comm_ranks.hpp"
+
+namespace troupe::testing_ranks {
+
+/// What every Communicator must do. Adds the bodies to `registry()`:
+///   collectives <elements>  every collective × reduction × dtype, on buffers of its own memory and of the heap
+///   overlap                 many collectives under way at once, finished in another order
+///   in_place                scatter and gather in a part of the whole
+///   deadline                rank 1 does not come; everybody else names it, and later calls say the same
+///   mismatch                rank 1 calls something else
+///   bad_arguments           wrong sizes, roots and types throw
+void register_contract(bool whole_dtypes);
+
+}  // namespace troupe::testing_ranks

@@ -1,0 +1,233 @@
+// The contract of Communicator, on threads and on processes over shared memory.
+#include "comm_cases.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <stdexcept>
+#include <thread>
+
+namespace troupe {
+namespace {
+
+using namespace testing_ranks;
+using std::chrono::milliseconds;
+using testing::HasSubstr;
+
+class Contract : public testing::TestWithParam<std::tuple<const char*, int>> {
+ protected:
+  std::string implementation() const { return std::get<0>(GetParam()); }
+  int size() const { return std::get<1>(GetParam()); }
+  std::string run(const std::string& body, const std::string& argument = "") {
+    return failures(Ranks{implementation(), size(), body, argument}.join());
+  }
+};
+
+TEST_P(Contract, CombinesNothing) { EXPECT_EQ(run("collectives", "0"), ""); }
+TEST_P(Contract, CombinesOneElement) { EXPECT_EQ(run("collectives", "1"), ""); }
+TEST_P(Contract, CombinesAnOddNumberOfElements) { EXPECT_EQ(run("collectives", "1027"), ""); }
+TEST_P(Contract, CombinesManyElements) { EXPECT_EQ(run("collectives", "100003"), ""); }
+TEST_P(Contract, KeepsManyCollectivesUnderWay) { EXPECT_EQ(run("overlap"), ""); }
+TEST_P(Contract, ScattersAndGathersInPlace) { EXPECT_EQ(run("in_place"), ""); }
+TEST_P(Contract, AddsInRankOrderOnEveryRank) { EXPECT_EQ(run("bitwise"), ""); }
+TEST_P(Contract, RefusesWrongArguments) { EXPECT_EQ(run("bad_arguments"), ""); }
+
+INSTANTIATE_TEST_SUITE_P(Local, Contract, testing::Combine(testing::Values("threads", "shared_memory"), testing::Values(1, 2, 3, 4)),
+                         [](const auto& i) { return std::string{std::get<0>(i.param)} + "_" + std::to_string(std::get<1>(i.param)); });
+
+class Faults : public testing::TestWithParam<std::tuple<const char*, int>> {};
+
+TEST_P(Faults, TheDeadlineNamesTheRankThatDidNotCome) {
+  const auto [implementation, size] = GetParam();
+  const auto results = Ranks{implementation, size, "deadline"}.join();
+  EXPECT_EQ(failures(results), "");
+  const std::string waiting = size == 2 ? "0" : "0, 2, 3";
+  for (const auto& result : results)
+    EXPECT_EQ(result.text, "all_reduce #2: rank 1 did not come within 200 ms (waiting: " + waiting + ")\n");
+}
+
+TEST_P(Faults, AMismatchNamesEachRanksCall) {
+  const auto [implementation, size] = GetParam();
+  const auto results = Ranks{implementation, size, "mismatch"}.join();
+  EXPECT_EQ(failures(results), "");
+  for (const auto& result : results)
+    EXPECT_EQ(result.text, "collective #2 differs between ranks: " + std::string{size == 2 ? "rank 0" : "ranks 0, 2, 3"} +
+                               " called all_reduce sum 32 bytes F32; rank 1 called broadcast from rank 0 16 bytes F32\n");
+}
+
+void abort_from_rank_0(Communicator& group, const std::string&) {
+  group.barrier().wait().or_throw();
+  std::vector<float> values(100'000);
+  auto work = group.rank() == 0 ? Work{} : group.all_reduce({values.data(), 400'000, DType::F32}, ReduceOp::Sum);
+  if (group.rank() == 0) {
+    std::this_thread::sleep_for(milliseconds{100});
+    say(std::to_string(std::chrono::steady_clock::now().time_since_epoch().count()));
+    group.abort("rank 0 has had enough");
+  } else {
+    const auto outcome = work.wait();
+    say(std::to_string(std::chrono::steady_clock::now().time_since_epoch().count()));
+    TROUPE_CHECK(outcome.code() == Errc::Aborted && outcome.text() == "rank 0 has had enough", outcome.text());
+  }
+  TROUPE_CHECK(group.barrier().wait().text() == "rank 0 has had enough");
+}
+
+TEST_P(Faults, AnAbortFreesEveryRankWithin100Milliseconds) {
+  const auto [implementation, size] = GetParam();
+  const auto results = Ranks{implementation, size, "abort_from_rank_0"}.join();
+  ASSERT_EQ(failures(results), "");
+  for (std::size_t r = 1; r < results.size(); ++r) {
+    const auto freed = std::chrono::nanoseconds{std::stoll(results[r].text) - std::stoll(results[0].text)};
+    EXPECT_LT(freed, milliseconds{100});
+    RecordProperty("rank_" + std::to_string(r) + "_freed_after_us", static_cast<int>(freed.count() / 1000));
+  }
+}
+
+void leave_early(Communicator& group, const std::string&) {
+  group.barrier().wait().or_throw();
+  if (group.rank() == 1) return;
+  const auto outcome = group.barrier().wait();
+  TROUPE_CHECK(!outcome.ok(), "nobody left");
+  say(outcome.text());
+}
+
+INSTANTIATE_TEST_SUITE_P(Local, Faults, testing::Combine(testing::Values("threads", "shared_memory"), testing::Values(2, 4)),
+                         [](const auto& i) { return std::string{std::get<0>(i.param)} + "_" + std::to_string(std::get<1>(i.param)); });
+
+TEST(ProcessFaults, ARankThatLeavesIsNamedAtOnce) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto results = Ranks{"shared_memory", 3, "leave_early"}.join();
+  EXPECT_EQ(failures(results), "");
+  EXPECT_THAT(results[0].text, HasSubstr("barrier #2: rank 1 left the group"));
+  EXPECT_EQ(results[0].text, results[2].text);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds{5});
+}
+
+void wait_for_driver(Communicator& group, const std::string& argument) {
+  group.barrier().wait().or_throw();
+  say("waiting");
+  if (group.rank() == 1) std::this_thread::sleep_for(std::chrono::seconds{20});
+  const auto outcome = group.barrier().wait();
+  say("freed " + std::to_string(std::chrono::steady_clock::now().time_since_epoch().count()));
+  TROUPE_CHECK(outcome.code() == (argument == "deadline" ? Errc::DeadlinePassed : Errc::Aborted), outcome.text());
+  say(outcome.text());
+}
+
+TEST(ProcessFaults, TheDriverFreesEveryoneWithin100MillisecondsAfterAKill) {
+  Ranks ranks{"shared_memory", 3, "wait_for_driver"};
+  for (int r = 0; r < 3; ++r) ASSERT_TRUE(ranks.wait_for(r, "waiting"));
+  std::this_thread::sleep_for(milliseconds{50});
+  ranks.kill(1, SIGKILL);
+  const auto start = std::chrono::steady_clock::now().time_since_epoch().count();
+  ranks.abort("rank 1 was killed");
+  const auto results = ranks.join();
+  EXPECT_EQ(results[1].signal, SIGKILL);
+  for (const int r : {0, 2}) {
+    const auto& result = results[static_cast<std::size_t>(r)];
+    EXPECT_TRUE(result.ok) << result.text;
+    EXPECT_THAT(result.text, HasSubstr("rank 1 was killed"));
+    const auto freed = std::stoll(result.text.substr(result.text.find("freed ") + 6)) - start;
+    EXPECT_LT(freed, 100'000'000) << "ns";
+    RecordProperty("rank_" + std::to_string(r) + "_freed_after_us", static_cast<int>(freed / 1000));
+  }
+}
+
+TEST(ProcessFaults, TheDeadlineFreesThePeersOfAKilledRank) {
+  Ranks ranks{"shared_memory", 2, "wait_for_driver", "deadline", milliseconds{300}};
+  ASSERT_TRUE(ranks.wait_for(1, "waiting"));
+  ranks.kill(1, SIGKILL);
+  const auto results = ranks.join();
+  EXPECT_TRUE(results[0].ok) << results[0].text;
+  EXPECT_THAT(results[0].text, HasSubstr("barrier #2: rank 1 did not come within 300 ms (waiting: 0)"));
+}
+
+/// Works until killed: wherever the kill strikes, in a chunk or between two.
+void work_forever(Communicator& group, const std::string&) {
+  const auto memory = group.allocate(8 << 20);
+  const Buffer buffer{memory.get(), 8 << 20, DType::F32};
+  for (int step = 0;; ++step) {
+    if (step == 5) say("working");
+    const auto outcome = group.all_reduce(buffer, ReduceOp::Sum).wait();
+    if (!outcome.ok()) throw Failure{outcome.code(), outcome.text()};
+  }
+}
+
+TEST(ProcessFaults, AKillInTheMiddleOfWorkWedgesNobody) {
+  for (int delay = 0; delay < 12; ++delay) {
+    Ranks ranks{"shared_memory", 3, "work_forever", "", milliseconds{400}};
+    for (int r = 0; r < 3; ++r) ASSERT_TRUE(ranks.wait_for(r, "working"));
+    std::this_thread::sleep_for(std::chrono::microseconds{delay * 700});
+    ranks.kill(delay % 3, SIGKILL);
+    const auto start = std::chrono::steady_clock::now();
+    const auto results = ranks.join();
+    EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds{2000});
+    for (int r = 0; r < 3; ++r) {
+      if (r != delay % 3) { EXPECT_THAT(results[static_cast<std::size_t>(r)].text, HasSubstr("within 400 ms")) << r; }
+    }
+  }
+}
+
+TEST(SharedGroup, RefusesAForeignDescriptorAndATakenSeat) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  EXPECT_THROW((void)SharedGroup::join(ends[0], 0), Failure);
+  const auto group = SharedGroup::create(2, milliseconds{1000});
+  const auto seat = SharedGroup::join(group->fd(), 0);
+  EXPECT_THROW((void)SharedGroup::join(group->fd(), 0), Failure);
+  EXPECT_THROW((void)SharedGroup::join(group->fd(), 2), Failure);
+  EXPECT_THROW((void)SharedGroup::create(0, milliseconds{1}), Failure);
+  close(ends[0]);
+  close(ends[1]);
+}
+
+TEST(SharedGroup, HandsOutZeroedMemoryThatIsUsedAgain) {
+  const auto group = SharedGroup::create(1, milliseconds{1000});
+  const auto seat = SharedGroup::join(group->fd(), 0);
+  for (const std::size_t bytes : {std::size_t{1}, std::size_t{1000}, std::size_t{3} << 20}) {
+    void* before = nullptr;
+    for (int round = 0; round < 3; ++round) {
+      const auto memory = seat->allocate(bytes);
+      const auto* p = static_cast<const unsigned char*>(memory.get());
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(p) % 64, 0U);
+      for (std::size_t i = 0; i < bytes; ++i) ASSERT_EQ(p[i], 0);
+      std::memset(memory.get(), 7, bytes);
+      if (round > 0) { EXPECT_EQ(memory.get(), before); }
+      before = memory.get();
+    }
+  }
+  EXPECT_THROW((void)seat->allocate(std::size_t{17} << 30), Failure);
+}
+
+TEST(ThreadGroup, TheDeadlineCountsAlsoWhenNobodyElseIsThere) {
+  const auto seats = make_thread_group(3, milliseconds{50});
+  const auto outcome = seats[2]->barrier().wait();
+  EXPECT_EQ(outcome.text(), "barrier #1: ranks 0, 1 did not come within 50 ms (waiting: 2)");
+}
+
+TEST(ThreadGroup, PostingNeverWaits) {
+  const auto seats = make_thread_group(2, milliseconds{30'000});
+  std::vector<float> a(1'000'000, 1.0F), b(1'000'000, 2.0F);
+  auto first = seats[0]->all_reduce({a.data(), 4'000'000, DType::F32}, ReduceOp::Sum);
+  EXPECT_FALSE(first.poll());
+  auto second = seats[1]->all_reduce({b.data(), 4'000'000, DType::F32}, ReduceOp::Sum);
+  EXPECT_TRUE(second.poll()) << "one rank can do the whole work";
+  EXPECT_TRUE(first.poll());
+  EXPECT_EQ(a[999'999], 3.0F);
+  EXPECT_EQ(b[0], 3.0F);
+}
+
+}  // namespace
+}  // namespace troupe
+
+int main(int argc, char** argv) {
+  using namespace troupe::testing_ranks;
+  register_contract(true);
+  registry().bodies["abort_from_rank_0"] = troupe::abort_from_rank_0;
+  registry().bodies["leave_early"] = troupe::leave_early;
+  registry().bodies["wait_for_driver"] = troupe::wait_for_driver;
+  registry().bodies["work_forever"] = troupe::work_forever;
+  return main_of_ranks(argc, argv);
+}
