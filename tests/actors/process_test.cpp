@@ -162,7 +162,7 @@ TEST_F(ProcessTest, KillsARankThatDoesNotEndAfterAnAbort) {
   const auto before = std::chrono::steady_clock::now();
   const auto got = run("sleep", 2, [](auto& self, const auto& group) { self->send(group, AbortGroup{3, "enough"}); });
   ASSERT_TRUE(got.ended->error);
-  EXPECT_EQ(got.ended->error->code, Errc::Aborted) << text_of(got);
+  EXPECT_EQ(got.ended->error->code, Errc::Cancelled) << text_of(got);
   EXPECT_LT(std::chrono::steady_clock::now() - before, 10s);
   EXPECT_TRUE(has_no_children());
 }
