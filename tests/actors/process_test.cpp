@@ -192,8 +192,10 @@ TEST_F(ProcessTest, NamesTypeAndSizeOfAReportThatIsTooLong) {
 TEST_F(ProcessTest, GivesRanksTheirEnvironmentAndNoOtherDescriptors) {
   order_.run.worker_env["TROUPE_TEST_VALUE"] = "from the driver";
   const int careless = open("/proc/self/status", O_RDONLY);  // a library's, without close-on-exec
+  const int high = fcntl(careless, F_DUPFD, 20);
   const auto got = run("look_around", 1);
   close(careless);
+  close(high);
   ASSERT_EQ(got.reports.size(), 1u) << text_of(got);
   const auto& metrics = got.reports[0].metrics;
   EXPECT_EQ(std::get<std::string>(*metrics.find("value")), "from the driver");
