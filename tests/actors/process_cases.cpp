@@ -1,6 +1,7 @@
 #include "process_cases.hpp"
 
 #include <troupe/rank.hpp>
+#include <troupe/torch_trainer.hpp>
 #include <troupe/trainer.hpp>
 #include <troupe/worker_group.hpp>
 
@@ -39,8 +40,13 @@ TrainFunction on_rank_1(End end) {
   };
 }
 
+void tell_process_number() {
+  if (const char* path = std::getenv("TROUPE_TEST_PIDS")) std::ofstream{path, std::ios::app} << getpid() << std::endl;
+}
+
 void step_until_stopped(TrainContext& context, const Config&) {
   std::int64_t steps = 0;
+  tell_process_number();
   while (!context.should_stop()) {
     ++steps;
     std::this_thread::sleep_for(context.world_rank() == 0 ? 1ms : 2ms);
@@ -65,7 +71,7 @@ void look_around(TrainContext& context, const Config&) {
 }
 
 void sleep_and_tell(TrainContext&, const Config&) {
-  if (const char* path = std::getenv("TROUPE_TEST_PIDS")) std::ofstream{path, std::ios::app} << getpid() << std::endl;
+  tell_process_number();
   std::this_thread::sleep_for(60s);
 }
 
@@ -98,6 +104,19 @@ TrainFunctions process_cases() {
        }},
       {"look_around", look_around},
   };
+}
+
+int fit(const Session& session) {
+  TrainerOptions options;
+  options.scaling.num_workers = 2;
+  options.scaling.placement = Placement::Processes;
+  options.run.name = "run";
+  options.run.storage_path = std::getenv("TROUPE_TEST_STORAGE");
+  options.run.stop_grace = 2s;
+  options.run.progress = false;
+  const auto result = TorchTrainer{session, std::getenv("TROUPE_TEST_FUNCTION"), {}, options}.fit();
+  const bool same_step = result.history.size() == 2 && result.history[0].metrics == result.history[1].metrics;
+  return result.error ? result.exit_code() : same_step ? result.exit_code() : 99;
 }
 
 int drive(const Session& session) {

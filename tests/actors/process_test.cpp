@@ -6,6 +6,7 @@
 
 #include <troupe/worker_group.hpp>
 
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
@@ -190,7 +191,11 @@ TEST_F(ProcessTest, NamesTypeAndSizeOfAReportThatIsTooLong) {
 
 TEST_F(ProcessTest, GivesRanksTheirEnvironmentAndNoOtherDescriptors) {
   order_.run.worker_env["TROUPE_TEST_VALUE"] = "from the driver";
+  const int careless = open("/proc/self/status", O_RDONLY);  // a library's, without close-on-exec
+  const int high = fcntl(careless, F_DUPFD, 20);
   const auto got = run("look_around", 1);
+  close(careless);
+  close(high);
   ASSERT_EQ(got.reports.size(), 1u) << text_of(got);
   const auto& metrics = got.reports[0].metrics;
   EXPECT_EQ(std::get<std::string>(*metrics.find("value")), "from the driver");
@@ -210,33 +215,77 @@ TEST_F(ProcessTest, NamesTheLimitOnDescriptors) {
   EXPECT_THAT(got.ended->error->message, HasSubstr("RLIMIT_NOFILE = 32"));
 }
 
-// A driver of its own is started with `--drive`, and killed; it prints its ranks' process numbers.
-TEST_F(ProcessTest, LeavesNoRankWhenTheDriverIsKilled) {
-  const auto list = directory_.path() / "pids";
-  const pid_t driver = fork();
-  if (driver == 0) {
-    setenv("TROUPE_TEST_PIDS", list.c_str(), 1);
-    execl("/proc/self/exe", "process_test", "--drive", nullptr);
-    _exit(127);
+/// This program once more, as a driver that can be killed; its ranks append their process numbers to a file.
+class DriverTest : public testing::Test {
+ protected:
+  TempDir directory_;
+  pid_t driver_ = -1;
+  std::vector<pid_t> ranks_;
+
+  void start(const char* mode, const char* function) {
+    const auto list = directory_.path() / "pids";
+    driver_ = fork();
+    if (driver_ == 0) {
+      setenv("TROUPE_TEST_PIDS", list.c_str(), 1);
+      setenv("TROUPE_TEST_STORAGE", directory_.path().c_str(), 1);
+      setenv("TROUPE_TEST_FUNCTION", function, 1);
+      setpgid(0, 0);
+      execl("/proc/self/exe", "process_test", mode, nullptr);
+      _exit(127);
+    }
+    for (int i = 0; i < 2000 && ranks_.size() < 2; ++i) {
+      std::this_thread::sleep_for(10ms);
+      ranks_.clear();
+      std::ifstream file{list};
+      for (pid_t pid; file >> pid;) ranks_.push_back(pid);
+    }
+    ASSERT_EQ(ranks_.size(), 2u);
   }
-  std::vector<pid_t> ranks;
-  for (int i = 0; i < 1000 && ranks.size() < 2; ++i) {
-    std::this_thread::sleep_for(10ms);
-    ranks.clear();
-    std::ifstream file{list};
-    for (pid_t pid; file >> pid;) ranks.push_back(pid);
+  /// As a terminal's Ctrl-C: to every process of its foreground group.
+  void interrupt() const { kill(-driver_, SIGINT); }
+  int wait_for_driver() const {
+    int status = 0;
+    waitpid(driver_, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   }
-  ASSERT_EQ(ranks.size(), 2u);
-  kill(driver, SIGKILL);
-  waitpid(driver, nullptr, 0);
-  const auto is_alive = [](pid_t pid) {
+  static bool is_alive(pid_t pid) {
     std::ifstream stat{"/proc/" + std::to_string(pid) + "/stat"};
     std::string number, program, state;
     return stat >> number >> program >> state && state != "Z" && state != "X";
-  };
-  int tries = 0;
-  while ((is_alive(ranks[0]) || is_alive(ranks[1])) && ++tries < 200) std::this_thread::sleep_for(10ms);
-  EXPECT_LT(tries, 200) << "a rank outlived its driver by 2 s";
+  }
+  bool are_gone_within(std::chrono::milliseconds limit) const {
+    const auto deadline = std::chrono::steady_clock::now() + limit;
+    while (is_alive(ranks_[0]) || is_alive(ranks_[1])) {
+      if (std::chrono::steady_clock::now() > deadline) return false;
+      std::this_thread::sleep_for(10ms);
+    }
+    return true;
+  }
+};
+
+TEST_F(DriverTest, LeavesNoRankWhenItIsKilled) {
+  start("--drive", "sleep");
+  kill(driver_, SIGKILL);
+  EXPECT_EQ(wait_for_driver(), -SIGKILL);
+  EXPECT_TRUE(are_gone_within(2s));
+}
+
+TEST_F(DriverTest, StopsAtTheSameStepWhenItIsInterrupted) {
+  start("--fit", "step_until_stopped");
+  interrupt();
+  EXPECT_EQ(wait_for_driver(), 130);
+  EXPECT_TRUE(are_gone_within(0ms));
+}
+
+TEST_F(DriverTest, EndsAtOnceWhenItIsInterruptedTwice) {
+  start("--fit", "sleep");
+  interrupt();
+  std::this_thread::sleep_for(100ms);
+  interrupt();
+  const auto before = std::chrono::steady_clock::now();
+  EXPECT_NE(wait_for_driver(), 0);
+  EXPECT_LT(std::chrono::steady_clock::now() - before, 10s);
+  EXPECT_TRUE(are_gone_within(0ms));
 }
 
 }  // namespace
@@ -246,6 +295,7 @@ int main(int argc, char** argv) {
   troupe::Session session{argc, argv, troupe::process_cases()};
   troupe::session = &session;
   if (argc > 1 && std::string(argv[1]) == "--drive") return troupe::drive(session);
+  if (argc > 1 && std::string(argv[1]) == "--fit") return troupe::fit(session);
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }
