@@ -11,7 +11,7 @@
 namespace troupe::detail {
 namespace {
 
-double mean(const at::Tensor& t) { return t.to(at::kDouble).mean().item<double>(); }
+double average(const at::Tensor& t) { return t.to(at::kDouble).mean().item<double>(); }
 
 TEST(dropout, KeepsTheMeanAndDropsTheGivenShare) {
   for (const auto dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {
@@ -19,8 +19,8 @@ TEST(dropout, KeepsTheMeanAndDropsTheGivenShare) {
       set_seed(5);
       const auto x = at::ones({1000, 1003}, dtype);
       const auto y = dropout(x, p);
-      EXPECT_NEAR(mean(y.eq(0)), p, 0.002) << dtype;
-      EXPECT_NEAR(mean(y), 1, 0.01) << dtype;
+      EXPECT_NEAR(average(y.eq(0)), p, 0.002) << dtype;
+      EXPECT_NEAR(average(y), 1, 0.01) << dtype;
     }
   }
 }
@@ -29,12 +29,12 @@ TEST(dropout, DrawsOfNeighboursRowsAndCallsAreIndependent) {
   set_seed(6);
   const auto zero = dropout(at::ones({1000, 1024}), 0.5).eq(0).to(at::kDouble);
   const auto other = dropout(at::ones({1000, 1024}), 0.5).eq(0).to(at::kDouble);
-  EXPECT_NEAR(mean(zero * other), 0.25, 0.002);
+  EXPECT_NEAR(average(zero * other), 0.25, 0.002);
   for (const std::int64_t lag : {1, 2, 15, 16, 17, 31, 32, 33, 64, 512}) {
-    EXPECT_NEAR(mean(zero.narrow(1, 0, 1024 - lag) * zero.narrow(1, lag, 1024 - lag)), 0.25, 0.003)
+    EXPECT_NEAR(average(zero.narrow(1, 0, 1024 - lag) * zero.narrow(1, lag, 1024 - lag)), 0.25, 0.003)
         << lag;
   }
-  EXPECT_NEAR(mean(zero.narrow(0, 0, 999) * zero.narrow(0, 1, 999)), 0.25, 0.002);
+  EXPECT_NEAR(average(zero.narrow(0, 0, 999) * zero.narrow(0, 1, 999)), 0.25, 0.002);
   EXPECT_NEAR(zero.mean(0).max().item<double>(), 0.5, 0.08);
 }
 
