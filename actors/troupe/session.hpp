@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace troupe {
 
@@ -22,8 +23,10 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   [[nodiscard]] const TrainFunctions& functions() const noexcept;
-  /// Absolute path and arguments to start this program again with.
+  /// Absolute path of this program.
   [[nodiscard]] const std::string& program() const noexcept;
+  /// What the user started it with, program name first: ranks that are processes get the same.
+  [[nodiscard]] const std::vector<std::string>& arguments() const noexcept;
 
  private:
   struct Impl;

@@ -33,6 +33,12 @@ class Metrics {
 
   Metrics() = default;
   Metrics(std::initializer_list<Entry> entries) : entries_(entries) {}
+  /// Takes the entries as they are, as the initializer list does.
+  [[nodiscard]] static Metrics from_entries(std::vector<Entry> entries) {
+    Metrics metrics;
+    metrics.entries_ = std::move(entries);
+    return metrics;
+  }
 
   /// Adds a value, or replaces the one of that name.
   void set(Entry entry);

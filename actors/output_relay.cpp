@@ -1,0 +1,108 @@
+#include "output_relay.hpp"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <array>
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <string_view>
+
+namespace troupe::detail {
+
+namespace asio = boost::asio;
+
+namespace {
+
+constexpr std::size_t kept_lines = 20;
+constexpr std::size_t longest_line = 4000;  // with its prefix below PIPE_BUF, so that a write to a ready pipe never waits
+
+void write_line(int target, std::string_view text, const std::atomic<bool>& stopping) {
+  while (!text.empty()) {
+    pollfd ready{target, POLLOUT, 0};
+    if (poll(&ready, 1, 100) == 0) {
+      if (stopping) return;
+      continue;
+    }
+    const auto written = write(target, text.data(), text.size());
+    if (written < 0 && errno != EINTR && errno != EAGAIN) return;
+    if (written > 0) text.remove_prefix(static_cast<std::size_t>(written));
+  }
+}
+
+/// One pipe of one rank.
+class Pump : public std::enable_shared_from_this<Pump> {
+ public:
+  Pump(asio::io_context& io, Fd source, int target, std::string prefix, std::shared_ptr<LastLines> lines,
+       std::shared_ptr<void> end_notice, const std::atomic<bool>& stopping)
+      : source_(io, source.release()), target_(target), prefix_(std::move(prefix)), lines_(std::move(lines)),
+        end_notice_(std::move(end_notice)), stopping_(stopping) {}
+
+  void read() {
+    source_.async_read_some(asio::buffer(bytes_), [self = shared_from_this()](const auto& error, std::size_t size) {
+      self->take({self->bytes_.data(), size});
+      if (!error) return self->read();
+      if (!self->line_.empty()) self->pass_on();
+    });
+  }
+
+ private:
+  void take(std::string_view bytes) {
+    for (const char byte : bytes) {
+      if (byte == '\n') {
+        pass_on();
+      } else {
+        line_ += byte;
+        if (line_.size() == longest_line) pass_on();
+      }
+    }
+  }
+  void pass_on() {
+    write_line(target_, prefix_ + line_ + '\n', stopping_);
+    lines_->add(std::move(line_));
+    line_.clear();
+  }
+
+  asio::posix::stream_descriptor source_;
+  const int target_;
+  const std::string prefix_;
+  std::shared_ptr<LastLines> lines_;
+  std::shared_ptr<void> end_notice_;
+  const std::atomic<bool>& stopping_;
+  std::array<char, 4096> bytes_{};
+  std::string line_;
+};
+
+}  // namespace
+
+void LastLines::add(std::string line) {
+  const std::lock_guard lock{mutex_};
+  lines_.push_back(std::move(line));
+  if (lines_.size() > kept_lines) lines_.pop_front();
+}
+
+std::vector<std::string> LastLines::get() const {
+  const std::lock_guard lock{mutex_};
+  return {lines_.begin(), lines_.end()};
+}
+
+OutputRelay::~OutputRelay() {
+  stopping_ = true;
+  thread_.stop();
+}
+
+std::shared_ptr<LastLines> OutputRelay::watch(int rank, Fd output, Fd error, std::function<void()> ended) {
+  auto lines = std::make_shared<LastLines>();
+  // Called when the last pump lets go of it.
+  const std::shared_ptr<void> notice{nullptr, [ended = std::move(ended)](void*) { ended(); }};
+  const auto prefix = "[rank " + std::to_string(rank) + "] ";
+  auto& io = thread_.io();
+  for (auto& [source, target] : {std::pair{&output, STDOUT_FILENO}, std::pair{&error, STDERR_FILENO}}) {
+    auto pump = std::make_shared<Pump>(io, std::move(*source), target, prefix, lines, notice, stopping_);
+    asio::post(io, [pump] { pump->read(); });
+  }
+  return lines;
+}
+
+}  // namespace troupe::detail

@@ -1,0 +1,208 @@
+#include "rank_proxy.hpp"
+
+#include "link_mail.hpp"
+
+#include <caf/actor_system.hpp>
+#include <caf/stateful_actor.hpp>
+#include <cstring>
+
+namespace troupe::detail {
+
+namespace {
+
+/// The host's thread to the proxy.
+struct ProcessGone {
+  ProcessEnded end;
+};
+
+/// The proxy to itself.
+struct KillOverdue {};
+
+}  // namespace
+
+}  // namespace troupe::detail
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::detail::ProcessGone)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::detail::KillOverdue)
+
+namespace troupe::detail {
+
+namespace {
+
+std::string signal_name(int number) {
+  const char* abbreviation = sigabbrev_np(number);
+  return abbreviation ? std::string("SIG") + abbreviation : "unknown";
+}
+
+struct ProxyState {
+  static inline const char* name = "troupe.rank_proxy";
+
+  caf::event_based_actor* self = nullptr;
+  caf::actor group;
+  std::shared_ptr<ProcessHost> host;
+  std::shared_ptr<HostedRank> hosted;
+  Attempt attempt = 0;
+  int rank = 0;
+  std::chrono::milliseconds stop_grace{};
+  bool has_started = false;
+  bool was_killed = false;
+  std::optional<RunError> own_error;  // why the proxy ended it
+  std::optional<RankDone> done;
+  std::optional<RankLost> lost;
+
+  ~ProxyState() {
+    if (hosted) hosted->kill();
+  }
+
+  template <class Order>
+  void tell_rank(const Order& order) {
+    if (order.attempt != attempt || !hosted) return;
+    if (const auto sent = hosted->send(order); !sent.ok()) end_with(sent.code(), sent.text());
+  }
+
+  template <class News>
+  bool is_mine(const News& news) {
+    if (news.attempt == attempt && news.rank == rank) return true;
+    end_with(Errc::ProtocolError, "the process of rank " + std::to_string(rank) + " spoke for rank " +
+                                      std::to_string(news.rank) + " of attempt " + std::to_string(news.attempt));
+    return false;
+  }
+
+  template <class News>
+  void tell_group(News news) {
+    if (is_mine(news)) self->send(group, std::move(news));
+  }
+
+  void kill() {
+    was_killed = true;
+    if (hosted) hosted->kill();
+  }
+
+  void end_with(Errc code, const std::string& message) {
+    if (!own_error) {
+      own_error.emplace();
+      own_error->code = code;
+      own_error->message = message;
+    }
+    kill();
+  }
+
+  void abort(const AbortRank& order) {
+    if (order.attempt != attempt || !hosted) return;
+    if (!own_error) {
+      own_error.emplace();
+      own_error->code = Errc::Aborted;
+      own_error->message = order.reason;
+    }
+    if (!has_started) return kill();  // nothing of the user's runs yet
+    (void)hosted->send(order);
+    kill_later();
+  }
+
+  void kill_later() { self->delayed_send(self, stop_grace, KillOverdue{}); }
+
+  // The first news that explains the end: the rank's own, else how its process ended, unless this side ended it.
+  RunError cause_of(const ProcessEnded& end) const {
+    if (lost) return lost->error;
+    if (own_error && (was_killed || own_error->code != Errc::Aborted)) return *own_error;
+    RunError error;
+    const auto who = "the process of rank " + std::to_string(rank);
+    if (!end.start.ok()) {
+      error.code = end.start.code();
+      error.message = end.start.text();
+    } else if (!end.link.ok()) {
+      error.code = end.link.code();
+      error.message = who + ": " + end.link.text();
+    } else if (end.status.by_signal) {
+      error.code = Errc::RankKilled;
+      error.signal = end.status.value;
+      error.message = who + " was killed by signal " + std::to_string(end.status.value) + " (" +
+                      signal_name(end.status.value) + ")";
+    } else {
+      error.code = Errc::RankExited;
+      if (end.status.value >= 0) error.exit_code = end.status.value;
+      error.message = who + " ended" +
+                      (end.status.value >= 0 ? " with exit code " + std::to_string(end.status.value) : std::string()) +
+                      " before its train function returned";
+    }
+    return error;
+  }
+
+  // Nothing of the rank is left: the last news, and the host is let go before it.
+  void ended(const ProcessEnded& end) {
+    hosted.reset();
+    if (done && !lost) {
+      host.reset();
+      self->send(group, std::move(*done));
+    } else {
+      auto error = cause_of(end);
+      error.rank = rank;
+      error.last_lines = end.last_lines;
+      if (error.code != Errc::Aborted) host->abort("rank " + std::to_string(rank) + " failed: " + error.message);
+      host.reset();
+      self->send(group, RankLost{attempt, rank, std::move(error)});
+    }
+    self->quit();
+  }
+
+  void start() {
+    const auto me = caf::actor_cast<caf::actor>(self);
+    ProcessHost::Handlers handlers;
+    handlers.arrived = [me](LinkMessage message) { deliver(me, std::move(message)); };
+    handlers.ended = [me](ProcessEnded end) { caf::anon_send(me, ProcessGone{std::move(end)}); };
+    hosted = host->start(rank, std::move(handlers));
+  }
+};
+
+using ProxyActor = caf::stateful_actor<ProxyState>;
+
+caf::behavior proxy(ProxyActor* self, std::shared_ptr<ProcessHost> host, const caf::actor& group, const RunRank& spec,
+                    std::chrono::milliseconds stop_grace) {
+  auto& state = self->state;
+  state.self = self;
+  state.group = group;
+  state.host = std::move(host);
+  state.attempt = spec.attempt;
+  state.rank = spec.rank;
+  state.stop_grace = stop_grace;
+  self->link_to(group);
+  // The group is gone: the process is killed, and nobody hears of it.
+  self->set_exit_handler([&state](const caf::exit_msg&) { state.end_with(Errc::Aborted, "the group has ended"); });
+  state.start();
+  return {
+      [&state](const RunRank& order) { state.tell_rank(order); },
+      [&state](const CountForStop& order) { state.tell_rank(order); },
+      [&state](const StopAfter& order) { state.tell_rank(order); },
+      [&state](const BarrierPassed& order) { state.tell_rank(order); },
+      [&state](const AbortRank& order) { state.abort(order); },
+      [&state](KillOverdue) { state.kill(); },
+      [&state](const RankStarted& news) {
+        state.has_started = true;
+        state.tell_group(news);
+      },
+      [&state](const Reported& news) { state.tell_group(news); },
+      [&state](const Progressed& news) { state.tell_group(news); },
+      [&state](const BarrierReached& news) { state.tell_group(news); },
+      [&state](const StopCounted& news) { state.tell_group(news); },
+      [&state](const RankDone& news) {
+        if (!state.is_mine(news)) return;
+        state.done = news;
+        state.kill_later();
+      },
+      [&state](const RankLost& news) {
+        if (!state.is_mine(news)) return;
+        state.lost = news;
+        state.kill_later();
+      },
+      [&state](const ProcessGone& gone) { state.ended(gone.end); },
+  };
+}
+
+}  // namespace
+
+caf::actor spawn_rank_proxy(caf::actor_system& system, std::shared_ptr<ProcessHost> host, caf::actor group,
+                            const RunRank& spec, std::chrono::milliseconds stop_grace) {
+  return system.spawn(proxy, std::move(host), std::move(group), spec, stop_grace);
+}
+
+}  // namespace troupe::detail

@@ -1,0 +1,31 @@
+#include "rank_process.hpp"
+
+#include <troupe/session.hpp>
+
+#include <filesystem>
+#include <system_error>
+
+namespace troupe {
+
+struct Session::Impl {
+  TrainFunctions functions;
+  std::string program;
+  std::vector<std::string> arguments;
+};
+
+Session::Session(int argc, char** argv, TrainFunctions functions) : impl_(std::make_unique<Impl>()) {
+  impl_->functions = std::move(functions);
+  impl_->arguments.assign(argv, argv + argc);
+  if (const auto start = detail::take_rank_start()) detail::run_rank_process(*start, impl_->functions);
+  std::error_code no_proc;
+  impl_->program = std::filesystem::read_symlink("/proc/self/exe", no_proc).string();
+  if (no_proc) impl_->program = std::filesystem::absolute(argc > 0 ? argv[0] : "").string();
+}
+
+Session::~Session() = default;
+
+const TrainFunctions& Session::functions() const noexcept { return impl_->functions; }
+const std::string& Session::program() const noexcept { return impl_->program; }
+const std::vector<std::string>& Session::arguments() const noexcept { return impl_->arguments; }
+
+}  // namespace troupe
