@@ -6,22 +6,6 @@ namespace troupe {
 
 namespace {
 
-/// The keeper to itself: reports wait to be written.
-struct FlushDue {};
-
-}  // namespace
-
-}  // namespace troupe
-
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::FlushDue)
-
-namespace troupe {
-
-namespace {
-
-// Reports reach the file in batches: a line that waits this long costs nothing, a write for each line would.
-constexpr std::chrono::milliseconds flush_period{50};
-
 struct KeeperState {
   static inline const char* name = "troupe.keeper";
 
@@ -30,7 +14,6 @@ struct KeeperState {
   std::unique_ptr<RunStorage> storage;
   RunConfig run;
   std::vector<CheckpointRecord> records;
-  bool flush_set = false;
 
   // Runs disk work; what it throws becomes news.
   template <class F>
@@ -51,15 +34,12 @@ struct KeeperState {
     self->send(trainer, RunOpened{storage->name(), storage->path().string(), storage->found()});
   }
 
-  void keep(const ReportRecord& report) {
-    storage->append(report);
-    if (flush_set) return;
-    flush_set = true;
-    self->delayed_send(self, flush_period, FlushDue{});
+  void keep(const std::vector<ReportRecord>& reports) {
+    for (const auto& report : reports) storage->append(report);
+    storage->flush();
   }
 
   void commit(const CompleteCheckpoint& checkpoint) {
-    storage->flush();
     CheckpointKept kept{storage->commit(checkpoint), {}};
     records.push_back(kept.checkpoint);
     for (const auto index : checkpoints_to_delete(records, run.checkpoint)) {
@@ -85,16 +65,9 @@ caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf:
   self->set_exit_handler([self](const caf::exit_msg&) { self->quit(); });
   return {
       [&state](const OpenRun& order) { state.guarded([&] { state.open(order); }); },
-      [&state](const KeepReport& order) { state.guarded([&] { state.keep(order.report); }); },
+      [&state](const KeepReports& order) { state.guarded([&] { state.keep(order.reports); }); },
       [&state](const CommitCheckpoint& order) { state.guarded([&] { state.commit(order.checkpoint); }); },
-      [&state](SettleRun) {
-        state.guarded([&] { state.storage->flush(); });
-        state.self->send(state.trainer, RunSettled{});
-      },
-      [&state](FlushDue) {
-        state.flush_set = false;
-        state.guarded([&] { state.storage->flush(); });
-      },
+      [&state](SettleRun) { state.self->send(state.trainer, RunSettled{}); },
       [self, &state](const FinishRun& order) {
         state.guarded([&] { state.finish(order.result); });
         self->quit();

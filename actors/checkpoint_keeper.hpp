@@ -16,8 +16,8 @@ struct OpenRun {
 };
 
 /// Add to reports.jsonl. No answer.
-struct KeepReport {
-  ReportRecord report;
+struct KeepReports {
+  std::vector<ReportRecord> reports;
 };
 
 /// Answered by CheckpointKept or StorageFailed.
@@ -62,7 +62,7 @@ struct StorageFailed {
 }  // namespace troupe
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::OpenRun)
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepReport)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepReports)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CommitCheckpoint)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::SettleRun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::FinishRun)

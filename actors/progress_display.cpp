@@ -27,7 +27,9 @@ struct ValueText {
 };
 
 std::string part(const char* name, std::int64_t value, std::int64_t of) {
-  return std::string(name) + " " + std::to_string(value) + (of > 0 ? "/" + std::to_string(of) : "");
+  auto text = std::string(name) + " " + std::to_string(value);
+  if (of > 0) text.append("/").append(std::to_string(of));
+  return text;
 }
 
 }  // namespace
@@ -55,7 +57,10 @@ std::string describe(const Progress& progress, std::optional<std::chrono::second
 
 std::string describe(const Metrics& metrics) {
   std::string text;
-  for (const auto& [name, value] : metrics) text += (text.empty() ? "" : " ") + name + "=" + std::visit(ValueText{}, value);
+  for (const auto& [name, value] : metrics) {
+    if (!text.empty()) text += ' ';
+    text.append(name).append("=").append(std::visit(ValueText{}, value));
+  }
   return text;
 }
 

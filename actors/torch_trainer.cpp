@@ -7,6 +7,7 @@
 
 #include <caf/all.hpp>
 #include <exception>
+#include <system_error>
 
 namespace troupe {
 
@@ -91,7 +92,7 @@ TorchTrainer::TorchTrainer(const Session& session, std::string train_function, C
                                     (nearest.empty() ? "the session has: " + list : "did you mean '" + nearest + "'?")};
 }
 
-Result TorchTrainer::fit() {
+Result TorchTrainer::fit() try {
   SystemConfig config;
   caf::actor_system system{config};
   Listener listener{system, options_};
@@ -100,6 +101,12 @@ Result TorchTrainer::fit() {
     caf::anon_send(trainer, StopRun{signal == SIGINT ? "interrupted (Ctrl-C)" : "terminated (SIGTERM)"});
   }};
   return listener.run_to_end(trainer);
+} catch (const std::system_error& error) {
+  Result result;
+  result.error.emplace();
+  result.error->code = Errc::StartFailed;
+  result.error->message = "cannot start the trainer's threads (limit on threads, ulimit -u?): " + std::string(error.what());
+  return result;
 }
 
 }  // namespace troupe

@@ -32,7 +32,11 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
       [&state](RunSettled) { state.settled(); },
       [&state](RunFinished) { state.finished(); },
       [&state](const StorageFailed& news) { state.storage_failed(news); },
-      // its own timer
+      // its own timers
+      [&state](KeepDue) {
+        state.keep_due = false;
+        state.keep_reports();
+      },
       [&state](RetryDue timer) { state.retry(timer.attempt); },
   };
 }

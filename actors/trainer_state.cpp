@@ -6,6 +6,13 @@
 
 namespace troupe {
 
+namespace {
+
+// Reports reach the keeper in batches: waking it, and the disk, for each would cost more than all the rest.
+constexpr std::chrono::milliseconds keep_period{50};
+
+}  // namespace
+
 bool TrainerState::is_stale(Attempt of) {
   if (of == attempt && group) return false;
   ++stale;
@@ -24,6 +31,7 @@ void TrainerState::opened(RunOpened news) {
   run_name = news.name;
   result.path = news.path;
   result.history = std::move(news.contents.history);
+  num_kept = result.history.size();
   result.checkpoints = std::move(news.contents.checkpoints);
   warnings = std::move(news.contents.warnings);
   next_report_index = news.contents.next_report_index;
@@ -58,16 +66,25 @@ void TrainerState::reported(Reported news) {
   ReportRecord record{news.attempt, news.rank, news.index, since.count(), std::move(news.metrics), std::nullopt};
   if (news.checkpoint) record.checkpoint = Checkpoint{result.path / checkpoint_name(news.index)};
   result.history.push_back(record);
-  self->send(keeper, KeepReport{record});
-  tell_listeners(ReportArrived{record});
+  if (!std::exchange(keep_due, true)) self->delayed_send(self, keep_period, KeepDue{});
+  tell_listeners(ReportArrived{std::move(record)});
   if (!news.checkpoint) return;
+  const auto& metrics = result.history.back().metrics;
   try {
-    if (auto complete = assembly.add(news.rank, news.index, record.metrics, *news.checkpoint, news.num_writers)) {
+    if (auto complete = assembly.add(news.rank, news.index, metrics, *news.checkpoint, news.num_writers)) {
+      keep_reports();
       self->send(keeper, CommitCheckpoint{std::move(*complete)});
     }
   } catch (const Failure& failure) {
     fail(failure.code(), failure.what());
   }
+}
+
+void TrainerState::keep_reports() {
+  const auto begin = result.history.begin() + static_cast<std::ptrdiff_t>(num_kept);
+  if (begin == result.history.end() || phase == Phase::Finishing) return;
+  self->send(keeper, KeepReports{{begin, result.history.end()}});
+  num_kept = result.history.size();
 }
 
 void TrainerState::checkpoint_kept(const CheckpointKept& news) {
@@ -110,6 +127,7 @@ void TrainerState::group_ended(const GroupEnded& news) {
   assembly.clear();
   verdict = after_group_ended(last_error, stop_requests > 0, failures, setup.run.failure);
   phase = Phase::Settling;
+  keep_reports();
   self->send(keeper, SettleRun{});
 }
 

@@ -28,6 +28,9 @@ struct RetryDue {
   Attempt attempt;
 };
 
+/// The Trainer to itself: reports wait to be kept.
+struct KeepDue {};
+
 /// One run. The machine: Opening → Running → Settling → (Pausing → Running …) → Finishing.
 /// Opening: the keeper opens the directory. Running: a WorkerGroup carries out an attempt. Settling: it has ended, the
 /// keeper commits what was reported. Pausing: before another attempt. Finishing: the keeper writes the result.
@@ -45,6 +48,8 @@ struct TrainerState {
   Result result;
   std::string run_name;
   std::uint64_t next_report_index = 0;
+  std::size_t num_kept = 0;  // reports of the history that the keeper has
+  bool keep_due = false;     // a KeepDue is on its way
   std::vector<std::string> warnings, unused_config_keys;
   CheckpointAssembly assembly;
   std::optional<RunError> own_error;   // of the run's storage, or of what ranks reported
@@ -59,6 +64,7 @@ struct TrainerState {
   void opened(RunOpened news);
   void stop(const std::string& reason);
   void reported(Reported news);
+  void keep_reports();
   void checkpoint_kept(const CheckpointKept& news);
   void group_ended(const GroupEnded& news);
   void settled();
@@ -84,3 +90,4 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
 }  // namespace troupe
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::RetryDue)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepDue)

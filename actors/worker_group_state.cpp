@@ -231,7 +231,7 @@ void GroupState::exited(const caf::exit_msg& exit) {
 void GroupState::finish() {
   if (!trainer) return;
   placer.reset();
-  GroupEnded news{order.attempt, first_cause(errors), {}};
+  GroupEnded news{order.attempt, first_cause(errors, returned), {}};
   if (errors.empty() && unused_keys) news.unused_config_keys.assign(unused_keys->begin(), unused_keys->end());
   self->send(trainer, std::move(news));
   trainer = nullptr;

@@ -39,12 +39,17 @@ const LoaderState* Accelerator::Impl::ending_loader() const {
 
 nlohmann::ordered_json Accelerator::Impl::loader_state() const {
   auto state = nlohmann::ordered_json::array();
-  for (const auto* loader : loaders) state.push_back({{"epoch", loader->epoch()}});
+  for (const auto* loader : loaders) {
+    const auto position = loader->position();
+    state.push_back({{"epoch", position.epoch}, {"num_batches", position.num_batches}});
+  }
   return state;
 }
 
 void Accelerator::Impl::load_loader_state(const nlohmann::ordered_json& state) {
-  for (std::size_t l = 0; l < loaders.size(); ++l) loaders[l]->set_epoch(state[l].at("epoch").get<std::int64_t>());
+  for (std::size_t l = 0; l < loaders.size(); ++l) {
+    loaders[l]->resume({state[l].at("epoch").get<std::int64_t>(), state[l].at("num_batches").get<std::int64_t>()});
+  }
 }
 
 }  // namespace troupe

@@ -72,7 +72,9 @@ DdpEngine::DdpEngine(Communicator& communicator, NamedTensors params, NamedTenso
     if (torch::autograd::impl::post_acc_grad_hooks(tensor)) {
       throw Failure{Errc::InvalidArgument, "prepare: parameter " + name + " has a gradient hook already: was its model prepared before?"};
     }
-    params_.push_back({.name = name, .tensor = tensor});
+    auto& param = params_.emplace_back();
+    param.name = name;
+    param.tensor = tensor;
   }
   // Peers that are processes reach only memory of `allocate` without staging.
   const bool any_memory = communicator.name() != "shared_memory";
@@ -97,26 +99,25 @@ DdpEngine::~DdpEngine() {
 }
 
 void DdpEngine::add_bucket(BucketPlan plan) {
-  Bucket bucket{.plan = std::move(plan)};
-  for (const auto i : bucket.plan.params) params_[i].bucket = buckets_.size();
-  if (!bucket.plan.in_place) {
-    const auto type = params_[bucket.plan.params.front()].tensor.scalar_type();
-    const auto step = alignment_bytes / static_cast<std::int64_t>(c10::elementSize(type));
-    const auto padded = [step](std::int64_t n) { return (n + step - 1) / step * step; };
-    std::int64_t total = 0;
-    for (const auto i : bucket.plan.params) total += padded(params_[i].tensor.numel());
-    bucket.flat = communicator_tensor(communicator_, total, type);
-    std::int64_t at = 0;
-    for (const auto i : bucket.plan.params) {
-      auto& param = params_[i];
-      const auto& t = param.tensor;
-      // Autograd wants gradients laid out as their parameter.
-      param.view = t.is_non_overlapping_and_dense() ? bucket.flat.as_strided(t.sizes(), t.strides(), at)
-                                                    : bucket.flat.narrow(0, at, t.numel()).view(t.sizes());
-      at += padded(t.numel());
-    }
+  auto& bucket = buckets_.emplace_back();
+  bucket.plan = std::move(plan);
+  for (const auto i : bucket.plan.params) params_[i].bucket = buckets_.size() - 1;
+  if (bucket.plan.in_place) return;
+  const auto type = params_[bucket.plan.params.front()].tensor.scalar_type();
+  const auto step = alignment_bytes / static_cast<std::int64_t>(c10::elementSize(type));
+  const auto padded = [step](std::int64_t n) { return (n + step - 1) / step * step; };
+  std::int64_t total = 0;
+  for (const auto i : bucket.plan.params) total += padded(params_[i].tensor.numel());
+  bucket.flat = communicator_tensor(communicator_, total, type);
+  std::int64_t at = 0;
+  for (const auto i : bucket.plan.params) {
+    auto& param = params_[i];
+    const auto& t = param.tensor;
+    // Autograd wants gradients laid out as their parameter.
+    param.view = t.is_non_overlapping_and_dense() ? bucket.flat.as_strided(t.sizes(), t.strides(), at)
+                                                  : bucket.flat.narrow(0, at, t.numel()).view(t.sizes());
+    at += padded(t.numel());
   }
-  buckets_.push_back(std::move(bucket));
 }
 
 void DdpEngine::begin() {

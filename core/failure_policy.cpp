@@ -1,4 +1,5 @@
 #include <troupe/failure_policy.hpp>
+#include <troupe/group_rules.hpp>
 
 #include <algorithm>
 
@@ -38,11 +39,17 @@ std::chrono::milliseconds retry_delay(int failures) noexcept {
   return std::chrono::milliseconds{std::min(10'000, 100 << std::clamp(failures, 0, 7))};
 }
 
-std::optional<RunError> first_cause(const std::vector<RunError>& errors) {
+std::optional<RunError> first_cause(const std::vector<RunError>& errors, const std::set<int>& returned) {
   if (errors.empty()) return std::nullopt;
   const auto cause = std::find_if(errors.begin(), errors.end(),
                                   [](const RunError& error) { return error.code != Errc::Aborted; });
-  return cause == errors.end() ? errors.front() : *cause;
+  if (cause != errors.end()) return *cause;
+  auto echo = errors.front();
+  if (!returned.empty()) {
+    echo.code = Errc::CollectiveMismatch;
+    echo.message = "the train function of " + name_ranks(returned) + " returned early: " + echo.message;
+  }
+  return echo;
 }
 
 }  // namespace troupe

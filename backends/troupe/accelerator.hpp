@@ -35,8 +35,8 @@ struct AcceleratorOptions {
   Precision mixed_precision = Precision::No;
   int gradient_accumulation_steps = 1;
   bool sync_with_dataloader = true;  ///< the last batch of an epoch always ends its accumulation window
-  DataLoaderConfiguration dataloader;
-  DistributedDataParallelKwargs ddp;
+  DataLoaderConfiguration dataloader{};
+  DistributedDataParallelKwargs ddp{};
 };
 
 /// Ends something at the end of a scope.

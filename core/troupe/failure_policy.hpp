@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -32,8 +33,10 @@ struct Verdict {
 /// Whether an error with this code may vanish when the same thing is tried again.
 [[nodiscard]] bool worth_retrying(Errc code) noexcept;
 
-/// The rank that failed by itself: the first whose error is not the echo of another's (Aborted). Of errors that
-/// came in this order; the first when all are echoes.
-[[nodiscard]] std::optional<RunError> first_cause(const std::vector<RunError>& errors);
+/// Why a group failed: the first error that is not the echo of another (Aborted). When all are echoes and some ranks
+/// have returned, those returned early, and the others waited for them: CollectiveMismatch, which says so.
+/// @param errors   in order of arrival.
+/// @param returned ranks whose train function returned.
+[[nodiscard]] std::optional<RunError> first_cause(const std::vector<RunError>& errors, const std::set<int>& returned);
 
 }  // namespace troupe

@@ -94,7 +94,7 @@ TEST(bert, DropoutComesFromTheRanksGenerator) {
   EXPECT_EQ(difference(model(input).logits_BC, first), 0);
 }
 
-TEST(bert, DropoutKeepsTheMeanAndTheUnfusedAttentionTheNumbers) {
+TEST(bert, TheUnfusedAttentionGivesTheFusedNumbers) {
   auto config = tiny();
   config.hidden_dropout_prob = 0;
   config.attention_probs_dropout_prob = 1e-9;  // takes the path with a mask, drops nothing

@@ -1,0 +1,250 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "../../actors/trainer_state.hpp"
+#include "scenario.hpp"
+
+namespace troupe {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+/// A Trainer under virtual time; the test plays its keeper, its listener and its ranks.
+class TrainerTest : public testing::Test {
+ protected:
+  VirtualTime time_;
+  std::shared_ptr<Inbox> keeper_ = std::make_shared<Inbox>();
+  std::shared_ptr<Inbox> listener_ = std::make_shared<Inbox>();
+  std::shared_ptr<InboxPlacer::Shared> ranks_ = std::make_shared<InboxPlacer::Shared>();
+  caf::actor keeper_actor_, listener_actor_ = time_.spawn_inbox(listener_), trainer_;
+  TrainerSetup setup_;
+  RunContents contents_;
+
+  void SetUp() override {
+    setup_.function = "train";
+    setup_.config_json = "{}";
+    setup_.listeners = {listener_actor_};
+    setup_.make_placer = [this](const StartGroup&) { return std::make_unique<InboxPlacer>(time_, ranks_); };
+    setup_.spawn_keeper = [this](caf::actor_system&, const caf::actor& trainer) {
+      return keeper_actor_ = time_.spawn_inbox(keeper_, trainer);
+    };
+  }
+  void TearDown() override {
+    for (const auto& actor : {trainer_, keeper_actor_, listener_actor_}) {
+      if (actor) caf::anon_send_exit(actor, caf::exit_reason::kill);
+    }
+    time_.settle();
+    ranks_->actors.clear();
+  }
+
+  template <class Message>
+  void send(Message message) {
+    caf::anon_send(trainer_, std::move(message));
+    time_.settle();
+  }
+  void tell_group(int rank, std::optional<RunError> error) {
+    const auto order = rank_order_.at(static_cast<std::size_t>(rank));
+    if (error) {
+      send_as_rank(RankLost{order.attempt, rank, *error});
+    } else {
+      send_as_rank(RankDone{order.attempt, rank, 0, {}});
+    }
+  }
+  template <class Message>
+  void send_as_rank(Message message) {
+    caf::anon_send(group(), std::move(message));
+    time_.settle();
+  }
+  caf::actor group() {
+    return dynamic_cast<caf::stateful_actor<TrainerState>&>(*caf::actor_cast<caf::abstract_actor*>(trainer_)).state.group;
+  }
+  void begin() {
+    trainer_ = time_.system().spawn(trainer_behavior, setup_);
+    time_.settle();
+    ASSERT_TRUE(keeper_->take<OpenRun>());
+    send(RunOpened{"run", "/runs/run", contents_});
+    take_orders();
+  }
+  void take_orders() {
+    rank_order_.clear();
+    for (auto& rank : ranks_->ranks) rank_order_.push_back(*rank->take<RunRank>());
+  }
+  void lose(int rank, Errc code, const std::string& text) {
+    RunError error;
+    error.code = code;
+    error.message = text;
+    tell_group(rank, error);
+  }
+  void settle_run() {
+    ASSERT_TRUE(keeper_->take<SettleRun>());
+    send(RunSettled{});
+  }
+  Result end() {
+    const auto finish = keeper_->take<FinishRun>();
+    if (!finish) throw std::runtime_error{"the trainer does not finish"};
+    send(RunFinished{});
+    return listener_->take<RunEnded>().value().result;
+  }
+  CheckpointRecord record(std::uint64_t index) { return {Checkpoint{"/runs/run/" + checkpoint_name(index)}, {}, index}; }
+
+  std::vector<RunRank> rank_order_;
+};
+
+TEST_F(TrainerTest, RunsOneAttemptToItsEnd) {
+  begin();
+  EXPECT_EQ(listener_->take<RunStarted>()->path, "/runs/run");
+  EXPECT_EQ(rank_order_[0].attempt, 1u);
+  EXPECT_EQ(rank_order_[0].run_directory, "/runs/run");
+  EXPECT_FALSE(rank_order_[0].resume_checkpoint);
+  send_as_rank(Reported{1, 0, 0, Metrics{{"loss", 0.5}}, {}, 1});
+  EXPECT_EQ(listener_->take<ReportArrived>()->report.metrics, (Metrics{{"loss", 0.5}}));
+  tell_group(0, {});
+  EXPECT_EQ(keeper_->take<KeepReports>()->reports.size(), 1u);
+  settle_run();
+  const auto result = end();
+  EXPECT_TRUE(result.ok());
+  EXPECT_FALSE(result.stopped_early);
+  EXPECT_EQ(result.metrics, (Metrics{{"loss", 0.5}}));
+  EXPECT_EQ(result.history.size(), 1u);
+}
+
+TEST_F(TrainerTest, KeepsReportsInBatchesOfFiftyMilliseconds) {
+  begin();
+  for (std::uint64_t i = 0; i < 3; ++i) send_as_rank(Reported{1, 0, i, {}, {}, 1});
+  EXPECT_FALSE(keeper_->take<KeepReports>());
+  time_.advance(50ms, 10ms);
+  EXPECT_EQ(keeper_->take<KeepReports>()->reports.size(), 3u);
+  send_as_rank(Reported{1, 0, 3, {}, {}, 1});
+  time_.advance(50ms, 10ms);
+  EXPECT_EQ(keeper_->take<KeepReports>()->reports.front().index, 3u);
+  time_.advance(500ms, 10ms);
+  EXPECT_FALSE(keeper_->take<KeepReports>());
+}
+
+TEST_F(TrainerTest, CommitsACheckpointWhenItsLastWriterHasReported) {
+  setup_.scaling.num_workers = 2;
+  begin();
+  send_as_rank(Reported{1, 0, 0, {}, "/s/a", 2});
+  EXPECT_FALSE(keeper_->take<CommitCheckpoint>());
+  send_as_rank(Reported{1, 1, 0, {}, "/s/b", 2});
+  EXPECT_EQ(keeper_->take<CommitCheckpoint>()->checkpoint.directories.size(), 2u);
+  send(CheckpointKept{record(0), {}});
+  EXPECT_EQ(listener_->take<CheckpointCommitted>()->checkpoint.index, 0u);
+}
+
+TEST_F(TrainerTest, ForgetsCheckpointsThatRetentionRemoved) {
+  begin();
+  send(CheckpointKept{record(0), {}});
+  send(CheckpointKept{record(1), {0}});
+  tell_group(0, {});
+  settle_run();
+  const auto result = end();
+  ASSERT_EQ(result.checkpoints.size(), 1u);
+  EXPECT_EQ(result.checkpoint->index, 1u);
+}
+
+TEST_F(TrainerTest, FailsWhenAWriterOfACheckpointNeverReported) {
+  setup_.scaling.num_workers = 2;
+  begin();
+  send_as_rank(Reported{1, 0, 0, {}, "/s/a", 2});
+  tell_group(0, {});
+  tell_group(1, {});
+  settle_run();
+  EXPECT_THAT(end().error->message, HasSubstr("1 of 2 writers came (rank 0)"));
+}
+
+TEST_F(TrainerTest, GoesOnFromTheLatestCheckpointOfAnEarlierRun) {
+  contents_.checkpoints = {record(3), record(4)};
+  contents_.next_report_index = 6;
+  contents_.next_attempt = 3;
+  begin();
+  EXPECT_EQ(rank_order_[0].resume_checkpoint, "/runs/run/checkpoint_000004");
+  EXPECT_EQ(rank_order_[0].first_report_index, 6u);
+  EXPECT_EQ(rank_order_[0].attempt, 3u);
+}
+
+TEST_F(TrainerTest, StartsAgainFromTheNewestCheckpointAfterAPause) {
+  setup_.run.failure.max_failures = 1;
+  begin();
+  send_as_rank(Reported{1, 0, 0, {}, "/s/a", 1});
+  lose(0, Errc::TrainFunctionFailed, "boom");
+  send(CheckpointKept{record(0), {}});
+  settle_run();
+  time_.advance(90ms, 10ms);
+  EXPECT_EQ(listener_->count<RunStarted>(), 1);
+  time_.advance(20ms, 10ms);
+  EXPECT_EQ(listener_->count<RunStarted>(), 2);
+  take_orders();
+  EXPECT_EQ(rank_order_[0].attempt, 2u);
+  EXPECT_EQ(rank_order_[0].resume_checkpoint, "/runs/run/checkpoint_000000");
+  EXPECT_EQ(rank_order_[0].first_report_index, 1u);
+  lose(0, Errc::TrainFunctionFailed, "boom again");
+  settle_run();
+  EXPECT_EQ(end().error->message, "boom again");
+}
+
+TEST_F(TrainerTest, DropsReportsOfAnotherAttempt) {
+  begin();
+  send(Reported{7, 0, 0, {}, "/s/a", 1});
+  EXPECT_FALSE(listener_->take<ReportArrived>());
+  EXPECT_FALSE(keeper_->take<CommitCheckpoint>());
+}
+
+TEST_F(TrainerTest, StopsSoftlyFirstAndHardTheSecondTime) {
+  begin();
+  send(StopRun{"ctrl-c"});
+  EXPECT_TRUE(ranks_->ranks[0]->take<CountForStop>());
+  EXPECT_FALSE(ranks_->ranks[0]->take<AbortRank>());
+  send(StopRun{"ctrl-c again"});
+  EXPECT_EQ(ranks_->ranks[0]->take<AbortRank>()->reason, "ctrl-c again");
+  lose(0, Errc::Aborted, "ctrl-c again");
+  settle_run();
+  const auto result = end();
+  EXPECT_TRUE(result.stopped_early);
+  EXPECT_FALSE(result.error);
+  EXPECT_EQ(result.exit_code(), 130);
+}
+
+TEST_F(TrainerTest, DoesNotStartAgainOnceAskedToStop) {
+  setup_.run.failure.max_failures = -1;
+  begin();
+  lose(0, Errc::RankKilled, "killed");
+  settle_run();
+  send(StopRun{});
+  EXPECT_TRUE(end().stopped_early);
+}
+
+TEST_F(TrainerTest, EndsWhenTheRunCannotBeOpened) {
+  trainer_ = time_.system().spawn(trainer_behavior, setup_);
+  time_.settle();
+  send(StorageFailed{Errc::AlreadyExists, "taken"});
+  const auto result = listener_->take<RunEnded>().value().result;
+  EXPECT_EQ(result.error->code, Errc::AlreadyExists);
+  EXPECT_EQ(result.error->message, "taken");
+}
+
+TEST_F(TrainerTest, EndsTheRanksWhenStorageFails) {
+  begin();
+  send(StorageFailed{Errc::StorageUnavailable, "disk full"});
+  EXPECT_EQ(ranks_->ranks[0]->take<AbortRank>()->reason, "disk full");
+  lose(0, Errc::Aborted, "disk full");
+  settle_run();
+  const auto result = end();
+  EXPECT_EQ(result.error->code, Errc::StorageUnavailable);
+  EXPECT_FALSE(result.stopped_early);
+}
+
+TEST_F(TrainerTest, EndsTheRunFirstWhenAskedToExit) {
+  begin();
+  caf::anon_send_exit(trainer_, caf::exit_reason::user_shutdown);
+  time_.settle();
+  EXPECT_TRUE(ranks_->ranks[0]->take<AbortRank>());
+  lose(0, Errc::Aborted, "exit");
+  settle_run();
+  EXPECT_TRUE(end().stopped_early);
+}
+
+}  // namespace
+}  // namespace troupe

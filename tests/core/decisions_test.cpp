@@ -1,0 +1,189 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <troupe/errors.hpp>
+#include <troupe/failure_policy.hpp>
+#include <troupe/group_rules.hpp>
+#include <troupe/retention.hpp>
+
+namespace troupe {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+RunError error(Errc code, const std::string& message = "", std::optional<int> rank = {}) {
+  RunError made;
+  made.code = code;
+  made.message = message;
+  made.rank = rank;
+  return made;
+}
+
+CheckpointRecord record(std::uint64_t index, std::optional<double> score) {
+  CheckpointRecord made;
+  made.index = index;
+  if (score) made.metrics.set({"acc", *score});
+  return made;
+}
+
+CheckpointConfig keep(std::optional<int> num, const char* order = "max", bool scored = true) {
+  CheckpointConfig config;
+  config.num_to_keep = num;
+  config.checkpoint_score_order = order;
+  if (scored) config.checkpoint_score_attribute = "acc";
+  return config;
+}
+
+TEST(AfterGroupEnded, FinishesWhenEveryRankReturned) {
+  EXPECT_EQ(after_group_ended({}, false, 0, {}).step, NextStep::Finish);
+}
+
+TEST(AfterGroupEnded, RetriesUntilMaxFailures) {
+  const auto lost = error(Errc::RankKilled);
+  EXPECT_EQ(after_group_ended(lost, false, 0, {2}).step, NextStep::Retry);
+  EXPECT_EQ(after_group_ended(lost, false, 1, {2}).step, NextStep::Retry);
+  const auto last = after_group_ended(lost, false, 2, {2});
+  EXPECT_EQ(last.step, NextStep::Fail);
+  EXPECT_EQ(last.reason, "failed 3 times, max_failures is 2");
+}
+
+TEST(AfterGroupEnded, NeverGivesUpWithMinusOne) {
+  EXPECT_EQ(after_group_ended(error(Errc::RankKilled), false, 100'000, {-1}).step, NextStep::Retry);
+}
+
+TEST(AfterGroupEnded, DoesNotRetryWhatCannotGetBetterNorWhatWasStopped) {
+  EXPECT_EQ(after_group_ended(error(Errc::InvalidConfig), false, 0, {-1}).step, NextStep::Fail);
+  EXPECT_EQ(after_group_ended(error(Errc::StorageUnavailable), false, 0, {-1}).step, NextStep::Fail);
+  EXPECT_EQ(after_group_ended(error(Errc::RankKilled), true, 0, {-1}).step, NextStep::Fail);
+}
+
+TEST(RetryDelay, DoublesUpToTenSeconds) {
+  EXPECT_EQ(retry_delay(0), 100ms);
+  EXPECT_EQ(retry_delay(3), 800ms);
+  EXPECT_EQ(retry_delay(1'000'000), 10s);
+}
+
+TEST(FirstCause, IsTheFirstErrorThatIsNoEcho) {
+  const auto cause = first_cause({error(Errc::Aborted, "echo", 0), error(Errc::RankKilled, "", 2), error(Errc::Internal)}, {});
+  EXPECT_EQ(cause->rank, 2);
+}
+
+TEST(FirstCause, NamesTheRanksThatReturnedEarlyWhenThereAreOnlyEchoes) {
+  const auto cause = first_cause({error(Errc::Aborted, "all_reduce 5: rank 1 left the group", 0)}, {1});
+  EXPECT_EQ(cause->code, Errc::CollectiveMismatch);
+  EXPECT_THAT(cause->message, HasSubstr("rank 1 returned early"));
+}
+
+TEST(BestCheckpoint, FollowsScoreAndOrder) {
+  const std::vector<CheckpointRecord> records{record(0, 0.5), record(1, 0.9), record(2, 0.7)};
+  EXPECT_EQ(best_checkpoint(records, keep({}, "max"))->index, 1u);
+  EXPECT_EQ(best_checkpoint(records, keep({}, "min"))->index, 0u);
+  EXPECT_EQ(best_checkpoint(records, keep({}, "max", false))->index, 2u);
+  EXPECT_EQ(best_checkpoint({}, keep({})), nullptr);
+}
+
+TEST(BestCheckpoint, PutsAMissingScoreAndNanLastInBothOrders) {
+  const std::vector<CheckpointRecord> records{record(0, std::nan("")), record(1, -1e300), record(2, 1e300), record(3, {})};
+  EXPECT_EQ(best_checkpoint(records, keep({}, "max"))->index, 2u);
+  EXPECT_EQ(best_checkpoint(records, keep({}, "min"))->index, 1u);
+}
+
+TEST(BestCheckpoint, IsTheNewestAmongEquals) {
+  EXPECT_EQ(best_checkpoint({record(0, 0.5), record(1, 0.5)}, keep({}))->index, 1u);
+}
+
+TEST(CheckpointsToDelete, KeepsTheBestAndAlwaysTheLatest) {
+  const std::vector<CheckpointRecord> records{record(0, 0.9), record(1, 0.8), record(2, 0.7), record(3, 0.1)};
+  EXPECT_THAT(checkpoints_to_delete(records, keep(2)), ElementsAre(2));
+  EXPECT_THAT(checkpoints_to_delete(records, keep(1)), ElementsAre(1, 2));
+  EXPECT_THAT(checkpoints_to_delete(records, keep(4)), IsEmpty());
+  EXPECT_THAT(checkpoints_to_delete(records, keep({})), IsEmpty());
+}
+
+TEST(CheckpointsToDelete, DeletesTheOldestWithoutAScore) {
+  const std::vector<CheckpointRecord> records{record(0, {}), record(1, {}), record(2, {})};
+  EXPECT_THAT(checkpoints_to_delete(records, keep(1, "max", false)), ElementsAre(0, 1));
+}
+
+TEST(CheckpointAssembly, IsCompleteWithTheLastWriterAndTakesTheLowestRanksMetrics) {
+  CheckpointAssembly assembly;
+  EXPECT_FALSE(assembly.add(2, 7, Metrics{{"from", 2}}, "/b", 2));
+  EXPECT_THAT(assembly.incomplete(), ElementsAre("checkpoint of report 7: 1 of 2 writers came (rank 2)"));
+  const auto complete = assembly.add(0, 7, Metrics{{"from", 0}}, "/a", 2);
+  ASSERT_TRUE(complete);
+  EXPECT_EQ(complete->index, 7u);
+  EXPECT_EQ(complete->metrics, (Metrics{{"from", 0}}));
+  EXPECT_EQ(complete->directories.size(), 2u);
+  EXPECT_THAT(assembly.incomplete(), IsEmpty());
+}
+
+TEST(CheckpointAssembly, RefusesDisagreementAndRepetition) {
+  CheckpointAssembly assembly;
+  (void)assembly.add(0, 0, {}, "/a", 3);
+  EXPECT_THROW((void)assembly.add(1, 0, {}, "/b", 2), Failure);
+  EXPECT_THROW((void)assembly.add(0, 0, {}, "/a", 3), Failure);
+}
+
+TEST(StopTarget, IsTheMostCallsOnceAllAreKnown) {
+  EXPECT_FALSE(stop_target(2, {{0, 5}}));
+  EXPECT_EQ(stop_target(2, {{0, 5}, {1, 7}}), 7u);
+}
+
+TEST(NameRanks, ReadsAsAPersonWouldSayIt) {
+  EXPECT_EQ(name_ranks({1}), "rank 1");
+  EXPECT_EQ(name_ranks({1, 3}), "ranks 1 and 3");
+  EXPECT_EQ(name_ranks({0, 1, 3}), "ranks 0, 1 and 3");
+  std::set<int> many;
+  for (int rank = 0; rank < 512; ++rank) many.insert(rank);
+  EXPECT_EQ(name_ranks(many), "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 504 more");
+}
+
+TEST(DidNot, SaysWhoWhatAndHowLong) {
+  EXPECT_EQ(did_not({1}, "start", 60s), "rank 1 did not start within 60 s");
+  EXPECT_EQ(did_not({0, 2}, "come", 1500ms), "ranks 0 and 2 did not come within 1500 ms");
+}
+
+TEST(Validate, NamesFieldValueAndRange) {
+  const auto message = [](auto options) -> std::string {
+    try {
+      validate(options);
+    } catch (const Failure& failure) {
+      EXPECT_EQ(failure.code(), Errc::InvalidConfig);
+      return failure.what();
+    }
+    return "accepted";
+  };
+  ScalingConfig scaling;
+  EXPECT_EQ(message(scaling), "accepted");
+  scaling.num_workers = 0;
+  EXPECT_EQ(message(scaling), "ScalingConfig.num_workers is 0; it must be from 1 to 4096");
+  scaling.num_workers = 4097;
+  EXPECT_THAT(message(scaling), HasSubstr("4097"));
+  RunConfig run;
+  EXPECT_EQ(message(run), "accepted");
+  run.name = "a/b";
+  EXPECT_THAT(message(run), HasSubstr("'a/b'"));
+  run = {};
+  run.name = "..";
+  EXPECT_THAT(message(run), HasSubstr("RunConfig.name"));
+  run = {};
+  run.checkpoint.num_to_keep = 0;
+  EXPECT_THAT(message(run), HasSubstr("num_to_keep is 0"));
+  run = {};
+  run.checkpoint.checkpoint_score_order = "maximum";
+  EXPECT_THAT(message(run), HasSubstr("'maximum'"));
+  run = {};
+  run.failure.max_failures = -2;
+  EXPECT_THAT(message(run), HasSubstr("max_failures is -2"));
+  run = {};
+  run.stop_grace = 0ms;
+  EXPECT_THAT(message(run), HasSubstr("stop_grace"));
+}
+
+}  // namespace
+}  // namespace troupe
