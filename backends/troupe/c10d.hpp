@@ -17,7 +17,8 @@ class ProcessGroup;
 namespace troupe {
 
 /// A Communicator as a c10d backend, so that c10d::Reducer and other c10d code run on it. CPU tensors. A thread of the
-/// backend makes all calls of `group`; nobody else may. send, recv and uneven all_to_all are not offered.
+/// backend makes all calls of `group`; nobody else may. Offered: allreduce, broadcast, allgather, reduce_scatter (also of
+/// one flat tensor) and barrier; c10d says so when asked for another.
 [[nodiscard]] c10::intrusive_ptr<c10d::Backend> as_c10d_backend(std::shared_ptr<Communicator> group);
 /// The same, as the process group that c10d code asks for.
 [[nodiscard]] c10::intrusive_ptr<c10d::ProcessGroup> as_c10d_process_group(std::shared_ptr<Communicator> group);
