@@ -1,121 +1,188 @@
-#include <troupe/c10d_adapters.hpp>
+#include <troupe/c10d.hpp>
 
-#include <ATen/core/ivalue.h>
-#include <ATen/core/ivalue_inl.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
-#include <vector>
-
-#include "tensor_view.hpp"
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
 
 namespace troupe {
 
 namespace {
 
-/// A collective that is over.
-class FinishedWork final : public c10d::Work {
- public:
-  FinishedWork(int rank, c10d::OpType type, std::vector<at::Tensor> tensors)
-      : c10d::Work(rank, type), tensors_(std::move(tensors)),
-        future_(c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()))) {
-    future_->markCompleted(c10::IValue(tensors_));
-    finish();
-  }
-  std::vector<at::Tensor> result() override { return tensors_; }
-  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override { return future_; }
-
- private:
-  std::vector<at::Tensor> tensors_;
-  c10::intrusive_ptr<c10::ivalue::Future> future_;
-};
-
-ReduceOp op_of(const c10d::ReduceOp& op) {
-  switch (op.op_) {
-    case c10d::ReduceOp::SUM: return ReduceOp::Sum;
-    case c10d::ReduceOp::AVG: return ReduceOp::Mean;
-    case c10d::ReduceOp::MIN: return ReduceOp::Min;
-    case c10d::ReduceOp::MAX: return ReduceOp::Max;
-    default: throw Failure{Errc::Unsupported, "a Troupe communicator reduces by sum, mean, min or max only"};
+DType dtype_of(const at::Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case at::kDouble: return DType::F64;
+    case at::kFloat: return DType::F32;
+    case at::kHalf: return DType::F16;
+    case at::kBFloat16: return DType::BF16;
+    case at::kLong: return DType::I64;
+    case at::kInt: return DType::I32;
+    case at::kShort: return DType::I16;
+    case at::kChar: return DType::I8;
+    case at::kByte: return DType::U8;
+    case at::kBool: return DType::Bool;
+    default: throw Failure{Errc::Unsupported, std::string{"no collective for tensors of "} + c10::toString(tensor.scalar_type())};
   }
 }
 
+ReduceOp reduce_of(const c10d::ReduceOp& op) {
+  if (op == c10d::ReduceOp::SUM) return ReduceOp::Sum;
+  if (op == c10d::ReduceOp::AVG) return ReduceOp::Mean;
+  if (op == c10d::ReduceOp::MAX) return ReduceOp::Max;
+  if (op == c10d::ReduceOp::MIN) return ReduceOp::Min;
+  throw Failure{Errc::Unsupported, "only sum, average, max and min are reduced"};
+}
+
+Buffer buffer_of(const at::Tensor& tensor) { return {tensor.mutable_data_ptr(), tensor.nbytes(), dtype_of(tensor)}; }
+
+class FutureWork final : public c10d::Work {
+ public:
+  explicit FutureWork(c10::intrusive_ptr<c10::ivalue::Future> future) : future_(std::move(future)) {}
+  bool isCompleted() override { return future_->completed(); }
+  bool isSuccess() const override { return future_->completed() && !future_->hasError(); }
+  bool wait(std::chrono::milliseconds) override {  // the group has a deadline of its own
+    future_->waitAndThrow();
+    return true;
+  }
+  c10::intrusive_ptr<c10::ivalue::Future> getFuture() override { return future_; }
+
+ private:
+  c10::intrusive_ptr<c10::ivalue::Future> future_;
+};
+
+using Tensors = std::vector<at::Tensor>;
+
 class CommunicatorBackend final : public c10d::Backend {
  public:
-  explicit CommunicatorBackend(Communicator& group) : c10d::Backend(group.rank(), group.size()), group_(group) {}
-
+  explicit CommunicatorBackend(std::shared_ptr<Communicator> group)
+      : Backend(group->rank(), group->size()), group_(std::move(group)), thread_([this] { loop(); }) {}
+  ~CommunicatorBackend() override {
+    {
+      const std::lock_guard lock{mutex_};
+      stop_ = true;
+    }
+    changed_.notify_one();
+    thread_.join();
+  }
   const std::string getBackendName() const override { return "troupe"; }
 
-  c10::intrusive_ptr<c10d::Work> broadcast(std::vector<at::Tensor>& tensors, const c10d::BroadcastOptions& options) override {
-    for (auto& tensor : tensors) {
-      in_place(tensor, [&](Buffer buffer) { return group_.broadcast(buffer, static_cast<int>(options.rootRank)); });
-    }
-    return finished(c10d::OpType::BROADCAST, tensors);
+  c10::intrusive_ptr<c10d::Work> allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) override {
+    return post(tensors, [this, tensors, op = reduce_of(options.reduceOp)] {
+      for (const auto& t : tensors) in_place(t, [&](const at::Tensor& c) { return group_->all_reduce(buffer_of(c), op); });
+    });
   }
-
-  c10::intrusive_ptr<c10d::Work> allreduce(std::vector<at::Tensor>& tensors, const c10d::AllreduceOptions& options) override {
-    for (auto& tensor : tensors) {
-      in_place(tensor, [&](Buffer buffer) { return group_.all_reduce(buffer, op_of(options.reduceOp)); });
-    }
-    return finished(c10d::OpType::ALLREDUCE, tensors);
-  }
-
-  c10::intrusive_ptr<c10d::Work> allreduce_coalesced(std::vector<at::Tensor>& tensors, const c10d::AllreduceCoalescedOptions& options) override {
+  c10::intrusive_ptr<c10d::Work> allreduce_coalesced(Tensors& tensors, const c10d::AllreduceCoalescedOptions& options) override {
     return allreduce(tensors, options);
   }
-
+  c10::intrusive_ptr<c10d::Work> broadcast(Tensors& tensors, const c10d::BroadcastOptions& options) override {
+    return post(tensors, [this, tensors, root = static_cast<int>(options.rootRank)] {
+      for (const auto& t : tensors) in_place(t, [&](const at::Tensor& c) { return group_->broadcast(buffer_of(c), root); });
+    });
+  }
   c10::intrusive_ptr<c10d::Work> _allgather_base(at::Tensor& output, at::Tensor& input, const c10d::AllgatherOptions&) override {
-    const auto part = input.contiguous();
-    in_place(output, [&](Buffer buffer) { return group_.all_gather(buffer_of(part), buffer); });
-    return finished(c10d::OpType::_ALLGATHER_BASE, {output});
+    return post({output}, [this, output, input] { gather_into(output, input); });
   }
-
-  c10::intrusive_ptr<c10d::Work> allgather(std::vector<std::vector<at::Tensor>>& outputs, std::vector<at::Tensor>& inputs,
-                                           const c10d::AllgatherOptions& options) override {
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      auto shape = inputs[i].sizes().vec();
-      shape.insert(shape.begin(), getSize());
-      auto all = at::empty(shape, inputs[i].options());
-      (void)_allgather_base(all, inputs[i], options);
-      for (int r = 0; r < getSize(); ++r) outputs[i][static_cast<std::size_t>(r)].copy_(all[r]);
-    }
-    return finished(c10d::OpType::ALLGATHER, outputs.empty() ? std::vector<at::Tensor>{} : outputs.front());
+  c10::intrusive_ptr<c10d::Work> allgather(std::vector<Tensors>& outputs, Tensors& inputs, const c10d::AllgatherOptions&) override {
+    return post(outputs.at(0), [this, parts = outputs.at(0), input = inputs.at(0)] {
+      const auto all = at::empty({size_, input.numel()}, input.options());
+      gather_into(all, input);
+      for (int r = 0; r < size_; ++r) parts.at(static_cast<std::size_t>(r)).copy_(all[r].view(input.sizes()));
+    });
   }
-
-  c10::intrusive_ptr<c10d::Work> _reduce_scatter_base(at::Tensor& output, at::Tensor& input, const c10d::ReduceScatterOptions& options) override {
-    const auto whole = input.contiguous();
-    in_place(output, [&](Buffer buffer) { return group_.reduce_scatter(buffer_of(whole), buffer, op_of(options.reduceOp)); });
-    return finished(c10d::OpType::_REDUCE_SCATTER_BASE, {output});
+  c10::intrusive_ptr<c10d::Work> _reduce_scatter_base(at::Tensor& output, at::Tensor& input,
+                                                      const c10d::ReduceScatterOptions& options) override {
+    return post({output}, [this, output, input, op = reduce_of(options.reduceOp)] { scatter_into(output, input, op); });
   }
-
+  c10::intrusive_ptr<c10d::Work> reduce_scatter(Tensors& outputs, std::vector<Tensors>& inputs,
+                                                const c10d::ReduceScatterOptions& options) override {
+    return post(outputs, [this, output = outputs.at(0), parts = inputs.at(0), op = reduce_of(options.reduceOp)] {
+      Tensors flat;
+      for (const auto& part : parts) flat.push_back(part.reshape({-1}));
+      scatter_into(output, at::cat(flat), op);
+    });
+  }
   c10::intrusive_ptr<c10d::Work> barrier(const c10d::BarrierOptions&) override {
-    group_.barrier().wait().or_throw();
-    return finished(c10d::OpType::BARRIER, {});
+    return post({}, [this] { group_->barrier().wait().or_throw(); });
   }
 
  private:
-  /// Runs a collective on the tensor's own memory where it is contiguous, else on a copy.
-  template <class Run>
-  void in_place(at::Tensor& tensor, Run run) {
-    const auto dense = tensor.contiguous();
-    run(buffer_of(dense)).wait().or_throw();
-    if (!dense.is_same(tensor)) tensor.copy_(dense);
+  template <class F>
+  static void in_place(const at::Tensor& tensor, F&& collective) {
+    const auto contiguous = tensor.contiguous();
+    collective(contiguous).wait().or_throw();
+    if (!contiguous.is_same(tensor)) tensor.copy_(contiguous);
   }
-  c10::intrusive_ptr<c10d::Work> finished(c10d::OpType type, std::vector<at::Tensor> tensors) {
-    return c10::make_intrusive<FinishedWork>(getRank(), type, std::move(tensors));
+  void gather_into(const at::Tensor& output, const at::Tensor& input) {
+    const auto from = input.contiguous(), to = output.contiguous();
+    group_->all_gather(buffer_of(from), buffer_of(to)).wait().or_throw();
+    if (!to.is_same(output)) output.copy_(to);
+  }
+  void scatter_into(const at::Tensor& output, const at::Tensor& input, ReduceOp op) {
+    const auto from = input.contiguous(), to = output.contiguous();
+    group_->reduce_scatter(buffer_of(from), buffer_of(to), op).wait().or_throw();
+    if (!to.is_same(output)) output.copy_(to);
   }
 
-  Communicator& group_;
+  c10::intrusive_ptr<c10d::Work> post(const Tensors& results, std::function<void()> body) {
+    auto future = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
+    {
+      const std::lock_guard lock{mutex_};
+      tasks_.push_back([future, results, body = std::move(body)] {
+        const at::NoGradGuard no_grad;
+        try {
+          body();
+          future->markCompleted(at::IValue(results));
+        } catch (...) {
+          future->setError(std::current_exception());
+        }
+      });
+    }
+    changed_.notify_one();
+    return c10::make_intrusive<FutureWork>(std::move(future));
+  }
+  void loop() {
+    std::unique_lock lock{mutex_};
+    while (true) {
+      changed_.wait(lock, [this] { return stop_ || !tasks_.empty(); });
+      if (tasks_.empty()) return;
+      {
+        const auto task = std::move(tasks_.front());
+        tasks_.pop_front();
+        lock.unlock();
+        task();
+      }
+      lock.lock();
+    }
+  }
+
+  std::shared_ptr<Communicator> group_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> tasks_;
+  bool stop_ = false;
+  std::thread thread_;  // last: it uses the rest
 };
 
 }  // namespace
 
-c10::intrusive_ptr<c10d::ProcessGroup> to_c10d(Communicator& communicator) {
-  auto group = c10::make_intrusive<c10d::ProcessGroup>(c10::make_intrusive<c10d::HashStore>(), communicator.rank(), communicator.size());
-  group->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM, c10::make_intrusive<CommunicatorBackend>(communicator));
-  group->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);
-  return group;
+c10::intrusive_ptr<c10d::Backend> as_c10d_backend(std::shared_ptr<Communicator> group) {
+  return c10::make_intrusive<CommunicatorBackend>(std::move(group));
+}
+
+c10::intrusive_ptr<c10d::ProcessGroup> as_c10d_process_group(std::shared_ptr<Communicator> group) {
+  const int rank = group->rank(), size = group->size();
+  auto result = c10::make_intrusive<c10d::ProcessGroup>(c10::make_intrusive<c10d::HashStore>(), rank, size);
+  result->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::CUSTOM, as_c10d_backend(std::move(group)));
+  result->setDefaultBackend(c10d::ProcessGroup::BackendType::CUSTOM);
+  return result;
 }
 
 }  // namespace troupe

@@ -1,5 +1,5 @@
 // Who is to blame when a collective does not come about, in words.
-#include "seat.hpp"
+#include "blame.hpp"
 
 #include <map>
 
@@ -43,51 +43,44 @@ std::string describe(const Record& record) {
 
 }  // namespace
 
-std::string Seat::label(const Operation& operation) const {
-  return std::string{name(operation.request_.call)} + " #" + std::to_string(operation.sequence_);
-}
-
-bool Seat::check_mismatch(std::uint64_t sequence) {
+bool agree(SharedState& state, std::uint64_t sequence) {
   const auto same = [](const Record& a, const Record& b) {
     return a.call == b.call && a.op == b.op && a.dtype == b.dtype && a.root == b.root && a.bytes == b.bytes;
   };
-  const auto& first = state_->record(sequence, 0);
+  const auto& first = state.record(sequence, 0);
   bool agreed = true;
-  for (int r = 1; r < state_->size() && agreed; ++r) agreed = same(first, state_->record(sequence, r));
-  if (agreed) return false;
+  for (int r = 1; r < state.size() && agreed; ++r) agreed = same(first, state.record(sequence, r));
+  if (agreed) return true;
   std::map<std::string, std::vector<int>> calls;
-  for (int r = 0; r < state_->size(); ++r) calls[describe(state_->record(sequence, r))].push_back(r);
+  for (int r = 0; r < state.size(); ++r) calls[describe(state.record(sequence, r))].push_back(r);
   std::string text = "collective #" + std::to_string(sequence) + " differs between ranks:";
   for (const char* separator = " "; const auto& [call, ranks] : calls) {
     text += separator + ranks_text(ranks) + " called " + call;
     separator = "; ";
   }
-  state_->fail(Errc::CollectiveMismatch, text);
-  return true;
+  state.fail(Errc::CollectiveMismatch, text);
+  return false;
 }
 
-void Seat::end_when_nobody_comes(const Operation& operation) {
-  const bool late = Clock::now() >= operation.deadline_;
-  if (!late && state_->header().num_left.load(std::memory_order_acquire) == 0) return;
+void end_when_nobody_comes(SharedState& state, int rank, const Awaited& awaited) {
+  const bool late = std::chrono::steady_clock::now() >= awaited.deadline;
+  if (!late && state.header().num_left.load(std::memory_order_acquire) == 0) return;
   std::vector<int> missing, gone, waiting, working;
-  for (int r = 0; r < state_->size(); ++r) {
-    const bool left = state_->rank(r).left.load(std::memory_order_acquire) != 0;  // read first: it may come, then leave
-    const bool came = state_->record(operation.sequence_, r).sequence.load(std::memory_order_acquire) == operation.sequence_;
+  for (int r = 0; r < state.size(); ++r) {
+    const bool left = state.rank(r).left.load(std::memory_order_acquire) != 0;  // read first: it may come, then leave
+    const bool came = state.record(awaited.sequence, r).sequence.load(std::memory_order_acquire) >= awaited.sequence;
     (came ? waiting : left ? gone : missing).push_back(r);
-    if (r != rank_ && state_->rank(r).working.load(std::memory_order_relaxed) != 0) working.push_back(r);
+    if (r != rank && state.rank(r).working.load(std::memory_order_relaxed) != 0) working.push_back(r);
   }
-  if (!gone.empty()) {
-    state_->fail(Errc::Aborted, label(operation) + ": " + ranks_text(gone) + " left the group (waiting: " + list_ranks(waiting) + ")");
-    return;
-  }
-  if (!late) return;
-  if (missing.empty()) {
-    state_->fail(Errc::DeadlinePassed, label(operation) + ": all ranks came, but it was not finished within " +
-                                           duration_text(timeout_) + " (still working: " + list_ranks(working) + ")");
-    return;
-  }
-  state_->fail(Errc::DeadlinePassed, label(operation) + ": " + ranks_text(missing) + " did not come within " +
-                                         duration_text(timeout_) + " (waiting: " + list_ranks(waiting) + ")");
+  const auto label = std::string{name(awaited.call)} + " #" + std::to_string(awaited.sequence) + ": ";
+  const auto within = " within " + duration_text(awaited.timeout);
+  if (!gone.empty())
+    state.fail(Errc::Aborted, label + ranks_text(gone) + " left the group (waiting: " + list_ranks(waiting) + ")");
+  else if (late && missing.empty())
+    state.fail(Errc::DeadlinePassed,
+               label + "all ranks came, but it was not finished" + within + " (still working: " + list_ranks(working) + ")");
+  else if (late)
+    state.fail(Errc::DeadlinePassed, label + ranks_text(missing) + " did not come" + within + " (waiting: " + list_ranks(waiting) + ")");
 }
 
 }  // namespace troupe::detail

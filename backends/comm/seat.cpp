@@ -1,5 +1,6 @@
 #include "seat.hpp"
 
+#include "blame.hpp"
 #include "kernels.hpp"
 
 #include <algorithm>
@@ -115,7 +116,7 @@ void Seat::start(Operation& operation) {
   const auto target = ((operation.sequence_ - 1) / kSlots + 1) * ranks;
   if (slot.posted.fetch_add(1, std::memory_order_acq_rel) + 1 != target) return;
   // The last to come.
-  if (check_mismatch(operation.sequence_)) return;
+  if (!agree(*state_, operation.sequence_)) return;
   slot.claimed.store(0, std::memory_order_relaxed);
   slot.done.store(0, std::memory_order_relaxed);
   slot.ready.store(operation.sequence_, std::memory_order_release);
@@ -149,8 +150,9 @@ void Seat::wait(Operation& operation) {
       changed = news.load(std::memory_order_acquire) != seen;
     }
     if (changed) continue;
-    end_when_nobody_comes(*pending_.front());
-    state_->sleep(seen, pending_.front()->deadline_);
+    const auto& first = *pending_.front();
+    end_when_nobody_comes(*state_, rank_, {first.request_.call, first.sequence_, first.deadline_, timeout_});
+    state_->sleep(seen, first.deadline_);
   }
 }
 

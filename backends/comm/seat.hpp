@@ -83,9 +83,6 @@ class Seat : public std::enable_shared_from_this<Seat> {
   void complete(Operation& operation);
   void fail_all();
   void settle() noexcept;
-  [[nodiscard]] bool check_mismatch(std::uint64_t sequence);
-  void end_when_nobody_comes(const Operation& operation);
-  [[nodiscard]] std::string label(const Operation& operation) const;
 
   std::shared_ptr<SharedState> state_;
   int rank_;
@@ -96,9 +93,5 @@ class Seat : public std::enable_shared_from_this<Seat> {
   std::deque<std::shared_ptr<Operation>> pending_;
   std::vector<std::byte*> sources_, targets_;
 };
-
-/// Sets of ranks as people write them: "0, 2-5".
-[[nodiscard]] std::string list_ranks(const std::vector<int>& ranks);
-[[nodiscard]] std::string_view name(Call call) noexcept;
 
 }  // namespace troupe::detail

@@ -72,6 +72,19 @@ std::shared_ptr<SharedState> SharedState::create(int fd, int size, std::chrono::
   return state;
 }
 
+std::shared_ptr<SharedState> SharedState::of_file(int fd, int size, std::chrono::milliseconds timeout) {
+  const auto bytes = control_bytes(size);
+  struct stat info{};
+  if (fstat(fd, &info) != 0 || (info.st_size != 0 && info.st_size != static_cast<off_t>(bytes)))
+    throw Failure{Errc::ProtocolError, "the meeting place belongs to a group of another size"};
+  if (ftruncate(fd, static_cast<off_t>(bytes)) != 0) cannot("a file", bytes);
+  std::shared_ptr<SharedState> state{new SharedState{map(fd, bytes), bytes}};
+  state->lay_out(size, timeout, 0, 0);  // every rank writes the same values
+  state->attach();
+  state->private_ = false;
+  return state;
+}
+
 std::shared_ptr<SharedState> SharedState::open(int fd) {
   struct stat info{};
   if (fstat(fd, &info) != 0) throw Failure{Errc::ProtocolError, std::string{"shared memory group: "} + std::strerror(errno)};
@@ -107,7 +120,10 @@ void SharedState::attach() {
   ranks_ = reinterpret_cast<RankState*>(base_ + ranks_offset());
   slots_ = reinterpret_cast<Slot*>(base_ + slots_offset(size_));
   records_ = reinterpret_cast<Record*>(base_ + records_offset(size_));
-  if (header().arena_offset != 0) arena_begin_ = base_ + header().arena_offset;
+  if (header().arena_offset != 0) {
+    arena_begin_ = base_ + header().arena_offset;
+    private_ = false;
+  }
 }
 
 std::optional<std::uint64_t> SharedState::address_of(const void* data, std::size_t bytes) const noexcept {
@@ -122,7 +138,7 @@ void SharedState::announce() noexcept {
   auto& h = header();
   h.news.fetch_add(1, std::memory_order_seq_cst);
   if (h.sleepers.load(std::memory_order_seq_cst) == 0) return;
-  const int operation = between_processes() ? FUTEX_WAKE : FUTEX_WAKE_PRIVATE;
+  const int operation = private_ ? FUTEX_WAKE_PRIVATE : FUTEX_WAKE;
   syscall(SYS_futex, &h.news, operation, INT_MAX, nullptr, nullptr, 0);
 }
 
@@ -135,7 +151,7 @@ void SharedState::sleep(std::uint32_t seen, std::chrono::steady_clock::time_poin
   limit.tv_sec = static_cast<time_t>(std::min<std::int64_t>(seconds.count(), 1'000'000));
   limit.tv_nsec = std::chrono::duration_cast<std::chrono::nanoseconds>(left - seconds).count();
   h.sleepers.fetch_add(1, std::memory_order_seq_cst);
-  const int operation = between_processes() ? FUTEX_WAIT : FUTEX_WAIT_PRIVATE;
+  const int operation = private_ ? FUTEX_WAIT_PRIVATE : FUTEX_WAIT;
   syscall(SYS_futex, &h.news, operation, seen, &limit, nullptr, 0);
   h.sleepers.fetch_sub(1, std::memory_order_seq_cst);
 }

@@ -67,6 +67,8 @@ class SharedState {
   [[nodiscard]] static std::shared_ptr<SharedState> of_threads(int size, std::chrono::milliseconds timeout);
   /// Lays a new group out in the memfd `fd`. Throws Failure{StartFailed}.
   [[nodiscard]] static std::shared_ptr<SharedState> create(int fd, int size, std::chrono::milliseconds timeout);
+  /// A group without buffers, only to tell who is where: in the file `fd`, which every rank opens like this.
+  [[nodiscard]] static std::shared_ptr<SharedState> of_file(int fd, int size, std::chrono::milliseconds timeout);
   /// Maps a group that another process laid out. Throws Failure{ProtocolError, StartFailed}.
   [[nodiscard]] static std::shared_ptr<SharedState> open(int fd);
   ~SharedState();
@@ -108,6 +110,7 @@ class SharedState {
   std::byte* base_;
   std::size_t bytes_;
   std::byte* arena_begin_ = nullptr;
+  bool private_ = true;  ///< all ranks are threads of this process
   int size_ = 0;
   RankState* ranks_ = nullptr;
   Slot* slots_ = nullptr;

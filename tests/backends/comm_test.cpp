@@ -1,6 +1,8 @@
 // The contract of Communicator, on threads and on processes over shared memory.
 #include "comm_cases.hpp"
 
+#include <troupe/faulty_communicator.hpp>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -217,6 +219,41 @@ TEST(ThreadGroup, PostingNeverWaits) {
   EXPECT_TRUE(first.poll());
   EXPECT_EQ(a[999'999], 3.0F);
   EXPECT_EQ(b[0], 3.0F);
+}
+
+TEST(FaultyCommunicator, AFaultAtAnyOperationEndsEveryRankWithTheSameText) {
+  for (int at = 0; at < 5; ++at) {
+    auto seats = make_thread_group(2, milliseconds{20'000});
+    seats[1] = faulty_communicator(std::move(seats[1]), {.at_operation = at});
+    std::vector<int> failed(2);
+    std::vector<std::string> texts(2);
+    const auto rank = [&](std::size_t r) {
+      for (int operation = 0; operation < 4; ++operation) {
+        const auto outcome = seats[r]->barrier().wait();
+        failed[r] += !outcome.ok();
+        if (!outcome.ok()) texts[r] = outcome.text();
+      }
+    };
+    std::thread other([&] { rank(1); });
+    rank(0);
+    other.join();
+    const int wanted = std::max(0, 4 - at);
+    EXPECT_EQ(failed, (std::vector<int>{wanted, wanted})) << "fault at " << at;
+    if (at < 4) { EXPECT_EQ(texts, (std::vector<std::string>(2, "fault on purpose"))); }
+  }
+}
+
+TEST(FaultyCommunicator, AStalledRankIsWaitedForAndAThrowingOneThrows) {
+  auto seats = make_thread_group(2, milliseconds{20'000});
+  seats[1] = faulty_communicator(std::move(seats[1]), {.at_operation = 0, .kind = Fault::Kind::Stall, .outcome = {}, .stall = milliseconds{50}});
+  std::thread other([&] { EXPECT_TRUE(seats[1]->barrier().wait().ok()); });
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_TRUE(seats[0]->barrier().wait().ok());
+  EXPECT_GE(std::chrono::steady_clock::now() - start, milliseconds{40});
+  other.join();
+  const auto thrower = faulty_communicator(self_communicator(), {.at_operation = 1, .kind = Fault::Kind::Throw});
+  EXPECT_TRUE(thrower->barrier().wait().ok());
+  EXPECT_THROW((void)thrower->barrier(), Failure);
 }
 
 }  // namespace

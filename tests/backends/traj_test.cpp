@@ -3,7 +3,7 @@
 #include "fake_context.hpp"
 #include "traj_run.hpp"
 
-#include <troupe/c10d_adapters.hpp>
+#include <troupe/c10d.hpp>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -87,7 +87,7 @@ int main(int argc, char** argv) {
   auto& registry = troupe::testing_ranks::registry();
   registry.bodies["train"] = troupe::train_and_compare;
   registry.joins["gloo"] = [](const std::string& place, int rank, int size, std::chrono::milliseconds timeout) {
-    return troupe::make_gloo_communicator(place, rank, size, timeout);
+    return troupe::make_gloo_communicator(rank, size, place, timeout);
   };
   return troupe::testing_ranks::main_of_ranks(argc, argv);
 }

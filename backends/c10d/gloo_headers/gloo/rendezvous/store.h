@@ -1,5 +1,5 @@
 #pragma once
-
+// Ours: see context.h. The virtual functions in the order in which Gloo declares them.
 #include <chrono>
 #include <string>
 #include <vector>

@@ -1,4 +1,5 @@
 #pragma once
+// Ours: see context.h.
 
 namespace gloo::transport {
 

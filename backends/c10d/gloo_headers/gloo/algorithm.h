@@ -1,0 +1,2 @@
+#pragma once
+// Ours: see context.h.

@@ -1,0 +1,137 @@
+// The contract of Communicator over LibTorch's Gloo, between processes.
+#include "comm_cases.hpp"
+
+#include <troupe/c10d.hpp>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <stdexcept>
+#include <thread>
+
+namespace troupe {
+namespace {
+
+using namespace testing_ranks;
+using std::chrono::milliseconds;
+using testing::HasSubstr;
+
+struct Directory {
+  std::filesystem::path path;
+  Directory() {
+    std::string name = (std::filesystem::temp_directory_path() / "troupe-gloo-XXXXXX").string();
+    path = mkdtemp(name.data());
+  }
+  ~Directory() { std::filesystem::remove_all(path); }
+};
+
+std::vector<RankResult> run(int size, const std::string& body, const std::string& argument = "", milliseconds timeout = milliseconds{30'000}) {
+  const Directory directory;
+  return Ranks{"gloo", size, body, argument, timeout, directory.path.string()}.join();
+}
+
+class GlooContract : public testing::TestWithParam<int> {};
+
+void everything(Communicator& group, const std::string&) {
+  for (const auto* n : {"0", "1", "1027", "20001"}) registry().bodies.at("collectives")(group, n);
+  for (const auto* body : {"overlap", "in_place", "bad_arguments"}) registry().bodies.at(body)(group, "");
+}
+
+TEST_P(GlooContract, CombinesEverySizeTypeAndReduction) { EXPECT_EQ(failures(run(GetParam(), "everything")), ""); }
+
+INSTANTIATE_TEST_SUITE_P(Ranks, GlooContract, testing::Values(1, 2, 3, 4));
+
+TEST(Gloo, TheDeadlineNamesTheRankThatDidNotCome) {
+  const auto results = run(3, "deadline");
+  EXPECT_EQ(failures(results), "");
+  for (const auto& result : results) EXPECT_EQ(result.text, "all_reduce #2: rank 1 did not come within 200 ms (waiting: 0, 2)\n");
+}
+
+TEST(Gloo, AMismatchNamesEachRanksCall) {
+  const auto results = run(2, "mismatch");
+  EXPECT_EQ(failures(results), "");
+  EXPECT_EQ(results[0].text,
+            "collective #2 differs between ranks: rank 0 called all_reduce sum 32 bytes F32; rank 1 called broadcast from rank 0 16 bytes F32\n");
+}
+
+void abort_from_rank_0(Communicator& group, const std::string&) {
+  group.barrier().wait().or_throw();
+  std::vector<float> values(100'000);
+  if (group.rank() == 0) {
+    std::this_thread::sleep_for(milliseconds{100});
+    say(std::to_string(std::chrono::steady_clock::now().time_since_epoch().count()));
+    group.abort("rank 0 has had enough");
+  } else {
+    const auto outcome = group.all_reduce({values.data(), 400'000, DType::F32}, ReduceOp::Sum).wait();
+    say(std::to_string(std::chrono::steady_clock::now().time_since_epoch().count()));
+    TROUPE_CHECK(outcome.code() == Errc::Aborted && outcome.text() == "rank 0 has had enough", outcome.text());
+  }
+  TROUPE_CHECK(group.barrier().wait().text() == "rank 0 has had enough");
+}
+
+TEST(Gloo, AnAbortFreesEveryRankWithin100Milliseconds) {
+  const auto start = std::chrono::steady_clock::now();
+  const auto results = run(3, "abort_from_rank_0");
+  ASSERT_EQ(failures(results), "");
+  for (std::size_t r = 1; r < results.size(); ++r) {
+    const auto freed = std::chrono::nanoseconds{std::stoll(results[r].text) - std::stoll(results[0].text)};
+    EXPECT_LT(freed, milliseconds{100});
+    RecordProperty("rank_" + std::to_string(r) + "_freed_after_us", static_cast<int>(freed.count() / 1000));
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds{15}) << "nor does the end of the process wait for Gloo";
+}
+
+void killed(Communicator& group, const std::string&) {
+  group.barrier().wait().or_throw();
+  say("here");
+  if (group.rank() == 1) std::this_thread::sleep_for(std::chrono::seconds{20});
+  const auto outcome = group.barrier().wait();
+  TROUPE_CHECK(!outcome.ok());
+  say(outcome.text());
+}
+
+TEST(Gloo, AKilledRankFreesItsPeersLongBeforeTheDeadline) {
+  const Directory directory;
+  Ranks ranks{"gloo", 2, "killed", "", milliseconds{30'000}, directory.path.string()};
+  ASSERT_TRUE(ranks.wait_for(0, "here"));
+  ASSERT_TRUE(ranks.wait_for(1, "here"));
+  const auto start = std::chrono::steady_clock::now();
+  ranks.kill(1, SIGKILL);
+  const auto results = ranks.join();
+  EXPECT_TRUE(results[0].ok) << results[0].text;
+  EXPECT_THAT(results[0].text, HasSubstr("barrier #2 failed in gloo"));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds{5});
+}
+
+TEST(Gloo, MeetsOnlyInAPrivateDirectory) {
+  const Directory directory;
+  std::filesystem::permissions(directory.path, std::filesystem::perms::others_write, std::filesystem::perm_options::add);
+  EXPECT_THROW((void)make_gloo_communicator(0, 1, directory.path, milliseconds{100}), Failure);
+}
+
+TEST(Gloo, SaysSoWhenNobodyElseComesToTheMeeting) {
+  const Directory directory;
+  try {
+    (void)make_gloo_communicator(0, 2, directory.path, milliseconds{300});
+    FAIL();
+  } catch (const Failure& failure) {
+    EXPECT_EQ(failure.code(), Errc::DeadlinePassed) << failure.what();
+  }
+}
+
+}  // namespace
+}  // namespace troupe
+
+int main(int argc, char** argv) {
+  using namespace troupe::testing_ranks;
+  register_contract(false);
+  registry().bodies["everything"] = troupe::everything;
+  registry().bodies["abort_from_rank_0"] = troupe::abort_from_rank_0;
+  registry().bodies["killed"] = troupe::killed;
+  registry().joins["gloo"] = [](const std::string& place, int rank, int size, std::chrono::milliseconds timeout) {
+    return troupe::make_gloo_communicator(rank, size, place, timeout);
+  };
+  return main_of_ranks(argc, argv);
+}
