@@ -2,7 +2,7 @@
 // many ranks.
 //
 //   control_bench [--json FILE]     all figures (about 40 s), a table on stderr and FILE
-//   control_bench --case startup_threads|startup_processes|report
+//   control_bench --case startup_threads|startup_processes|report|control
 //                                   one measurement; the last line is one JSON object
 #include <cstdlib>
 #include <ctime>
@@ -263,9 +263,12 @@ int run_case(const Session& session, const std::string& name) {
             {"call_us", 1e6 * costs.call_s},
             {"visible_ms", 1e3 * costs.visible_s},
             {"reports_per_s", costs.reports_per_s}};
+  } else if (name == "control") {
+    line = Json::array();
+    add_control(line, session);
   } else {
     throw Failure{Errc::InvalidArgument,
-                  "--case " + name + ": not startup_threads, startup_processes or report"};
+                  "--case " + name + ": not startup_threads, startup_processes, report or control"};
   }
   std::cout << line.dump() << std::endl;
   return 0;
@@ -296,8 +299,8 @@ int main(int argc, char** argv) {
     if (words.empty()) return run_all(session, "");
     if (words.size() == 2 && words[0] == "--json") return run_all(session, words[1]);
     if (words.size() == 2 && words[0] == "--case") return run_case(session, words[1]);
-    std::cerr
-        << "usage: control_bench [--json FILE | --case startup_threads|startup_processes|report]\n";
+    std::cerr << "usage: control_bench [--json FILE | --case "
+                 "startup_threads|startup_processes|report|control]\n";
     return 2;
   } catch (const std::exception& error) {
     std::cerr << "control_bench: " << error.what() << "\n";
