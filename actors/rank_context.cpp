@@ -19,9 +19,10 @@ Device RankContext::device() const noexcept {
   return run_.scaling.use_gpu ? Device{Device::Kind::Cuda, run_.local_rank} : Device{};
 }
 
-void RankContext::report(const Metrics& metrics, const std::optional<Checkpoint>& checkpoint, int num_writers) {
+void RankContext::report(const Metrics& metrics, const std::optional<Checkpoint>& checkpoint) {
+  const int num_writers = checkpoint ? checkpoint->num_writers() : 1;
   if (num_writers < 1 || num_writers > run_.world_size) {
-    throw Failure{Errc::InvalidArgument, "report: num_writers is " + std::to_string(num_writers) +
+    throw Failure{Errc::InvalidArgument, "report: the checkpoint's num_writers is " + std::to_string(num_writers) +
                                              "; it must be from 1 to the world size, " + std::to_string(run_.world_size)};
   }
   Reported reported{run_.attempt, run_.rank, next_report_, metrics, std::nullopt, num_writers};

@@ -23,7 +23,7 @@ class RankContext final : public TrainContext {
   Device device() const noexcept override;
   const ScalingConfig& scaling() const noexcept override { return run_.scaling; }
   std::string run_name() const override { return run_.run_name; }
-  void report(const Metrics& metrics, const std::optional<Checkpoint>& checkpoint, int num_writers) override;
+  void report(const Metrics& metrics, const std::optional<Checkpoint>& checkpoint) override;
   void progress(const Progress& progress) override;
   std::filesystem::path checkpoint_dir() override;
   std::optional<Checkpoint> get_checkpoint() const override;

@@ -135,7 +135,7 @@ void Accelerator::save_state(const std::filesystem::path& directory) {
 Checkpoint Accelerator::checkpoint() {
   const auto directory = impl_->context.checkpoint_dir();
   write_state(directory);
-  return Checkpoint::from_directory(directory);
+  return Checkpoint{directory, num_processes()};
 }
 
 void Accelerator::load_state(const std::filesystem::path& directory) {

@@ -126,8 +126,8 @@ class Accelerator {
   /// The inverse; what follows then equals, bit for bit, what followed the save. With another number of ranks the
   /// random generators are left as they are. Throws Failure naming file and tensor.
   void load_state(const std::filesystem::path& directory);
-  /// This rank's part of save_state in a fresh directory of the run, for `TrainContext::report` with
-  /// `num_processes()` writers. Does not wait for other ranks.
+  /// This rank's part of save_state in a fresh directory of the run, for `TrainContext::report` on every rank.
+  /// Does not wait for other ranks.
   [[nodiscard]] Checkpoint checkpoint();
 
  private:

@@ -50,10 +50,9 @@ class TrainContext {
   /// disk. Ranks may report different numbers of times, or not at all.
   ///
   /// @param checkpoint a directory this rank has finished writing, best one from `checkpoint_dir()` (moved, not
-  ///        copied). One report's checkpoint is committed when `num_writers` ranks have sent theirs for the same
-  ///        report index; their files end up in one directory, and a file name used twice is an error.
-  virtual void report(const Metrics& metrics, const std::optional<Checkpoint>& checkpoint = std::nullopt,
-                      int num_writers = 1) = 0;
+  ///        copied). It is committed when as many ranks as it has writers have sent theirs for the same report index;
+  ///        their files end up in one directory, and a file name used twice is an error.
+  virtual void report(const Metrics& metrics, const std::optional<Checkpoint>& checkpoint = std::nullopt) = 0;
   /// Shows where training stands; rate-limited, may be dropped, costs well under a microsecond when it is.
   virtual void progress(const Progress& progress) = 0;
   /// A new empty directory in the run's storage for this rank's next checkpoint.

@@ -130,7 +130,7 @@ void fine_tune_pairs(TrainContext& context, const Config& config) {
       model->config().save(checkpoint.path() / "config.json");
       tokenizer.save(checkpoint.path());
     }
-    context.report(metrics, checkpoint, accelerator.num_processes());
+    context.report(metrics, checkpoint);
   }
 }
 

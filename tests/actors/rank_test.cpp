@@ -189,7 +189,7 @@ TEST_F(RankTest, MakesItsCheckpointDirectoriesBelowTheRun) {
 }
 
 TEST_F(RankTest, RefusesAnAbsurdNumberOfWriters) {
-  start([](TrainContext& context, const Config&) { context.report({}, Checkpoint{"/x"}, 3); }, run(0, 2));
+  start([](TrainContext& context, const Config&) { context.report({}, Checkpoint{"/x", 3}); }, run(0, 2));
   const auto lost = expect<RankLost>();
   EXPECT_EQ(lost.error.code, Errc::InvalidArgument) << lost.error.message;
 }

@@ -43,10 +43,10 @@ class TorchTrainerTest : public testing::Test {
     options_.scaling.num_workers = num_workers;
     return TorchTrainer{session, "train", config_, options_}.fit();
   }
-  static Checkpoint write_checkpoint(TrainContext& context, const std::string& text, const std::string& file = "state") {
+  static Checkpoint write_checkpoint(TrainContext& context, const std::string& text, const std::string& file = "state", int num_writers = 1) {
     const auto path = context.checkpoint_dir();
     std::ofstream{path / file} << text;
-    return Checkpoint{path};
+    return Checkpoint{path, num_writers};
   }
   static std::string read(const std::filesystem::path& file) {
     std::string text;
@@ -198,7 +198,7 @@ TEST_F(TorchTrainerTest, ThrowsWhatTheCallbackThrewAfterARunThatItEnded) {
 TEST_F(TorchTrainerTest, CommitsOneCheckpointOfTwoWriters) {
   const auto result = fit(2, [](TrainContext& context, const Config&) {
     const auto me = "rank" + std::to_string(context.world_rank());
-    context.report({{"acc", 0.5}}, write_checkpoint(context, me, me), 2);
+    context.report({{"acc", 0.5}}, write_checkpoint(context, me, me, 2));
   });
   ASSERT_TRUE(result.ok()) << result.error->message;
   ASSERT_TRUE(result.checkpoint);
@@ -209,7 +209,7 @@ TEST_F(TorchTrainerTest, CommitsOneCheckpointOfTwoWriters) {
 
 TEST_F(TorchTrainerTest, FailsWhenTwoWritersUseOneFileName) {
   const auto result = fit(2, [](TrainContext& context, const Config&) {
-    context.report({}, write_checkpoint(context, "x"), 2);
+    context.report({}, write_checkpoint(context, "x", "state", 2));
   });
   ASSERT_TRUE(result.error);
   EXPECT_EQ(result.error->code, Errc::AlreadyExists);
