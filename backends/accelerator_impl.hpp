@@ -26,7 +26,11 @@ struct Accelerator::Impl {
   std::vector<Model> models;
   std::vector<Optimizer*> optimizers;
   std::vector<LRScheduler*> schedulers;
-  std::vector<DataLoader*> loaders;
+  struct Loader {
+    DataLoader* loader;
+    std::uint64_t shared_seed;  // of a shuffle without a seed of its own
+  };
+  std::vector<Loader> loaders;
 
   std::shared_ptr<bool> sync_gradients = std::make_shared<bool>(true);  // the prepared optimizers' gate
   int window_steps = 0;                                                 // accumulate() calls since the last update
@@ -36,7 +40,9 @@ struct Accelerator::Impl {
 
   /// The state of a loader whose last batch is being processed, the innermost one's; nullptr when there is none.
   [[nodiscard]] const LoaderState* ending_loader() const;
-  /// Epoch and position of every loader.
+  /// Gives the loader this rank's share.
+  void shard(const Loader& loader);
+  /// Epoch, position and seed of every loader.
   [[nodiscard]] nlohmann::ordered_json loader_state() const;
   void load_loader_state(const nlohmann::ordered_json& state);
   /// Multiplies the gradients that prepared models hold.

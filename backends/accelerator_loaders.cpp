@@ -21,34 +21,40 @@ std::uint64_t draw_seed() {
 
 void Accelerator::prepare_data_loader(DataLoader& loader) {
   auto& known = impl_->loaders;
-  if (std::find(known.begin(), known.end(), &loader) != known.end()) return;
-  known.push_back(&loader);
+  if (std::any_of(known.begin(), known.end(), [&](const auto& k) { return k.loader == &loader; })) return;
   std::int64_t seed = 0;  // of a shuffle without one of its own: rank 0's draw for everyone
   if (is_main_process()) seed = static_cast<std::int64_t>(draw_seed());
   impl_->communicator.broadcast({&seed, sizeof seed, DType::I64}, 0).wait().or_throw();
-  loader.shard(process_index(), num_processes(), impl_->options.dataloader, static_cast<std::uint64_t>(seed));
+  known.push_back({&loader, static_cast<std::uint64_t>(seed)});
+  impl_->shard(known.back());
+}
+
+void Accelerator::Impl::shard(const Loader& l) {
+  l.loader->shard(communicator.rank(), communicator.size(), options.dataloader, l.shared_seed);
 }
 
 const LoaderState* Accelerator::Impl::ending_loader() const {
   // Loops nest as they were prepared, training before evaluation: the last one is the innermost.
-  for (auto loader = loaders.rbegin(); loader != loaders.rend(); ++loader) {
-    if ((*loader)->state().end_of_dataloader) return &(*loader)->state();
+  for (auto l = loaders.rbegin(); l != loaders.rend(); ++l) {
+    if (l->loader->state().end_of_dataloader) return &l->loader->state();
   }
   return nullptr;
 }
 
 nlohmann::ordered_json Accelerator::Impl::loader_state() const {
   auto state = nlohmann::ordered_json::array();
-  for (const auto* loader : loaders) {
-    const auto position = loader->position();
-    state.push_back({{"epoch", position.epoch}, {"num_batches", position.num_batches}});
+  for (const auto& l : loaders) {
+    const auto position = l.loader->position();
+    state.push_back({{"epoch", position.epoch}, {"num_batches", position.num_batches}, {"shared_seed", l.shared_seed}});
   }
   return state;
 }
 
 void Accelerator::Impl::load_loader_state(const nlohmann::ordered_json& state) {
-  for (std::size_t l = 0; l < loaders.size(); ++l) {
-    loaders[l]->resume({state[l].at("epoch").get<std::int64_t>(), state[l].at("num_batches").get<std::int64_t>()});
+  for (std::size_t i = 0; i < loaders.size(); ++i) {
+    loaders[i].shared_seed = state[i].at("shared_seed").get<std::uint64_t>();
+    shard(loaders[i]);
+    loaders[i].loader->resume({state[i].at("epoch").get<std::int64_t>(), state[i].at("num_batches").get<std::int64_t>()});
   }
 }
 
