@@ -62,7 +62,7 @@ class BenchContext final : public TrainContext {
   Device device() const noexcept override { return {}; }
   const ScalingConfig& scaling() const noexcept override { return scaling_; }
   std::string run_name() const override { return "ddp_bench"; }
-  void report(const Metrics&, const std::optional<Checkpoint>&, int) override {}
+  void report(const Metrics&, const std::optional<Checkpoint>&) override {}
   void progress(const Progress&) override {}
   std::filesystem::path checkpoint_dir() override { throw Failure{Errc::Unsupported, "ddp_bench keeps no checkpoints"}; }
   std::optional<Checkpoint> get_checkpoint() const override { return std::nullopt; }

@@ -10,6 +10,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 namespace troupe {
 
@@ -49,6 +50,15 @@ Metrics evaluate(Accelerator& accelerator, BertForSequenceClassification& model,
   return {{"accuracy", scores.accuracy()}, {"f1", scores.f1()}, {"eval_loss", loss_sum / static_cast<double>(batches)}};
 }
 
+/// A vocabulary that is longer than the model's embedding belongs to another model.
+void check_vocabulary(const WordPiece& tokenizer, const BertForSequenceClassification& model, const std::filesystem::path& directory) {
+  const auto known = model->config().vocab_size;
+  if (std::cmp_greater(tokenizer.vocab_size(), known)) {
+    throw Failure{Errc::InvalidConfig, (directory / "vocab.txt").string() + " has " + std::to_string(tokenizer.vocab_size()) +
+                                           " tokens, but the model's vocab_size is " + std::to_string(known)};
+  }
+}
+
 /// Tells the display where training stands.
 struct Meter {
   TrainContext& context;
@@ -86,6 +96,7 @@ void fine_tune_pairs(TrainContext& context, const Config& config) {
   const auto data = load_pairs(config.get<std::string>("data"), config.get<std::string>("train_file"),
                                config.get<std::string>("eval_file"));
   const auto tokenizer = WordPiece::from_pretrained(model_directory);
+  check_vocabulary(tokenizer, model, model_directory);
   const auto max_length = static_cast<std::size_t>(config.get<std::int64_t>("max_length"));
   const auto collate = collate_pairs(tokenizer.pad_id());
   DataLoader train{encode(tokenizer, data.train, max_length), {.batch_size = batch_size, .shuffle = true, .seed = seed, .collate = collate}};
