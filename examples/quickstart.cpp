@@ -9,38 +9,36 @@
 #include <troupe/bert.hpp>
 #include <troupe/fine_tune_pairs.hpp>
 #include <troupe/options.hpp>
+#include <troupe/mrpc.hpp>
 #include <troupe/pair_dataset.hpp>
 #include <troupe/troupe.hpp>
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/softmax.h>
 
+#include <algorithm>
 #include <cstdio>
-#include <string>
-#include <utility>
-#include <vector>
 
 namespace {
 
-using troupe::Batch, troupe::BertForSequenceClassification;
+using troupe::BertForSequenceClassification;
 
-/// The best checkpoint's verdict on two pairs, in words.
-void classify(const std::filesystem::path& checkpoint, std::size_t max_length) {
+/// The best checkpoint's verdict on two pairs it was not trained on, one of each kind, in words.
+void classify(const std::filesystem::path& checkpoint, const troupe::FineTuneOptions& options) {
   const auto tokenizer = troupe::WordPiece::from_pretrained(checkpoint);
   auto model = BertForSequenceClassification::from_pretrained(checkpoint);
   model->eval();
   at::NoGradGuard no_grad;
-  const std::vector<std::pair<std::string, std::string>> pairs{
-      {"And when the sun was up, he went out of the city to meet them.",
-       "At sunrise he left the town in order to meet with them."},
-      {"And when the sun was up, he went out of the city to meet them.",
-       "When the sun had gone down, they brought the sick to him in the city."}};
+  const auto pairs = troupe::load_pairs(options.data, options.train_file, options.eval_file).eval;
   std::printf("\nThe best checkpoint says:\n");
-  for (const auto& [first, second] : pairs) {
-    const auto batch = troupe::encode_pairs(tokenizer, {{first, second}}, max_length);
+  for (const std::int64_t label : {1, 0}) {
+    const auto pair = std::find_if(pairs.begin(), pairs.end(), [label](const auto& p) { return p.label == label; });
+    if (pair == pairs.end()) continue;
+    const auto batch = troupe::encode_pairs(tokenizer, {{pair->first, pair->second}}, static_cast<std::size_t>(options.max_length));
     const auto same = at::softmax(model(batch).logits_BC, -1)[0][1].item<double>();
-    std::printf("  %s (%.0f %% sure)\n    \"%s\"\n    \"%s\"\n", same > 0.5 ? "the same" : "not the same",
-                100 * (same > 0.5 ? same : 1 - same), first.c_str(), second.c_str());
+    std::printf("  %.0f %% sure that these say %s (the data says: %s)\n    \"%s\"\n    \"%s\"\n", 100 * (same > 0.5 ? same : 1 - same),
+                same > 0.5 ? "the same" : "something else", label == 1 ? "the same" : "something else", pair->first.c_str(),
+                pair->second.c_str());
   }
 }
 
@@ -50,6 +48,7 @@ int main(int argc, char** argv) {
   troupe::Session session{argc, argv, {{"fine_tune_pairs", troupe::fine_tune_pairs}}};
 
   troupe::FineTuneOptions fine_tune;
+  fine_tune.learning_rate = 1e-4;  // MiniLM is small: it bears more than BERT's usual 2e-5 to 5e-5
   troupe::TrainerOptions options;
   options.scaling.num_workers = 2;
   options.run.name = "quickstart";
@@ -66,7 +65,7 @@ int main(int argc, char** argv) {
     const auto result = trainer.fit();
     troupe::print_summary(result);
     if (result.ok() && result.best_checkpoint) {
-      classify(result.best_checkpoint->checkpoint.path(), static_cast<std::size_t>(fine_tune.max_length));
+      classify(result.best_checkpoint->checkpoint.path(), fine_tune);
     }
     return result.exit_code();
   } catch (const troupe::Failure& failure) {
