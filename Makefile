@@ -14,7 +14,7 @@ help:
 
 configure:
 	@tools/bootstrap build
-	@[ -f $(BUILD)/build.ninja ] || { echo "configuring $(BUILD)"; \
+	@[ -f $(BUILD)/build.ninja ] || { echo "configuring $(BUILD)"; mkdir -p build; \
 	  cmake --preset release >$(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }; }
 
 build: configure
