@@ -18,6 +18,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
+#include <string>
 
 namespace {
 
@@ -42,6 +44,15 @@ void classify(const std::filesystem::path& checkpoint, const troupe::FineTuneOpt
   }
 }
 
+/// Every start is a run of its own: quickstart-<date>-<time>.
+std::string new_name() {
+  char text[64];
+  const auto now = std::time(nullptr);
+  std::tm local{};
+  (void)std::strftime(text, sizeof text, "quickstart-%Y%m%d-%H%M%S", localtime_r(&now, &local));
+  return text;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -51,7 +62,7 @@ int main(int argc, char** argv) {
   fine_tune.learning_rate = 1e-4;  // MiniLM is small: it bears more than BERT's usual 2e-5 to 5e-5
   troupe::TrainerOptions options;
   options.scaling.num_workers = 2;
-  options.run.name = "quickstart";
+  options.run.name = new_name();
   options.run.resume = troupe::Resume::Never;
   options.run.checkpoint.checkpoint_score_attribute = "accuracy";
   options.run.checkpoint.num_to_keep = 2;

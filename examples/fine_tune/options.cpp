@@ -49,12 +49,12 @@ void add_options(CLI::App& app, TrainerOptions& o) {
   static const std::map<std::string, Resume> resumes{{"auto", Resume::Auto}, {"never", Resume::Never}, {"must", Resume::Must}};
   app.add_option("--num_workers", o.scaling.num_workers, "ranks")->capture_default_str();
   app.add_option("--cpus_per_worker", o.scaling.cpus_per_worker, "threads of each rank")->capture_default_str();
-  app.add_option("--placement", o.scaling.placement, "where ranks live: threads or processes (default threads)")
-      ->transform(CLI::CheckedTransformer(placements));
+  app.add_option("--placement", o.scaling.placement, "where ranks live (default threads)")
+      ->transform(CLI::CheckedTransformer(placements).description("threads|processes"));
   app.add_option("--storage_path", o.run.storage_path, "runs are kept here")->capture_default_str();
   app.add_option("--name", o.run.name, "of the run: its directory in --storage_path")->capture_default_str();
-  app.add_option("--resume", o.run.resume, "auto, never or must go on with a run of this name")
-      ->transform(CLI::CheckedTransformer(resumes));
+  app.add_option("--resume", o.run.resume, "go on with a run of this name, if there is one, never, or else fail")
+      ->transform(CLI::CheckedTransformer(resumes).description("auto|never|must"));
 }
 
 void print_summary(const Result& result) {

@@ -63,7 +63,7 @@ class Programs(unittest.TestCase):
         write_pairs(self.data)
 
     def command(self, program, *more, **replaced):
-        options = {"model": self.model, "data": self.data, "storage_path": self.storage, **replaced}
+        options = {"model": self.model, "data": self.data, "storage_path": self.storage, "name": program, **replaced}
         return [str(PROGRAMS / program), *(f"--{k}={v}" for k, v in options.items()), *more]
 
     def run_program(self, program, *more, timeout=90, **replaced):
@@ -105,7 +105,7 @@ class Programs(unittest.TestCase):
     def test_quickstart_trains_reports_and_classifies(self):
         for placement in ("threads", "processes"):
             with self.subTest(placement):
-                done = self.run_program("quickstart", f"--placement={placement}", f"--name={placement}", "--num_train_epochs=2")
+                done = self.run_program("quickstart", f"--placement={placement}", "--num_train_epochs=2", name=placement)
                 self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
                 self.assertIn("The best checkpoint says", done.stdout)
                 result = self.result(placement)
@@ -120,7 +120,7 @@ class Programs(unittest.TestCase):
     def test_threads_and_processes_learn_the_same(self):
         losses = []
         for placement in ("threads", "processes"):
-            done = self.run_program("quickstart", f"--placement={placement}", f"--name={placement}")
+            done = self.run_program("quickstart", f"--placement={placement}", name=placement)
             self.assertEqual(done.returncode, 0, done.stderr)
             losses.append(self.result(placement)["metrics"]["loss"])
         self.assertEqual(losses[0], losses[1])
