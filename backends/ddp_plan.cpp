@@ -1,5 +1,5 @@
 #include "ddp.hpp"
-#include "tensor_buffer.hpp"
+#include "c10d/tensor_buffer.hpp"
 
 #include <ATen/ops/empty.h>
 

@@ -5,6 +5,8 @@
 //
 // encoder: BERT, hidden 512, 4 layers, 8 heads, 2048, 30522 words, no dropout; batch 8 x 128 tokens a rank, AdamW.
 // mlp: 256-256-256-256-256-10, batch 32 a rank, AdamW.
+#include "fake_context.hpp"
+
 #include <troupe/accelerator.hpp>
 #include <troupe/bert.hpp>
 #include <troupe/local_groups.hpp>
@@ -48,33 +50,6 @@ double median(std::vector<double> values) {
   const auto n = values.size();
   return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
-
-/// A rank's context; only what the Accelerator asks for.
-class BenchContext final : public TrainContext {
- public:
-  explicit BenchContext(Communicator& communicator) : communicator_(communicator) {}
-  int world_rank() const noexcept override { return communicator_.rank(); }
-  int world_size() const noexcept override { return communicator_.size(); }
-  int local_rank() const noexcept override { return world_rank(); }
-  int local_world_size() const noexcept override { return world_size(); }
-  int node_rank() const noexcept override { return 0; }
-  std::uint64_t attempt() const noexcept override { return 1; }
-  Device device() const noexcept override { return {}; }
-  const ScalingConfig& scaling() const noexcept override { return scaling_; }
-  std::string run_name() const override { return "ddp_bench"; }
-  void report(const Metrics&, const std::optional<Checkpoint>&) override {}
-  void progress(const Progress&) override {}
-  std::filesystem::path checkpoint_dir() override { throw Failure{Errc::Unsupported, "ddp_bench keeps no checkpoints"}; }
-  std::optional<Checkpoint> get_checkpoint() const override { return std::nullopt; }
-  void barrier() override { communicator_.barrier().wait().or_throw(); }
-  std::string broadcast_from_rank_zero(std::string bytes) override { return bytes; }
-  bool should_stop() const noexcept override { return false; }
-  Communicator& communicator() override { return communicator_; }
-
- private:
-  Communicator& communicator_;
-  ScalingConfig scaling_;
-};
 
 struct MlpImpl : torch::nn::Module {
   MlpImpl() {
@@ -134,7 +109,7 @@ class Trainee {
   }
 
  private:
-  BenchContext context_;
+  test::FakeContext context_;
   Accelerator accelerator_;
   BertForSequenceClassification bert_{nullptr};
   std::shared_ptr<MlpImpl> mlp_;

@@ -1,3 +1,5 @@
+#include "tensor_buffer.hpp"
+
 #include <troupe/c10d.hpp>
 
 #include <ATen/core/Tensor.h>
@@ -17,22 +19,6 @@ namespace troupe {
 
 namespace {
 
-DType dtype_of(const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kDouble: return DType::F64;
-    case at::kFloat: return DType::F32;
-    case at::kHalf: return DType::F16;
-    case at::kBFloat16: return DType::BF16;
-    case at::kLong: return DType::I64;
-    case at::kInt: return DType::I32;
-    case at::kShort: return DType::I16;
-    case at::kChar: return DType::I8;
-    case at::kByte: return DType::U8;
-    case at::kBool: return DType::Bool;
-    default: throw Failure{Errc::Unsupported, std::string{"no collective for tensors of "} + c10::toString(tensor.scalar_type())};
-  }
-}
-
 ReduceOp reduce_of(const c10d::ReduceOp& op) {
   if (op == c10d::ReduceOp::SUM) return ReduceOp::Sum;
   if (op == c10d::ReduceOp::AVG) return ReduceOp::Mean;
@@ -40,8 +26,6 @@ ReduceOp reduce_of(const c10d::ReduceOp& op) {
   if (op == c10d::ReduceOp::MIN) return ReduceOp::Min;
   throw Failure{Errc::Unsupported, "only sum, average, max and min are reduced"};
 }
-
-Buffer buffer_of(const at::Tensor& tensor) { return {tensor.mutable_data_ptr(), tensor.nbytes(), dtype_of(tensor)}; }
 
 class FutureWork final : public c10d::Work {
  public:

@@ -12,7 +12,7 @@
 
 namespace troupe::test {
 
-/// A context with a communicator and nothing else behind it.
+/// A context with a communicator and nothing else behind it. Also the context of bench/ddp_bench.cpp.
 class FakeContext final : public TrainContext {
  public:
   explicit FakeContext(Communicator& communicator) : communicator_(communicator) {}
@@ -27,7 +27,7 @@ class FakeContext final : public TrainContext {
   std::string run_name() const override { return "fake"; }
   void report(const Metrics&, const std::optional<Checkpoint>&) override {}
   void progress(const Progress&) override {}
-  std::filesystem::path checkpoint_dir() override { throw Failure{Errc::Unsupported, "no storage in this test"}; }
+  std::filesystem::path checkpoint_dir() override { throw Failure{Errc::Unsupported, "a FakeContext has no storage"}; }
   std::optional<Checkpoint> get_checkpoint() const override { return std::nullopt; }
   void barrier() override { communicator_.barrier().wait().or_throw(); }
   std::string broadcast_from_rank_zero(std::string bytes) override { return bytes; }
