@@ -25,12 +25,17 @@ void check_parts(Call call, ConstBuffer whole, ConstBuffer part, int size) {
                     " times " + std::to_string(part.bytes) + " bytes " + std::string{name(part.dtype)});
 }
 
-}  // namespace
+class Failed final : public Work::State {
+ public:
+  explicit Failed(Outcome outcome) : outcome_(std::move(outcome)) {}
+  bool poll() override { return true; }
+  Outcome wait() override { return outcome_; }
 
-std::string_view name(Call call) noexcept {
-  constexpr std::string_view names[] = {"all_reduce", "reduce_scatter", "all_gather", "broadcast", "barrier"};
-  return names[static_cast<std::size_t>(call)];
-}
+ private:
+  Outcome outcome_;
+};
+
+}  // namespace
 
 bool widens(const Request& request) noexcept {
   return (request.input.dtype == DType::BF16 || request.input.dtype == DType::F16) && request.output.dtype == DType::F32;
@@ -51,6 +56,8 @@ void check(const Request& request, int size) {
     wrong(call, "input and output of different types: " + std::string{name(request.input.dtype)} + " and " +
                     std::string{name(request.output.dtype)});
 }
+
+Work failed_work(Outcome outcome) { return Work{std::make_shared<Failed>(std::move(outcome))}; }
 
 Work perform(Communicator& group, const Request& request) {
   switch (request.call) {

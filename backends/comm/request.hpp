@@ -8,9 +8,7 @@
 
 namespace troupe::detail {
 
-enum class Call : std::uint8_t { AllReduce, ReduceScatter, AllGather, Broadcast, Barrier };
-
-[[nodiscard]] std::string_view name(Call call) noexcept;
+using troupe::Call;
 
 /// A collective as a value: what a rank asks for.
 struct Request {
@@ -24,6 +22,7 @@ struct Request {
   [[nodiscard]] DType dtype() const noexcept { return has_input() ? input.dtype : output.dtype; }
   /// All ranks ask for the same number.
   [[nodiscard]] std::size_t bytes() const noexcept { return has_input() ? input.bytes : output.bytes; }
+  [[nodiscard]] Collective collective() const noexcept { return {call, op, dtype(), output.dtype, root, bytes()}; }
 
  private:
   [[nodiscard]] bool has_input() const noexcept { return call == Call::ReduceScatter || call == Call::AllGather; }
@@ -33,6 +32,8 @@ struct Request {
 void check(const Request& request, int size);
 /// True when 16-bit sums are to be handed out as they are, in fp32.
 [[nodiscard]] bool widens(const Request& request) noexcept;
+/// A collective that has failed already.
+[[nodiscard]] Work failed_work(Outcome outcome);
 /// Asks `group` for it.
 [[nodiscard]] Work perform(Communicator& group, const Request& request);
 
@@ -64,6 +65,7 @@ class CommunicatorDecorator : public RequestCommunicator {
   void abort(const std::string& reason) noexcept override { group_->abort(reason); }
   std::shared_ptr<void> allocate(std::size_t bytes) override { return group_->allocate(bytes); }
   void set_timeout(std::chrono::milliseconds timeout) override { group_->set_timeout(timeout); }
+  FlightRecorder& recorder() noexcept override { return group_->recorder(); }
 
  protected:
   [[nodiscard]] Communicator& group() noexcept { return *group_; }

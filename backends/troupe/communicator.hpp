@@ -2,6 +2,7 @@
 
 #include <troupe/buffer.hpp>
 #include <troupe/errors.hpp>
+#include <troupe/flight_recorder.hpp>
 
 #include <chrono>
 #include <cstddef>
@@ -9,8 +10,6 @@
 #include <string>
 
 namespace troupe {
-
-enum class ReduceOp : std::uint8_t { Sum, Mean, Max, Min };
 
 /// A collective under way. Movable; destroying an unfinished one waits for it.
 class Work {
@@ -36,8 +35,8 @@ class Work {
   ~Work() { finish(); }
 
   [[nodiscard]] bool poll() { return !state_ || state_->poll(); }
-  /// The failure names the ranks that did not come (DeadlinePassed), each rank's call (CollectiveMismatch) or
-  /// the reason given to `abort` (Aborted).
+  /// The failure names the ranks that did not come and what they did last (DeadlinePassed), each rank's call
+  /// (CollectiveMismatch) or the reason given to `abort` (Aborted).
   Outcome wait() { return state_ ? state_->wait() : Outcome{}; }
 
  private:
@@ -56,7 +55,7 @@ class Work {
 ///
 /// Results are bitwise equal on all ranks: a reduction adds in rank order 0, 1, … N-1, in fp32 for 16-bit floats.
 ///
-/// Threads: one caller at a time per object, except `abort`, which any thread may call.
+/// Threads: one caller at a time per object, except `abort` and what `recorder` allows, which any thread may call.
 /// Errors: a silent, lost or disagreeing peer is an Outcome of `Work::wait`; after one, the group is broken and
 /// every later call fails with the same text. A wrong argument throws Failure{InvalidArgument}.
 class Communicator {
@@ -97,6 +96,12 @@ class Communicator {
 
   /// Longest wait of one collective for its peers.
   virtual void set_timeout(std::chrono::milliseconds timeout) = 0;
+
+  /// What this rank called here, and what it sent.
+  [[nodiscard]] virtual FlightRecorder& recorder() noexcept = 0;
+  /// Names whose the next collectives are ("encoder.5"), in the record and in failures. Costs a copy of 80 bytes.
+  void set_label(std::string_view label) noexcept { recorder().set_label(label); }
+  [[nodiscard]] Traffic traffic() noexcept { return recorder().traffic(); }
 };
 
 /// A group of one: every collective is a copy.
