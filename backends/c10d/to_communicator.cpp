@@ -85,7 +85,7 @@ class C10dState final : public Work::State {
         what_(request.collective()),
         label_(group_->recorder.label()),
         output_(request.output),
-        mean_(request.op == ReduceOp::Mean && (request.call == Call::AllReduce || request.call == Call::ReduceScatter)) {}
+        mean_(request.op == ReduceOp::Mean && request.reduces()) {}
   ~C10dState() override = default;
 
   std::vector<at::Tensor> in, out;             ///< kept until c10d is done with them
@@ -212,6 +212,10 @@ class C10dCommunicator final : public RequestCommunicator {
     switch (request.call) {
       case Call::AllReduce: return start_all_reduce(state, request);
       case Call::ReduceScatter: return start_reduce_scatter(state, request);
+      case Call::ReduceToOwners:  // backends have parts of one size only
+        state.out = {widened_copy(request)};
+        state.result_offset = request.begins[static_cast<std::size_t>(rank())] * size_of(request.output.dtype);
+        return start_all_reduce(state, request);
       case Call::AllGather:
         state.in = {copy_of(request.input, DType::U8)};
         state.out = {empty(request.output.bytes, DType::U8)};
@@ -232,9 +236,12 @@ class C10dCommunicator final : public RequestCommunicator {
     options.reduceOp = reduce_op(request.dtype(), request.op);
     return backend().allreduce(state.out, options);
   }
+  static at::Tensor widened_copy(const Request& request) {
+    const auto input = copy_of(request.input, request.input.dtype);
+    return widens(request) ? input.to(at::kFloat) : input;
+  }
   c10::intrusive_ptr<c10d::Work> start_reduce_scatter(C10dState& state, const Request& request) {
-    auto input = copy_of(request.input, request.input.dtype);
-    if (widens(request)) input = input.to(at::kFloat);
+    auto input = widened_copy(request);
     // Backends differ in which reductions their reduce_scatter knows; all know them in all_reduce.
     if (reduce_op(request.dtype(), request.op) != c10d::ReduceOp::SUM) {
       state.out = {input};

@@ -23,7 +23,7 @@ std::string json_string(std::string_view text) {
 }  // namespace
 
 std::string_view name(Call call) noexcept {
-  constexpr std::string_view names[] = {"all_reduce", "reduce_scatter", "all_gather", "broadcast", "barrier"};
+  constexpr std::string_view names[] = {"all_reduce", "reduce_scatter", "all_gather", "broadcast", "barrier", "reduce_to_owners"};
   return names[static_cast<std::size_t>(call)];
 }
 
@@ -32,6 +32,7 @@ std::uint64_t sent_bytes(const Collective& collective, int size) noexcept {
   switch (collective.call) {
     case Call::AllReduce: return 2 * collective.bytes * others / ranks;
     case Call::ReduceScatter:
+    case Call::ReduceToOwners:
     case Call::Broadcast: return collective.bytes * others / ranks;
     case Call::AllGather: return collective.bytes * others;
     case Call::Barrier: break;
@@ -56,11 +57,12 @@ std::string describe(const Collective& collective, std::uint64_t sequence, const
   if (const auto whose = label.text(); !whose.empty()) text += " of `" + whose + "`";
   if (collective.call == Call::Barrier) return text;
   text += " (";
-  if (collective.call == Call::AllReduce || collective.call == Call::ReduceScatter)
+  if (collective.call == Call::AllReduce || collective.call == Call::ReduceScatter || collective.call == Call::ReduceToOwners)
     text += std::string{ops[static_cast<std::size_t>(collective.op)]} + ", ";
   if (collective.call == Call::Broadcast) text += "from rank " + std::to_string(collective.root) + ", ";
   text += std::string{name(collective.dtype)} + " x " + std::to_string(collective.bytes / size_of(collective.dtype));
   if (collective.result != collective.dtype) text += " to " + std::string{name(collective.result)};
+  if (collective.call == Call::ReduceToOwners) text += ", ranges " + std::to_string(static_cast<std::uint32_t>(collective.root));
   return text + ")";
 }
 

@@ -26,6 +26,24 @@ void pause() noexcept {
 #endif
 }
 
+/// Bytes of a reduction's buffers that go to one rank, or (owner -1) to all.
+struct Part {
+  int owner;
+  std::size_t begin, end;
+};
+
+Part part_of(const Request& request, int ranks, std::size_t at) {
+  const auto bytes = request.bytes();
+  if (request.call == Call::AllReduce) return {-1, 0, bytes};
+  if (request.call == Call::ReduceScatter) {
+    const auto part = bytes / static_cast<std::size_t>(ranks);
+    return {static_cast<int>(at / part), at / part * part, (at / part + 1) * part};
+  }
+  const auto element = size_of(request.dtype());
+  const auto next = std::upper_bound(request.begins.begin(), request.begins.end(), at / element);
+  return {static_cast<int>(next - request.begins.begin()) - 1, *(next - 1) * element, *next * element};
+}
+
 }  // namespace
 
 bool Operation::poll() { return finished_ || seat_->poll(*this); }
@@ -196,30 +214,26 @@ void Seat::do_chunk(Operation& operation, std::uint32_t chunk) {
   const auto bytes = operation.request_.bytes();
   const auto begin = chunk * operation.chunk_bytes_;
   const auto end = std::min<std::size_t>(bytes, begin + operation.chunk_bytes_);
-  const auto call = operation.request_.call;
-  if (call == Call::AllReduce || call == Call::ReduceScatter) reduce_range(operation, begin, end);
+  if (operation.request_.reduces()) reduce_range(operation, begin, end);
   else copy_range(operation, begin, end);
 }
 
 void Seat::reduce_range(const Operation& operation, std::size_t begin, std::size_t end) {
   const auto& request = operation.request_;
   const int ranks = state_->size();
-  const auto bytes = operation.request_.bytes();
-  const bool scatter = request.call == Call::ReduceScatter;
-  const auto part = scatter ? bytes / static_cast<std::size_t>(ranks) : bytes;
-  const auto widening = size_of(request.output.dtype) / size_of(request.dtype());
+  const auto element = size_of(request.dtype());
+  const auto widening = size_of(request.output.dtype) / element;
   while (begin < end) {
-    const auto owner = static_cast<int>(begin / part);  // of this part of the result; 0 when all ranks want all of it
-    const auto stop = std::min(end, (begin / part + 1) * part);
+    const auto part = part_of(request, ranks, begin);
+    const auto stop = std::min(end, part.end);
     sources_.clear();
     targets_.clear();
     for (int r = 0; r < ranks; ++r) {
       const auto& record = state_->record(operation.sequence_, r);
       sources_.push_back(state_->resolve(record.input) + begin);
-      if (!scatter) targets_.push_back(state_->resolve(record.output) + begin);
-      else if (r == owner) targets_.push_back(state_->resolve(record.output) + begin % part * widening);
+      if (r == part.owner || part.owner < 0) targets_.push_back(state_->resolve(record.output) + (begin - part.begin) * widening);
     }
-    reduce({request.dtype(), request.output.dtype, request.op}, sources_, targets_, (stop - begin) / size_of(request.dtype()));
+    reduce({request.dtype(), request.output.dtype, request.op}, sources_, targets_, (stop - begin) / element);
     begin = stop;
   }
 }

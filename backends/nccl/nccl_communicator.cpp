@@ -284,6 +284,19 @@ class NcclCommunicator final : public detail::RequestCommunicator {
  private:
   static std::string_view name_of(const detail::Request& request) { return troupe::name(request.dtype()); }
 
+  ncclResult_t run_reduce_to_owners(const detail::Request& request, ncclDataType_t type, ncclRedOp_t op) {
+    const auto& nccl = seat_->nccl();
+    if (const auto begun = nccl.GroupStart(); begun != ncclSuccess) return begun;
+    ncclResult_t result = ncclSuccess;
+    for (int owner = 0; owner < size() && (result == ncclSuccess || result == ncclInProgress); ++owner) {
+      const auto r = static_cast<std::size_t>(owner);
+      const auto* from = static_cast<const std::byte*>(request.input.data) + request.begins[r] * size_of(request.dtype());
+      result = nccl.Reduce(from, request.output.data, request.begins[r + 1] - request.begins[r], type, op, owner, seat_->comm(), seat_->stream());
+    }
+    const auto ended = nccl.GroupEnd();
+    return result == ncclSuccess || result == ncclInProgress ? ended : result;
+  }
+
   ncclResult_t run(const detail::Request& request, ncclDataType_t type) {
     const auto& [nccl, in, out] = std::tie(seat_->nccl(), request.input, request.output);
     const auto op = nccl_op(request.dtype(), request.op);
@@ -291,6 +304,7 @@ class NcclCommunicator final : public detail::RequestCommunicator {
       case detail::Call::AllReduce: return nccl.AllReduce(out.data, out.data, out.count(), type, op, seat_->comm(), seat_->stream());
       case detail::Call::ReduceScatter:
         return nccl.ReduceScatter(in.data, out.data, out.count(), type, op, seat_->comm(), seat_->stream());
+      case detail::Call::ReduceToOwners: return run_reduce_to_owners(request, type, op);
       case detail::Call::AllGather: return nccl.AllGather(in.data, out.data, in.bytes, type, seat_->comm(), seat_->stream());
       case detail::Call::Broadcast:
         return nccl.Broadcast(out.data, out.data, out.bytes, type, request.root, seat_->comm(), seat_->stream());

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
 
 namespace troupe {
@@ -75,6 +76,11 @@ class Communicator {
   /// `output` may be part `rank()` of `input` itself. Of a BF16 or F16 `input`, `output` may be F32: the sum as it was
   /// added, not rounded.
   [[nodiscard]] virtual Work reduce_scatter(ConstBuffer input, Buffer output, ReduceOp op) = 0;
+  /// Rank r's `output` becomes the reduction over all ranks of elements [begins[r], begins[r+1]) of `buffer`: a
+  /// reduce_scatter whose parts may be uneven or empty, straight from a gradient. `begins` [N+1] is the same on all
+  /// ranks, ascending from 0 to the buffer's end, and must live like a buffer. `output` may be that part of `buffer`
+  /// itself; of BF16 or F16 it may be F32.
+  [[nodiscard]] virtual Work reduce_to_owners(ConstBuffer buffer, std::span<const std::size_t> begins, Buffer output, ReduceOp op) = 0;
   /// `output` [N*n] becomes every rank's `input` [n], in rank order. `input` may be part `rank()` of `output`.
   [[nodiscard]] virtual Work all_gather(ConstBuffer input, Buffer output) = 0;
   /// `buffer` [n] becomes that of `root`.

@@ -16,8 +16,8 @@ namespace troupe {
 
 enum class ReduceOp : std::uint8_t { Sum, Mean, Max, Min };
 
-enum class Call : std::uint8_t { AllReduce, ReduceScatter, AllGather, Broadcast, Barrier };
-inline constexpr std::size_t kNumCalls = 5;
+enum class Call : std::uint8_t { AllReduce, ReduceScatter, AllGather, Broadcast, Barrier, ReduceToOwners };
+inline constexpr std::size_t kNumCalls = 6;
 
 /// "all_reduce"
 [[nodiscard]] std::string_view name(Call call) noexcept;
@@ -28,7 +28,7 @@ struct Collective {
   ReduceOp op = ReduceOp::Sum;    ///< of reductions
   DType dtype = DType::U8;        ///< of what is sent
   DType result = DType::U8;       ///< of what comes out
-  std::int32_t root = 0;          ///< of a broadcast
+  std::int32_t root = 0;          ///< of a broadcast; of reduce_to_owners a hash of the ranges
   std::uint64_t bytes = 0;        ///< of a rank's buffer; of its input where there are two
   bool operator==(const Collective&) const = default;
 };
@@ -47,7 +47,7 @@ struct CollectiveLabel {
 
 /// What one rank sends on the wire by the ring algorithms, whatever the implementation does: of S bytes in N ranks
 /// all_reduce 2·S·(N-1)/N, reduce_scatter S·(N-1)/N of its input, all_gather S·(N-1)/N of its output, broadcast
-/// S·(N-1)/N (the mean over ranks), barrier 0.
+/// and reduce_to_owners S·(N-1)/N (the mean over ranks), barrier 0.
 [[nodiscard]] std::uint64_t sent_bytes(const Collective& collective, int ranks) noexcept;
 
 /// Collectives, and what was sent for them.

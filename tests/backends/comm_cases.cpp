@@ -200,6 +200,46 @@ void widened(Communicator& group, const std::string&) {
   }
 }
 
+/// Parts of every kind: even, empty at either end, everything to one rank.
+void owners(Communicator& group, const std::string&) {
+  const auto ranks = static_cast<std::size_t>(group.size()), rank = static_cast<std::size_t>(group.rank());
+  for (const std::size_t n : {std::size_t{0}, std::size_t{5}, std::size_t{1027}, std::size_t{100'003}}) {
+    std::vector<std::vector<std::size_t>> ranges(3, std::vector<std::size_t>(ranks + 1));
+    for (std::size_t r = 0; r <= ranks; ++r) {
+      ranges[0][r] = r * n / ranks;
+      ranges[1][r] = r == ranks ? n : std::min(n, r * r * 7 / 2);
+      ranges[2][r] = r == ranks ? n : 0;  // the last rank owns all
+    }
+    for (const auto& begins : ranges) {
+      const auto mine = begins[rank + 1] - begins[rank];
+      for (const bool own : {true, false}) {
+        for (const auto dtype : {DType::F32, DType::BF16, DType::I64}) {
+          const Shape s{group, dtype, n, own};
+          Memory whole(group, s.bytes(), own), part(group, mine * 8, own);
+          const auto fill = [&] {
+            for (std::size_t i = 0; i < n; ++i) put(dtype, whole.data(), i, value(dtype, group.rank(), i));
+          };
+          const auto verify = [&](DType type, const void* data) {
+            for (std::size_t i = 0; i < mine; ++i)
+              TROUPE_CHECK(get(type, data, i) == reduced(dtype, ReduceOp::Sum, group.size(), begins[rank] + i), s.text() + std::to_string(i));
+          };
+          fill();
+          const ConstBuffer all{whole.data(), s.bytes(), dtype};
+          group.reduce_to_owners(all, begins, {part.data(), mine * size_of(dtype), dtype}, ReduceOp::Sum).wait().or_throw();
+          verify(dtype, part.data());
+          auto* inside = static_cast<std::byte*>(whole.data()) + begins[rank] * size_of(dtype);
+          group.reduce_to_owners(all, begins, {inside, mine * size_of(dtype), dtype}, ReduceOp::Sum).wait().or_throw();
+          verify(dtype, inside);
+          if (dtype != DType::BF16 || group.name() == "nccl") continue;
+          fill();
+          group.reduce_to_owners(all, begins, {part.data(), mine * 4, DType::F32}, ReduceOp::Sum).wait().or_throw();
+          verify(DType::F32, part.data());
+        }
+      }
+    }
+  }
+}
+
 /// The sum of the ranks' `mine` in `group`.
 float sum_of(Communicator& group, float mine) {
   const auto memory = group.allocate(4 * 5003);
@@ -411,6 +451,15 @@ void bad_arguments(Communicator& group, const std::string&) {
   TROUPE_CHECK(throws([&] { return group.broadcast({v.data(), 8, DType::I32}, group.size()); }));
   TROUPE_CHECK(throws([&] { return group.all_gather(Buffer{v.data(), 8, DType::I32}, Buffer{v.data(), 8 * ranks + 4, DType::I32}); }));
   TROUPE_CHECK(throws([&] { return group.reduce_scatter(Buffer{v.data(), 8 * ranks, DType::I32}, Buffer{v.data(), 8, DType::F32}, ReduceOp::Sum); }));
+  const auto elements = static_cast<std::size_t>(16);
+  std::vector<std::size_t> begins(ranks + 1, elements);
+  begins[0] = 0;
+  const Buffer all{v.data(), elements * 4, DType::I32}, mine{v.data(), group.rank() == 0 ? elements * 4 : 0, DType::I32};
+  const Buffer wrong{v.data(), 4, DType::I32};
+  TROUPE_CHECK(throws([&] { return group.reduce_to_owners(all, begins, wrong, ReduceOp::Sum); }));
+  TROUPE_CHECK(throws([&] { return group.reduce_to_owners(all, std::span{begins}.first(ranks), mine, ReduceOp::Sum); }));
+  begins[ranks] = elements - 1;
+  TROUPE_CHECK(throws([&] { return group.reduce_to_owners(all, begins, mine, ReduceOp::Sum); }));
   group.barrier().wait().or_throw();  // nothing was posted
 }
 
@@ -428,6 +477,7 @@ void register_contract(bool whole_dtypes) {
   bodies["astray"] = astray;
   bodies["traffic"] = traffic;
   bodies["record"] = record;
+  bodies["owners"] = owners;
   bodies["widened"] = widened;
   bodies["split"] = split;
   bodies["abort_parent"] = abort_parent;

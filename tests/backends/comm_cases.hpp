@@ -13,6 +13,7 @@ namespace troupe::testing_ranks {
 ///   astray                  rank 2 calls something else, and rank 1 does not come
 ///   traffic                 counted bytes against the formulas
 ///   record <collectives>    the flight recorder's entries
+///   owners                  uneven and empty parts reduced to their owners
 ///   widened                 16-bit floats scattered as fp32 sums
 ///   split <rounds>          groups of a part of the ranks, and of a part of those, used in turn with the first
 ///   abort_parent            rank 0 aborts the group; ranks that wait in a split one are free (they say when)

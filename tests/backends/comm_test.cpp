@@ -36,6 +36,7 @@ TEST_P(Contract, CombinesManyElements) { EXPECT_EQ(run("collectives", "100003"),
 TEST_P(Contract, KeepsManyCollectivesUnderWay) { EXPECT_EQ(run("overlap"), ""); }
 TEST_P(Contract, ScattersAndGathersInPlace) { EXPECT_EQ(run("in_place"), ""); }
 TEST_P(Contract, AddsInRankOrderOnEveryRank) { EXPECT_EQ(run("bitwise"), ""); }
+TEST_P(Contract, ReducesUnevenPartsToTheirOwners) { EXPECT_EQ(run("owners"), ""); }
 TEST_P(Contract, HandsOutSumsOf16BitFloatsUnrounded) { EXPECT_EQ(run("widened"), ""); }
 TEST_P(Contract, SplitsIntoGroupsOfAPartOfTheRanks) { EXPECT_EQ(run("split"), ""); }
 TEST_P(Contract, CountsWhatItSends) { EXPECT_EQ(run("traffic"), ""); }
@@ -182,6 +183,8 @@ TEST(ProcessFaults, TheDeadlineFreesThePeersOfAKilledRank) {
 void work_forever(Communicator& group, const std::string&) {
   const auto memory = group.allocate(8 << 20);
   const Buffer buffer{memory.get(), 8 << 20, DType::F32};
+  group.barrier().wait().or_throw();  // all have started
+  group.set_timeout(milliseconds{400});
   for (int step = 0;; ++step) {
     if (step == 5) say("working");
     const auto outcome = group.all_reduce(buffer, ReduceOp::Sum).wait();
@@ -191,7 +194,7 @@ void work_forever(Communicator& group, const std::string&) {
 
 TEST(ProcessFaults, AKillInTheMiddleOfWorkWedgesNobody) {
   for (int delay = 0; delay < 12; ++delay) {
-    Ranks ranks{"shared_memory", 3, "work_forever", "", milliseconds{400}};
+    Ranks ranks{"shared_memory", 3, "work_forever"};
     for (int r = 0; r < 3; ++r) ASSERT_TRUE(ranks.wait_for(r, "working"));
     std::this_thread::sleep_for(std::chrono::microseconds{delay * 700});
     ranks.kill(delay % 3, SIGKILL);

@@ -78,7 +78,11 @@ TEST(FlightRecorder, CostsNextToNothing) {
   const auto nanoseconds = static_cast<int>(std::chrono::nanoseconds{best}.count() / 10'000);
   RecordProperty("nanoseconds_a_collective", nanoseconds);
   std::printf("%d ns a collective\n", nanoseconds);
-  EXPECT_LT(nanoseconds, 1000) << "100 are promised; sanitizers and busy machines need more";
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+  EXPECT_LT(nanoseconds, 20'000);
+#else
+  EXPECT_LT(nanoseconds, 500) << "100 are promised; a busy machine may need more";
+#endif
 }
 
 TEST(FlightRecorder, IsThereWhileItsRankHangs) {

@@ -37,7 +37,7 @@ class GlooContract : public testing::TestWithParam<int> {};
 void everything(Communicator& group, const std::string&) {
   registry().bodies.at("traffic")(group, "");
   for (const auto* n : {"0", "1", "1027", "20001"}) registry().bodies.at("collectives")(group, n);
-  for (const auto* body : {"overlap", "in_place", "widened", "bad_arguments"}) registry().bodies.at(body)(group, "");
+  for (const auto* body : {"overlap", "in_place", "owners", "widened", "bad_arguments"}) registry().bodies.at(body)(group, "");
   registry().bodies.at("split")(group, "1");
 }
 

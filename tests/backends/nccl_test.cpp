@@ -57,6 +57,7 @@ TEST_P(NcclContract, CombinesEverySizeTypeAndReduction) {
 TEST_P(NcclContract, KeepsManyCollectivesUnderWay) { EXPECT_EQ(run("overlap"), ""); }
 TEST_P(NcclContract, ScattersAndGathersInPlace) { EXPECT_EQ(run("in_place"), ""); }
 TEST_P(NcclContract, AddsInRankOrderOnEveryRankAsTheStandInDoes) { EXPECT_EQ(run("bitwise"), ""); }
+TEST_P(NcclContract, ReducesUnevenPartsToTheirOwners) { EXPECT_EQ(run("owners"), ""); }
 TEST_P(NcclContract, SplitsIntoGroupsOfAPartOfTheRanks) { EXPECT_EQ(run("split"), ""); }
 TEST_P(NcclContract, CountsWhatItSends) { EXPECT_EQ(run("traffic"), ""); }
 TEST_P(NcclContract, RecordsItsCollectives) { EXPECT_EQ(run("record", "30"), ""); }
