@@ -84,7 +84,7 @@ void Accelerator::prepare_model(std::shared_ptr<torch::nn::Module> model) {
 }
 
 void Accelerator::prepare_optimizer(Optimizer& optimizer) {
-  optimizer.set_gate(impl_->sync_gradients);
+  optimizer.set_gate(impl_->gate);
   add_once(impl_->optimizers, optimizer);
 }
 
@@ -105,12 +105,12 @@ void Accelerator::finish_prepare() {
 Scope Accelerator::accumulate() {
   auto& i = *impl_;
   const int steps = i.options.gradient_accumulation_steps;
-  if (*i.sync_gradients) i.window_steps = 0;
+  if (i.gate->sync) i.window_steps = 0;
   ++i.window_steps;
   const bool last = i.options.sync_with_dataloader && i.ending_loader();
-  *i.sync_gradients = last || i.window_steps == steps;
+  i.gate->sync = last || i.window_steps == steps;
   i.divisor = steps;
-  if (*i.sync_gradients && i.window_steps < steps) {
+  if (i.gate->sync && i.window_steps < steps) {
     // The window ends early: earlier batches were divided by the full length.
     i.divisor = i.window_steps;
     if (i.window_steps > 1) i.scale_gradients(static_cast<double>(steps) / i.window_steps);
@@ -140,7 +140,7 @@ Scope Accelerator::autocast() {
 void Accelerator::backward(const at::Tensor& loss) {
   auto& i = *impl_;
   const auto scaled = i.divisor == 1 ? loss : loss / i.divisor;
-  if (!*i.sync_gradients || i.no_sync_depth > 0 || i.communicator.size() == 1) return scaled.backward();
+  if (!i.gate->sync || i.no_sync_depth > 0 || i.communicator.size() == 1) return scaled.backward();
   try {
     for (auto& model : i.models) {
       if (model.engine) model.engine->begin();
@@ -158,7 +158,7 @@ void Accelerator::backward(const at::Tensor& loss) {
 }
 
 double Accelerator::clip_grad_norm(const std::vector<at::Tensor>& parameters, double max_norm) {
-  if (!*impl_->sync_gradients) return 0;
+  if (!impl_->gate->sync) return 0;
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> grads;
   for (const auto& parameter : parameters) {
@@ -171,7 +171,7 @@ double Accelerator::clip_grad_norm(const std::vector<at::Tensor>& parameters, do
   return norm;
 }
 
-bool Accelerator::sync_gradients() const noexcept { return *impl_->sync_gradients; }
+bool Accelerator::sync_gradients() const noexcept { return impl_->gate->sync; }
 
 void Accelerator::print(const std::string& line) const {
   if (is_main_process()) std::cout << line << std::endl;

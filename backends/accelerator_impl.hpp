@@ -32,9 +32,9 @@ struct Accelerator::Impl {
   };
   std::vector<Loader> loaders;
 
-  std::shared_ptr<bool> sync_gradients = std::make_shared<bool>(true);  // the prepared optimizers' gate
-  int window_steps = 0;                                                 // accumulate() calls since the last update
-  double divisor = 1;                                                   // of losses
+  std::shared_ptr<StepGate> gate = std::make_shared<StepGate>();  // of the prepared optimizers
+  int window_steps = 0;                                           // accumulate() calls since the last update
+  double divisor = 1;                                             // of losses
   int no_sync_depth = 0;
   std::vector<std::shared_ptr<torch::nn::Module>> added;  // by the prepare() under way
 

@@ -105,7 +105,7 @@ void load_generator(const std::filesystem::path& file) {
 
 void Accelerator::write_state(const std::filesystem::path& directory) {
   auto& i = *impl_;
-  if (!*i.sync_gradients) {
+  if (!i.gate->sync) {
     throw Failure{Errc::InvalidArgument, "save_state: an accumulation window is open, and gradients are not saved; call it after an update"};
   }
   std::error_code error;
@@ -154,7 +154,7 @@ void Accelerator::load_state(const std::filesystem::path& directory) {
     for (std::size_t g = 0; g < lrs.size(); ++g) i.optimizers[o]->set_lr(g, lrs[g].get<double>());
   }
   i.load_loader_state(loaders);
-  *i.sync_gradients = true;
+  i.gate->sync = true;
   if (json.value("world_size", 0) == num_processes()) {
     load_generator(random_file(directory, process_index()));
   } else if (is_main_process()) {

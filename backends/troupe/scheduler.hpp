@@ -10,7 +10,7 @@ namespace troupe {
 /// Sets an optimizer's learning rate to base_lr * factor(updates so far); the first update uses factor(0).
 ///
 /// One step per optimizer update, whatever the number of ranks and of accumulated batches: `step` does nothing while
-/// the optimizer does nothing. (Accelerate steps a prepared scheduler once per process.)
+/// the optimizer does nothing: inside an accumulation window, and when it skips a step. (Accelerate steps a prepared scheduler once per process.)
 class LRScheduler {
  public:
   using Factor = std::function<double(std::int64_t update)>;
