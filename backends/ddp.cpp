@@ -76,8 +76,7 @@ DdpEngine::DdpEngine(Communicator& communicator, NamedTensors params, NamedTenso
     param.name = name;
     param.tensor = tensor;
   }
-  // Peers that are processes reach only memory of `allocate` without staging.
-  const bool any_memory = communicator.name() != "shared_memory";
+  const bool any_memory = communicator.reaches_any_memory();
   const auto cap = static_cast<std::size_t>(options.bucket_cap_mb * 1024 * 1024);
   for (auto& plan : plan_buckets(params, cap, any_memory ? in_place_bytes : 0)) add_bucket(std::move(plan));
 
