@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -34,7 +35,9 @@ class Optimizer {
   virtual ~Optimizer() = default;
   /// One update of every parameter that has a gradient.
   void step() {
-    if (steps()) update();
+    if (!steps()) return;
+    update();
+    if (after_step_) after_step_();
   }
   /// Forgets the gradients, or zeroes them in place: forgetting is faster, the next backward need not add.
   void zero_grad(bool set_to_none = true);
@@ -44,6 +47,8 @@ class Optimizer {
   [[nodiscard]] bool steps() const noexcept { return acts() && !(gate_ && gate_->skip); }
   /// `Accelerator::prepare` calls this; nullptr takes the gate away.
   void set_gate(std::shared_ptr<const StepGate> gate) { gate_ = std::move(gate); }
+  /// Called at the end of every `step` that updated; `Accelerator::prepare` uses it to send updated shards.
+  void set_after_step(std::function<void()> after_step) { after_step_ = std::move(after_step); }
 
   /// Trains `pieces` (one list a group, one tensor a parameter, in the same order) instead of the parameters given: what
   /// this rank owns of each, 1-D leaves that may have no element. From here on `step` reads and `zero_grad` resets the
@@ -74,6 +79,7 @@ class Optimizer {
   std::vector<double> base_lrs_;
   std::vector<at::Tensor> handles_;
   std::shared_ptr<const StepGate> gate_;
+  std::function<void()> after_step_;
 };
 
 struct AdamWOptions {
