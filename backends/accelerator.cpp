@@ -88,7 +88,10 @@ void Accelerator::prepare_optimizer(Optimizer& optimizer) {
   add_once(impl_->optimizers, optimizer);
 }
 
-void Accelerator::prepare_scheduler(LRScheduler& scheduler) { add_once(impl_->schedulers, scheduler); }
+void Accelerator::prepare_scheduler(LRScheduler& scheduler) {
+  if (impl_->options.compat.step_scheduler_per_process) scheduler.set_steps_per_update(num_processes());
+  add_once(impl_->schedulers, scheduler);
+}
 
 void Accelerator::finish_prepare() {
   auto& i = *impl_;

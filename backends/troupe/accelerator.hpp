@@ -32,6 +32,11 @@ struct DistributedDataParallelKwargs {
   bool broadcast_buffers = true;
 };
 
+/// Upstream's surprises, for those who must reproduce them. All off by default.
+struct Compat {
+  bool step_scheduler_per_process = false;  ///< Accelerate 1.15: a prepared scheduler steps once per process at every update
+};
+
 struct AcceleratorOptions {
   Precision mixed_precision = Precision::No;
   int gradient_accumulation_steps = 1;
@@ -42,6 +47,7 @@ struct AcceleratorOptions {
   /// parameters and so computing are of that precision; masters, gradient sums and optimizer state stay fp32.
   ShardingOptions sharding{};
   LossScale loss_scale{};  ///< of FP16
+  Compat compat{};
 };
 
 /// Ends something at the end of a scope.
