@@ -34,6 +34,7 @@ void check(const AcceleratorOptions& options) {
     throw Failure{Errc::InvalidArgument, "Accelerator: ddp.bucket_cap_mb = " + std::to_string(options.ddp.bucket_cap_mb) +
                                              ", but it must be more than 0"};
   }
+  detail::check_comm_hook(options.ddp);
 }
 
 template <class T>
@@ -102,27 +103,6 @@ void Accelerator::finish_prepare() {
   }
 }
 
-Scope Accelerator::accumulate() {
-  auto& i = *impl_;
-  const int steps = i.options.gradient_accumulation_steps;
-  if (*i.sync_gradients) i.window_steps = 0;
-  ++i.window_steps;
-  const bool last = i.options.sync_with_dataloader && i.ending_loader();
-  *i.sync_gradients = last || i.window_steps == steps;
-  i.divisor = steps;
-  if (*i.sync_gradients && i.window_steps < steps) {
-    // The window ends early: earlier batches were divided by the full length.
-    i.divisor = i.window_steps;
-    if (i.window_steps > 1) i.scale_gradients(static_cast<double>(steps) / i.window_steps);
-  }
-  return Scope{nullptr};
-}
-
-Scope Accelerator::no_sync() {
-  ++impl_->no_sync_depth;
-  return Scope{[impl = impl_.get()] { --impl->no_sync_depth; }};
-}
-
 Scope Accelerator::autocast() {
   if (impl_->options.mixed_precision == Precision::No) return Scope{nullptr};
   const bool enabled = at::autocast::is_autocast_enabled(at::kCPU);
@@ -140,19 +120,15 @@ Scope Accelerator::autocast() {
 void Accelerator::backward(const at::Tensor& loss) {
   auto& i = *impl_;
   const auto scaled = i.divisor == 1 ? loss : loss / i.divisor;
-  if (!*i.sync_gradients || i.no_sync_depth > 0 || i.communicator.size() == 1) return scaled.backward();
+  const auto engines = i.engines_to_reduce();
+  if (engines.empty()) return scaled.backward();
+  const auto pass = i.next_pass(engines.size());
   try {
-    for (auto& model : i.models) {
-      if (model.engine) model.engine->begin();
-    }
+    for (auto* engine : engines) engine->begin(pass);
     scaled.backward();
-    for (auto& model : i.models) {
-      if (model.engine) model.engine->finish();
-    }
+    for (auto* engine : engines) engine->finish();
   } catch (...) {
-    for (auto& model : i.models) {
-      if (model.engine) model.engine->cancel();
-    }
+    for (auto* engine : engines) engine->cancel();
     throw;
   }
 }

@@ -103,6 +103,7 @@ PowerSgdPlan plan_batched_power_sgd(const BucketShape& shape, const CommStateOpt
   plan.p_numel = plan.q_numel = side * rank;
   plan.numel = shape.numel;
   plan.padded = side * side;
+  plan.segments = shape.segments;
   return plan;
 }
 
@@ -192,7 +193,7 @@ void PowerSgdReduction::finish() {
     if (options_.use_error_feedback) input(m).sub_(out);
   }
   for (const auto& r : plan_.rest) gradients_.narrow(0, r.offset, r.numel).copy_(p_flat_.narrow(0, r.at, r.numel));
-  if (plan_.padded) gradients_.copy_(square_.narrow(0, 0, plan_.numel));
+  for (const auto& s : plan_.segments) gradients_.narrow(0, s.offset, s.numel).copy_(square_.narrow(0, s.offset, s.numel));
   if (fresh_q_ && error_.defined()) error_.zero_();
   gradients_.reset();
 }

@@ -29,6 +29,7 @@ struct PowerSgdPlan {
   std::int64_t q_numel = 0;
   std::int64_t numel = 0;      ///< of the gradients, gaps included
   std::int64_t padded = 0;     ///< batched: elements of the square they are copied into; else 0
+  std::vector<Segment> segments;  ///< batched: what is copied back; gaps stay zero
 };
 
 /// A parameter [n, …] is the matrix [n, rest]; as torch's powerSGD_hook chooses them.
