@@ -10,9 +10,11 @@
 #include <gtest/gtest.h>
 
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 
@@ -156,6 +158,44 @@ TEST(DiskOffload, RefusesAnOptimizerThatHasState) {
 TEST(DiskOffload, RefusesBuffersOfNoSize) {
   AdamW optimizer{std::vector<at::Tensor>{at::randn({10}).requires_grad_(true)}, {}};
   EXPECT_EQ(failure_of(optimizer, {.place = Offload::Place::Disk, .path = "/tmp", .num_buffers = 0}, 0).code(), Errc::InvalidConfig);
+}
+
+struct DiskFailure : testing::TestWithParam<DiskIo> {};
+INSTANTIATE_TEST_SUITE_P(Ways, DiskFailure, testing::Values(DiskIo::IoUring, DiskIo::Threads),
+                         [](const auto& instance) { return instance.param == DiskIo::IoUring ? "Uring" : "Thread"; });
+
+/// Files of this process may not grow past `bytes` while it lives.
+struct FileSizeLimit {
+  explicit FileSizeLimit(rlim_t bytes) {
+    ::getrlimit(RLIMIT_FSIZE, &before);
+    const rlimit less{bytes, before.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &less);
+  }
+  ~FileSizeLimit() {
+    ::setrlimit(RLIMIT_FSIZE, &before);
+    std::signal(SIGXFSZ, signal);
+  }
+  rlimit before{};
+  void (*signal)(int) = std::signal(SIGXFSZ, SIG_IGN);
+};
+
+TEST_P(DiskFailure, EndsTheStepNamingFileAndRank) {
+  if (GetParam() == DiskIo::IoUring && !have_uring()) GTEST_SKIP() << "this kernel or build has no io_uring";
+  const Directory directory;
+  const auto param = at::randn({20'000}).requires_grad_(true);
+  AdamW optimizer{std::vector<at::Tensor>{param}, {}};
+  optimizer.set_offload({.place = Offload::Place::Disk, .path = directory.path, .chunk_bytes = 16384}, 5, GetParam());
+  param.mutable_grad() = at::randn({20'000});
+  {
+    const FileSizeLimit limit{65536};  // the fifth chunk meets it
+    try {
+      optimizer.step();
+      FAIL() << "wrote past the limit";
+    } catch (const Failure& failure) {
+      EXPECT_EQ(failure.code(), Errc::StorageUnavailable);
+      EXPECT_THAT(failure.what(), testing::AllOf(testing::HasSubstr("rank 5's file in " + directory.path.string()), testing::HasSubstr("cannot be written")));
+    }
+  }
 }
 
 struct Io : testing::TestWithParam<bool> {
