@@ -127,7 +127,11 @@ TEST(Optimizers, LionFollowsItsPaper) {  // arXiv 2302.06675, algorithm 2, in fp
   EXPECT_TRUE(at::allclose(param.detach(), w, 1e-12, 1e-12));
 }
 
-struct EachKind : testing::TestWithParam<Kind> {};
+struct EachKind : testing::TestWithParam<Kind> {
+  void SetUp() override { at::set_num_threads(1); }
+  void TearDown() override { at::set_num_threads(threads); }
+  int threads = at::get_num_threads();
+};
 INSTANTIATE_TEST_SUITE_P(Kinds, EachKind, testing::ValuesIn(kinds()), [](const auto& instance) { return instance.param.name; });
 
 /// One tensor, and the same cut into pieces that lie apart or side by side, must train to the same bits.
@@ -167,7 +171,6 @@ TEST_P(EachKind, GivesTheSameBitsHoweverParametersAreCut) {
 TEST_P(EachKind, GivesTheSameBitsOnAnyNumberOfThreads) {
   const auto start = at::randn({200'003}), grad = at::randn({200'003});
   std::vector<at::Tensor> ends;
-  const auto threads = at::get_num_threads();
   for (const int n : {1, 2}) {
     at::set_num_threads(n);
     const auto param = leaf(start);
@@ -178,7 +181,6 @@ TEST_P(EachKind, GivesTheSameBitsOnAnyNumberOfThreads) {
     }
     ends.push_back(param.detach());
   }
-  at::set_num_threads(threads);
   EXPECT_TRUE(at::equal(ends[0], ends[1]));
 }
 
@@ -235,6 +237,25 @@ TEST_P(EachKind, ComputesSixteenBitFloatsInFp32) {
     one->step();
     two->step();
     EXPECT_TRUE(at::equal(small.detach(), full.detach().to(dtype)));
+  }
+}
+
+/// This file is compiled for processors without fused multiply-add, so this loop rounds every operation.
+TEST(Optimizers, RoundEveryOperationOnAnyProcessor) {
+  const auto start = at::randn({1003}), first = at::randn({1003}), second = at::randn({1003});
+  const auto param = leaf(start);
+  SGD sgd{std::vector<at::Tensor>{param}, {.lr = 0.03, .momentum = 0.9, .weight_decay = 0.1}};
+  for (const auto& grad : {first, second}) {
+    param.mutable_grad() = grad;
+    sgd.step();
+  }
+  for (std::int64_t i = 0; i < 1003; ++i) {
+    float w = start.const_data_ptr<float>()[i];
+    float speed = first.const_data_ptr<float>()[i] + 0.1F * w;
+    w = w - 0.03F * speed;
+    speed = 0.9F * speed + (second.const_data_ptr<float>()[i] + 0.1F * w);
+    w = w - 0.03F * speed;
+    ASSERT_EQ(w, param.const_data_ptr<float>()[i]) << i;
   }
 }
 
