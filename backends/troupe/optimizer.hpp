@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -72,7 +73,9 @@ class Optimizer {
   virtual ~Optimizer();
   /// One update of every parameter that has a gradient. Throws Failure{Unsupported} on a sparse gradient or another dtype.
   void step() {
-    if (steps()) update();
+    if (!steps()) return;
+    update();
+    if (after_step_) after_step_();
   }
   /// Forgets the gradients, or zeroes them in place: forgetting is faster, the next backward need not add.
   void zero_grad(bool set_to_none = true);
@@ -82,6 +85,8 @@ class Optimizer {
   [[nodiscard]] bool steps() const noexcept { return acts() && !(gate_ && gate_->skip); }
   /// `Accelerator::prepare` calls this; nullptr takes the gate away.
   void set_gate(std::shared_ptr<const StepGate> gate) { gate_ = std::move(gate); }
+  /// Called at the end of every `step` that updated; `Accelerator::prepare` uses it to send updated shards.
+  void set_after_step(std::function<void()> after_step) { after_step_ = std::move(after_step); }
 
   /// Trains `pieces` (one list a group, one tensor a parameter, in the same order) instead of the parameters given: what
   /// this rank owns of each, 1-D leaves that may have no element. From here on `step` reads and `zero_grad` resets the
@@ -147,6 +152,7 @@ class Optimizer {
   std::vector<Entry> entries_;  // by parameter, over all groups
   std::unique_ptr<detail::StateStore> store_;
   std::shared_ptr<const StepGate> gate_;
+  std::function<void()> after_step_;
 };
 
 /// Options carry the defaults of torch.optim.
