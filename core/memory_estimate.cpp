@@ -35,7 +35,7 @@ std::int64_t transient(const ModelSize& m, const ShardingOptions& s, std::int64_
   const bool whole_model = !s.reshard_after_forward;  // everything stays gathered until backward is through
   const std::int64_t copies = 1 + (s.backward_prefetch && !only_root ? 1 : 0) + 1;
   const auto gathered = whole_model ? (m.num_params + m.num_frozen) * param_bytes + unit * param_bytes
-                                    : copies * unit * param_bytes + (only_root ? 0 : m.root_unit * param_bytes);
+                                    : copies * unit * param_bytes + (only_root ? 0 : m.root_unit * param_bytes) + m.num_persistent * param_bytes;
   return gathered + unit * reduce_bytes + unit * reduce_bytes / ranks;
 }
 
