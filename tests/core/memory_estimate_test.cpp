@@ -47,6 +47,8 @@ TEST(MemoryEstimate, GathersTheLargestUnitAndTheRoot) {
   alone.strategy = ShardParameters;
   alone.backward_prefetch = false;
   EXPECT_EQ(estimate_memory(model, alone, 4).gathered, (2 * 4 + 4) * 100'000 + 4 * 100'000 / 4 + 4 * 20'000);
+  // A root larger than the layers: its own gradients are the peak.
+  EXPECT_EQ(estimate_memory({.num_params = psi, .largest_unit = 10, .root_unit = 1'000'000}, alone, 4).gathered, (4 + 4 + 4 + 1) * 1'000'000);
   alone.reshard_after_forward = false;
   EXPECT_GT(estimate_memory(model, alone, 4).gathered, 4 * psi);
   EXPECT_EQ(estimate(ShardParameters, 1).gathered, 0);

@@ -75,7 +75,7 @@ void print_table(const Options& o, const ModelSize& model, const std::vector<Lin
   std::printf("%s: %lld parameters in %d units, the largest %lld, the root %lld\n", o.model.c_str(), static_cast<long long>(model.num_params),
               model.num_units, static_cast<long long>(model.largest_unit), static_cast<long long>(model.root_unit));
   std::printf("MiB a rank of %d, AdamW, without activations; resident = params + grads + optimizer, peak = resident + gathered\n\n", o.ranks);
-  std::printf("%-14s %10s %10s %10s %10s %10s %10s %10s  %s\n", "strategy", "params", "grads", "optimizer", "resident", "gathered", "peak", "offloaded", "resident is");
+  std::printf("%-14s %10s %10s %10s %10s %10s %10s %10s  %s\n", "strategy", "params", "grads", "optimizer", "resident", "gathered", "peak", "offloaded", "model state is");
   for (const auto& [name, sharding, e] : lines) {
     std::printf("%-14s %10s %10s %10s %10s %10s %10s %10s  %s\n", name.c_str(), mib(e.params).c_str(), mib(e.grads).c_str(), mib(e.optimizer).c_str(),
                 mib(e.resident()).c_str(), mib(e.gathered).c_str(), mib(e.peak()).c_str(), mib(e.host).c_str(), e.formula.c_str());
@@ -118,7 +118,7 @@ Command add_estimate_memory(CLI::App& app) {
   command->add_option("MODEL_DIR", o.model, "a Hugging Face directory with model.safetensors, or such a file")->required();
   std::vector<std::string> names;
   for (const auto& [name, strategy] : strategies) names.push_back(name);
-  auto* strategy = command->add_option("--strategy", o.strategies, "one or more")->check(CLI::IsMember(names));
+  auto* strategy = command->add_option("--strategy", o.strategies, "may be given again")->allow_extra_args(false)->check(CLI::IsMember(names));
   command->add_option("--ranks,--world-size", o.ranks, "ranks")->capture_default_str()->check(CLI::Range(1, 4096));
   command->add_option("--precision", o.precision, "of computing; masters stay fp32")->check(CLI::IsMember({"no", "fp16", "bf16"}));
   command->add_option("--grad-dtype", o.grad_dtype, "of gradients that wait for the optimizer: fp32, or as parameters are computed with")
