@@ -139,6 +139,25 @@ TEST(Accumulate, ABackwardConcernsOnlyTheModelsItReaches) {
   });
 }
 
+TEST(Accumulate, AModelThatNoBackwardHasReachedHasNoGradient) {
+  run_ranks(2, [](TrainContext& context) {
+    Accelerator accelerator{context};
+    auto a = std::make_shared<One>(), b = std::make_shared<One>();
+    accelerator.prepare(a, b);
+    accelerator.backward(a->w.sum() * context.world_rank());
+    EXPECT_NEAR(grad(a), 0.5, 1e-6);
+    EXPECT_FALSE(b->w.grad().defined());
+    auto both = std::make_shared<SmallNetImpl>();  // but half a model is an error, as ever
+    accelerator.prepare(both);
+    try {
+      accelerator.backward(both->forward(at::ones({1, 6}), false).sum());
+      FAIL() << "no failure";
+    } catch (const Failure& failure) {
+      EXPECT_THAT(failure.what(), HasSubstr("has no gradient for spare.weight"));  // both ranks say so
+    }
+  });
+}
+
 TEST(Accumulate, ALocalGradientIsReducedEvenWhenTheLastBackwardDoesNotReachItsModel) {
   run_ranks(2, [](TrainContext& context) {
     Accelerator accelerator{context, {.gradient_accumulation_steps = 2}};

@@ -159,7 +159,7 @@ TEST(JoinUnevenInputs, WeightsCountOnlyBatchesThatExist) {
 TEST(JoinUnevenInputs, SeveralModelsAreReducedInOneOrder) {
   run_ranks(3, [](TrainContext& context) {
     Accelerator accelerator{context};
-    auto a = make_net(), b = make_net();
+    auto a = make_net(8), b = make_net(12);  // backward reaches b first, the shadows begin with a
     accelerator.prepare(a, b);
     accelerator.join_uneven_inputs([&] {
       for (int i = 0; i < 1 + context.world_rank(); ++i) {
