@@ -26,7 +26,7 @@ GradientAccumulationPlugin Accelerator::Impl::accumulation_of(const AcceleratorO
 }
 
 void Accelerator::Impl::forget_window() {
-  *sync_gradients = true;
+  gate->sync = true;
   window_steps = 0;
   divisor = 1;
   weights = {};
@@ -45,7 +45,7 @@ void Accelerator::check_prepared(const char* call, const std::vector<const torch
 Scope Accelerator::accumulate() {
   auto& i = *impl_;
   const int steps = i.accumulation.num_steps;
-  if (*i.sync_gradients) {
+  if (i.gate->sync) {
     if (i.weights.count > 0) {
       throw Failure{Errc::InvalidArgument,
                     "accumulate: the last window ended with a backward without a weight, after others with one; give all or none"};
@@ -54,9 +54,9 @@ Scope Accelerator::accumulate() {
   }
   ++i.window_steps;
   const bool last = i.accumulation.sync_with_dataloader && i.ending_loader();
-  *i.sync_gradients = last || i.window_steps == steps;
+  i.gate->sync = last || i.window_steps == steps;
   i.divisor = steps;
-  const bool early = *i.sync_gradients && i.window_steps < steps;
+  const bool early = i.gate->sync && i.window_steps < steps;
   if (early && i.accumulation.tail_divisor == TailDivisor::OwnLength) {
     // Earlier batches were divided by the full length, unless weights will divide them.
     i.divisor = i.window_steps;
@@ -92,7 +92,7 @@ Scope Accelerator::trigger_sync(const torch::nn::Module* model) {
 
 std::vector<detail::DdpEngine*> Accelerator::Impl::engines_to_reduce() {
   std::vector<detail::DdpEngine*> engines;
-  const bool window = (*sync_gradients || accumulation.sync_each_batch) && no_sync_depth == 0;
+  const bool window = (gate->sync || accumulation.sync_each_batch) && no_sync_depth == 0;
   for (auto& model : models) {
     if (!model.engine || local_depth > 0) continue;
     if (model.trigger_depth > 0 || (window && model.no_sync_depth == 0)) engines.push_back(model.engine.get());
@@ -130,7 +130,7 @@ void Accelerator::backward(const at::Tensor& loss, double weight) {
   i.divisor = 1;
   i.weights.sum += weight;
   ++i.weights.count;
-  if (!*i.sync_gradients || i.no_sync_depth > 0) return backward(loss * weight);
+  if (!i.gate->sync || i.no_sync_depth > 0) return backward(loss * weight);
 
   // The sum is known before the last backward, so what goes over the wire is scaled already.
   const bool alone = i.local_depth > 0;

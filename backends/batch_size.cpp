@@ -53,6 +53,11 @@ class GuardedCommunicator final : public Communicator {
   Work barrier() override {
     return guarded([&] { return inner_.barrier(); });
   }
+  bool reaches_any_memory() const noexcept override { return inner_.reaches_any_memory(); }
+  std::unique_ptr<Communicator> split(int) override {
+    // Collectives of a group of its own would pass by the guard.
+    throw Failure{Errc::Unsupported, "find_executable_batch_size: models that are sharded cannot be prepared inside it; only replicated ones can"};
+  }
   void abort(const std::string& reason) noexcept override { inner_.abort(reason); }
   std::shared_ptr<void> allocate(std::size_t bytes) override { return inner_.allocate(bytes); }
   void set_timeout(std::chrono::milliseconds timeout) override { inner_.set_timeout(timeout); }

@@ -1,15 +1,14 @@
 #include "to_communicator.hpp"
 
 #include "../comm/blame.hpp"
-#include "../comm/kernels.hpp"
+#include "../comm/request.hpp"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
 #include <cstring>
-#include <deque>
-#include <new>
+#include <numeric>
 #include <thread>
 
 namespace troupe {
@@ -43,10 +42,9 @@ at::Tensor copy_of(ConstBuffer buffer, DType as) {
   return tensor;
 }
 
-[[noreturn]] void wrong(const std::string& text) { throw Failure{Errc::InvalidArgument, text}; }
-
 struct Group {
-  explicit Group(C10dParts p) : parts(std::move(p)), rank(parts.backend->getRank()), size(parts.backend->getSize()) {}
+  explicit Group(C10dParts p)
+      : parts(std::move(p)), rank(parts.backend->getRank()), size(parts.backend->getSize()), recorder(parts.name, rank, ranks()) {}
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
   ~Group() {
@@ -56,9 +54,20 @@ struct Group {
   }
   C10dParts parts;
   int rank, size;
-  std::uint64_t sequence = 0;
+  FlightRecorder recorder;
   bool closed = false;
   [[nodiscard]] bool together() const { return parts.board->size() == size; }
+  [[nodiscard]] std::vector<int> ranks() const {
+    if (together()) return parts.board->members();
+    std::vector<int> all(static_cast<std::size_t>(size));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
+  void finish(std::uint64_t sequence, Errc outcome) {
+    const auto now = Clock::now();
+    recorder.finish(sequence, outcome, now);
+    if (together()) parts.board->note_finished(rank, sequence, now);
+  }
 
   /// Once the group is broken, what is under way must end too.
   Outcome broken() {
@@ -70,17 +79,24 @@ struct Group {
 /// One collective: c10d's work on tensors of ours, and where its result goes.
 class C10dState final : public Work::State {
  public:
-  C10dState(std::shared_ptr<Group> group, Awaited awaited, Buffer output, bool mean)
-      : group_(std::move(group)), awaited_(awaited), output_(output), mean_(mean) {}
+  C10dState(std::shared_ptr<Group> group, const Request& request, Awaited awaited)
+      : group_(std::move(group)),
+        awaited_(awaited),
+        what_(request.collective()),
+        label_(group_->recorder.label()),
+        output_(request.output),
+        mean_(request.op == ReduceOp::Mean && request.reduces()) {}
   ~C10dState() override = default;
 
   std::vector<at::Tensor> in, out;             ///< kept until c10d is done with them
   std::size_t result_offset = 0;               ///< of the caller's part in out[0], bytes
   c10::intrusive_ptr<c10d::Work> work;
 
+  [[nodiscard]] std::string text() const { return describe(what_, awaited_.sequence, label_); }
   void fail(Outcome outcome) {
     outcome_ = std::move(outcome);
     finished_ = true;
+    group_->finish(awaited_.sequence, outcome_.code());
   }
   bool poll() override {
     if (finished_) return true;
@@ -106,14 +122,13 @@ class C10dState final : public Work::State {
       if (work->isSuccess()) return deliver();  // just after the look at it timed out
       // A lost connection is news here before its cause is known: let the one who ended the group speak first.
       for (int i = 0; i < 10 && !board.is_broken(); ++i) std::this_thread::sleep_for(kLook);
-      const std::string text = error.what();
-      board.fail(Errc::Aborted, std::string{name(awaited_.call)} + " #" + std::to_string(awaited_.sequence) + " failed in " +
-                                    group_->parts.name + ": " + text.substr(0, text.find('\n')));
+      const std::string why = error.what();
+      board.fail(Errc::Aborted, text() + " failed in " + group_->parts.name + ": " + why.substr(0, why.find('\n')));
     }
     if (!board.is_broken() && group_->together()) end_when_nobody_comes(board, group_->rank, awaited_);
     if (!board.is_broken() && Clock::now() > awaited_.deadline)
-      board.fail(Errc::DeadlinePassed, std::string{name(awaited_.call)} + " #" + std::to_string(awaited_.sequence) +
-                                           " was not finished in time (" + group_->parts.name + " does not say who did not come)");
+      board.fail(Errc::DeadlinePassed,
+                 text() + " was not finished in time (" + group_->parts.name + " does not say who did not come)");
     if (board.is_broken()) fail(group_->broken());
   }
 
@@ -124,19 +139,22 @@ class C10dState final : public Work::State {
       std::memcpy(output_.data, from, output_.bytes);
     }
     finished_ = true;
+    group_->finish(awaited_.sequence, Errc::Ok);
     in.clear();
     out.clear();
   }
 
   std::shared_ptr<Group> group_;
   Awaited awaited_;
+  Collective what_;
+  CollectiveLabel label_;
   Buffer output_;
   bool mean_;
   bool finished_ = false;
   Outcome outcome_;
 };
 
-class C10dCommunicator final : public Communicator {
+class C10dCommunicator final : public RequestCommunicator {
  public:
   explicit C10dCommunicator(C10dParts parts) : group_(std::make_shared<Group>(std::move(parts))), timeout_(group_->parts.timeout) {}
   ~C10dCommunicator() override {
@@ -150,128 +168,103 @@ class C10dCommunicator final : public Communicator {
   int rank() const noexcept override { return group_->rank; }
   int size() const noexcept override { return group_->size; }
   std::string name() const override { return group_->parts.name; }
+  bool reaches_any_memory() const noexcept override { return true; }
 
-  Work all_reduce(Buffer buffer, ReduceOp op) override {
-    check("all_reduce", buffer);
-    check_reducible(buffer.dtype, op);
-    return post({Call::AllReduce, op, buffer.dtype, 0, buffer.bytes}, buffer, op == ReduceOp::Mean, [&](C10dState& s) {
-      s.out = {copy_of(buffer, buffer.dtype)};
-      c10d::AllreduceOptions options;
-      options.reduceOp = reduce_op(buffer.dtype, op);
-      return backend().allreduce(s.out, options);
-    });
-  }
-  Work reduce_scatter(ConstBuffer input, Buffer output, ReduceOp op) override {
-    check("reduce_scatter", input);
-    check("reduce_scatter", output);
-    check_parts("reduce_scatter", input, output);
-    check_reducible(input.dtype, op);
-    // Backends differ in which reductions their reduce_scatter knows; all know them in all_reduce.
-    return post({Call::ReduceScatter, op, input.dtype, 0, input.bytes}, output, op == ReduceOp::Mean, [&](C10dState& s) {
-      s.in = {copy_of(input, input.dtype)};
-      if (reduce_op(input.dtype, op) == c10d::ReduceOp::SUM) {
-        s.out = {empty(output.bytes, output.dtype)};
-        return backend()._reduce_scatter_base(s.out[0], s.in[0]);
-      }
-      s.out = s.in;
-      s.result_offset = output.bytes * static_cast<std::size_t>(rank());
-      c10d::AllreduceOptions options;
-      options.reduceOp = reduce_op(input.dtype, op);
-      return backend().allreduce(s.out, options);
-    });
-  }
-  Work all_gather(ConstBuffer input, Buffer output) override {
-    check("all_gather", input);
-    check("all_gather", output);
-    check_parts("all_gather", output, input);
-    return post({Call::AllGather, ReduceOp::Sum, input.dtype, 0, input.bytes}, output, false, [&](C10dState& s) {
-      s.in = {copy_of(input, DType::U8)};
-      s.out = {empty(output.bytes, DType::U8)};
-      return backend()._allgather_base(s.out[0], s.in[0]);
-    });
-  }
-  Work broadcast(Buffer buffer, int root) override {
-    check("broadcast", buffer);
-    if (root < 0 || root >= size()) wrong("broadcast: no rank " + std::to_string(root) + " in a group of " + std::to_string(size()));
-    return post({Call::Broadcast, ReduceOp::Sum, buffer.dtype, root, buffer.bytes}, buffer, false, [&](C10dState& s) {
-      s.out = {copy_of(buffer, DType::U8)};
-      c10d::BroadcastOptions options;
-      options.rootRank = root;
-      return backend().broadcast(s.out, options);
-    });
-  }
-  Work barrier() override {
-    return post({Call::Barrier, ReduceOp::Sum, DType::U8, 0, 0}, {}, false, [](C10dState&) { return c10::intrusive_ptr<c10d::Work>{}; });
+  std::unique_ptr<Communicator> split(int color) override {
+    if (!group_->parts.split) throw Failure{Errc::Unsupported, "split: " + group_->parts.name + " has no way to make a new group"};
+    const auto place = new_seat(exchange_colors(*this, color), rank());
+    const auto key = std::to_string(group_->recorder.sequence()) + "-" + std::to_string(color);
+    auto made = group_->parts.split(key, place.rank, place.members, timeout_);
+    barrier().wait().or_throw();  // from here on a rank of the new group that goes is one that left
+    return made;
   }
   void abort(const std::string& reason) noexcept override { group_->parts.board->fail(Errc::Aborted, reason); }
-  std::shared_ptr<void> allocate(std::size_t bytes) override {
-    const std::align_val_t alignment{64};
-    void* memory = ::operator new(bytes, alignment);
-    std::memset(memory, 0, bytes);
-    return {memory, [alignment](void* p) { ::operator delete(p, alignment); }};
-  }
+  std::shared_ptr<void> allocate(std::size_t bytes) override { return allocate_from_heap(bytes); }
   void set_timeout(std::chrono::milliseconds timeout) override { timeout_ = timeout; }
+  FlightRecorder& recorder() noexcept override { return group_->recorder; }
 
- private:
-  struct Said {
-    Call call;
-    ReduceOp op;
-    DType dtype;
-    int root;
-    std::size_t bytes;
-  };
-
-  c10d::Backend& backend() { return *group_->parts.backend; }
-
-  static void check(const char* call, ConstBuffer buffer) {
-    if (buffer.bytes % size_of(buffer.dtype) != 0) wrong(std::string{call} + ": no whole number of elements");
-    if (buffer.bytes != 0 && buffer.data == nullptr) wrong(std::string{call} + ": no memory given");
-  }
-  void check_parts(const char* call, ConstBuffer whole, ConstBuffer part) const {
-    if (whole.dtype != part.dtype || whole.bytes != part.bytes * static_cast<std::size_t>(size()))
-      wrong(std::string{call} + ": the whole must be " + std::to_string(size()) + " parts of one type");
-  }
-
-  template <class F>
-  Work post(const Said& said, Buffer output, bool mean, F&& start) {
+ protected:
+  Work post(const Request& request) override {
     auto& board = *group_->parts.board;
-    const auto sequence = ++group_->sequence;
-    const Awaited awaited{said.call, sequence, Clock::now() + timeout_, timeout_};
-    auto state = std::make_shared<C10dState>(group_, awaited, output, mean);
-    if (group_->together()) tell(said, awaited);
+    const auto now = Clock::now();
+    const Awaited awaited{group_->recorder.post(request.collective(), now), now + timeout_, timeout_};
+    auto state = std::make_shared<C10dState>(group_, request, awaited);
+    if (group_->together()) tell(request, awaited);
     if (board.is_broken()) {
       state->fail(group_->broken());
       return Work{std::move(state)};
     }
     try {
-      if (said.bytes != 0) state->work = start(*state);
-      else state->work = backend().barrier();
+      state->work = start(*state, request);
     } catch (const std::exception& error) {
-      board.fail(Errc::Unsupported, std::string{detail::name(said.call)} + " #" + std::to_string(sequence) + " cannot start in " +
-                                        group_->parts.name + ": " + std::string{error.what()}.substr(0, 200));
+      board.fail(Errc::Unsupported, state->text() + " cannot start in " + group_->parts.name + ": " +
+                                        std::string{error.what()}.substr(0, 200));
       state->fail(group_->broken());
     }
     return Work{std::move(state)};
   }
 
+ private:
+  c10d::Backend& backend() { return *group_->parts.backend; }
+
+  c10::intrusive_ptr<c10d::Work> start(C10dState& state, const Request& request) {
+    if (request.bytes() == 0) return backend().barrier();
+    switch (request.call) {
+      case Call::AllReduce: return start_all_reduce(state, request);
+      case Call::ReduceScatter: return start_reduce_scatter(state, request);
+      case Call::ReduceToOwners:  // backends have parts of one size only
+        state.out = {widened_copy(request)};
+        state.result_offset = request.begins[static_cast<std::size_t>(rank())] * size_of(request.output.dtype);
+        return start_all_reduce(state, request);
+      case Call::AllGather:
+        state.in = {copy_of(request.input, DType::U8)};
+        state.out = {empty(request.output.bytes, DType::U8)};
+        return backend()._allgather_base(state.out[0], state.in[0]);
+      case Call::Broadcast: {
+        state.out = {copy_of(request.output, DType::U8)};
+        c10d::BroadcastOptions options;
+        options.rootRank = request.root;
+        return backend().broadcast(state.out, options);
+      }
+      case Call::Barrier: break;
+    }
+    return backend().barrier();
+  }
+  c10::intrusive_ptr<c10d::Work> start_all_reduce(C10dState& state, const Request& request) {
+    if (state.out.empty()) state.out = {copy_of(request.output, request.output.dtype)};
+    c10d::AllreduceOptions options;
+    options.reduceOp = reduce_op(request.dtype(), request.op);
+    return backend().allreduce(state.out, options);
+  }
+  static at::Tensor widened_copy(const Request& request) {
+    const auto input = copy_of(request.input, request.input.dtype);
+    return widens(request) ? input.to(at::kFloat) : input;
+  }
+  c10::intrusive_ptr<c10d::Work> start_reduce_scatter(C10dState& state, const Request& request) {
+    auto input = widened_copy(request);
+    // Backends differ in which reductions their reduce_scatter knows; all know them in all_reduce.
+    if (reduce_op(request.dtype(), request.op) != c10d::ReduceOp::SUM) {
+      state.out = {input};
+      state.result_offset = request.output.bytes * static_cast<std::size_t>(rank());
+      return start_all_reduce(state, request);
+    }
+    state.in = {input};
+    state.out = {empty(request.output.bytes, request.output.dtype)};
+    return backend()._reduce_scatter_base(state.out[0], state.in[0]);
+  }
+
   /// Puts on the board what this rank calls; the last rank to come compares.
-  void tell(const Said& said, const Awaited& awaited) {
+  void tell(const Request& request, const Awaited& awaited) {
     auto& board = *group_->parts.board;
     auto& slot = board.slot(awaited.sequence);
     const auto ranks = static_cast<std::uint64_t>(size());
     const auto round = (awaited.sequence - 1) / kSlots;
     while (slot.posted.load(std::memory_order_acquire) < round * ranks && !board.is_broken()) {  // 64 calls behind us
-      end_when_nobody_comes(board, rank(), {awaited.call, awaited.sequence - kSlots, awaited.deadline, awaited.timeout});
+      end_when_nobody_comes(board, rank(), {awaited.sequence - kSlots, awaited.deadline, awaited.timeout});
       std::this_thread::sleep_for(kLook);
     }
     if (board.is_broken()) return;
-    auto& record = board.record(awaited.sequence, rank());
-    record.call = said.call;
-    record.op = said.op;
-    record.dtype = said.dtype;
-    record.root = said.root;
-    record.bytes = said.bytes;
-    record.sequence.store(awaited.sequence, std::memory_order_release);
+    board.say(rank(), {awaited.sequence, request.collective(), group_->recorder.label()});
     if (slot.posted.fetch_add(1, std::memory_order_acq_rel) + 1 == (round + 1) * ranks) (void)agree(board, awaited.sequence);
   }
 
@@ -291,7 +284,8 @@ std::unique_ptr<Communicator> as_communicator(c10::intrusive_ptr<c10d::Backend> 
                                          .name = std::move(name),
                                          .timeout = timeout,
                                          .board = detail::SharedState::of_threads(1, timeout),
-                                         .close = {}});
+                                         .close = {},
+                                         .split = {}});
 }
 
 }  // namespace troupe

@@ -11,12 +11,18 @@ struct NcclTable {
   decltype(&ncclGetVersion) GetVersion;
   decltype(&ncclGetUniqueId) GetUniqueId;
   decltype(&ncclCommInitRankConfig) CommInitRankConfig;
+  decltype(&ncclCommSplit) CommSplit;
+  decltype(&ncclCommCount) CommCount;
+  decltype(&ncclCommUserRank) CommUserRank;
   decltype(&ncclCommGetAsyncError) CommGetAsyncError;
   decltype(&ncclCommAbort) CommAbort;
   decltype(&ncclCommFinalize) CommFinalize;
   decltype(&ncclCommDestroy) CommDestroy;
   decltype(&ncclAllReduce) AllReduce;
   decltype(&ncclReduceScatter) ReduceScatter;
+  decltype(&ncclReduce) Reduce;
+  decltype(&ncclGroupStart) GroupStart;
+  decltype(&ncclGroupEnd) GroupEnd;
   decltype(&ncclAllGather) AllGather;
   decltype(&ncclBroadcast) Broadcast;
   decltype(&ncclGetErrorString) GetErrorString;

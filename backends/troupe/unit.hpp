@@ -5,10 +5,9 @@
 #include <torch/nn/pimpl.h>
 
 #include <memory>
-#include <optional>
-#include <tuple>
+#include <troupe/activation_checkpointing.hpp>
+#include <type_traits>
 #include <utility>
-#include <vector>
 
 namespace troupe {
 
@@ -31,38 +30,33 @@ class Unit : public torch::nn::Module {
   void set_unit_hooks(std::shared_ptr<UnitHooks> hooks) { hooks_ = std::move(hooks); }
   [[nodiscard]] const std::shared_ptr<UnitHooks>& unit_hooks() const noexcept { return hooks_; }
 
+  /// From the next call on, forward keeps its inputs instead of its activations and runs again in backward, without
+  /// hooks of its own; see `troupe::checkpoint`. @param offload what is kept waits in host memory.
+  void set_activation_checkpointing(bool on, bool offload = false) noexcept {
+    checkpointing_ = on;
+    offload_ = on && offload;
+  }
+  [[nodiscard]] bool activation_checkpointing() const noexcept { return checkpointing_; }
+  [[nodiscard]] bool activation_offload() const noexcept { return offload_; }
+  /// True if a parameter in it requires a gradient.
+  [[nodiscard]] bool trains() const;
+
  private:
+  template <class Impl>
+  friend class UnitHolder;
+  [[noreturn]] void refuse_mode_change() const;
+  [[noreturn]] void refuse_arguments() const;
+
   std::shared_ptr<UnitHooks> hooks_;
+  bool checkpointing_ = false;
+  bool offload_ = false;
 };
 
-namespace detail {
+/// Sets it for the units in `model` that lie in no other; for `model` itself if it is the only one. Returns how many.
+int set_activation_checkpointing(torch::nn::Module& model, bool on, bool offload = false);
 
-template <class F>
-void for_each_tensor(const at::Tensor& tensor, F& f) {
-  if (tensor.defined()) f(tensor);
-}
-template <class T, class F>
-void for_each_tensor(const std::vector<T>& values, F& f) {
-  for (const auto& value : values) for_each_tensor(value, f);
-}
-template <class T, class F>
-void for_each_tensor(const std::optional<T>& value, F& f) {
-  if (value) for_each_tensor(*value, f);
-}
-template <class... T, class F>
-void for_each_tensor(const std::tuple<T...>& values, F& f) {
-  std::apply([&f](const auto&... value) { (for_each_tensor(value, f), ...); }, values);
-}
-template <class A, class B, class F>
-void for_each_tensor(const std::pair<A, B>& values, F& f) {
-  for_each_tensor(values.first, f);
-  for_each_tensor(values.second, f);
-}
-
-}  // namespace detail
-
-/// The holder that TROUPE_UNIT makes: its call operator runs the hooks round `forward`. Outputs: tensors, and vectors,
-/// optionals, pairs and tuples of them.
+/// The holder that TROUPE_UNIT makes: its call operator runs the hooks round `forward`. Outputs: tensors; vectors,
+/// optionals, pairs and tuples of them; structs whose `tensors()` returns `std::tie` of their members.
 template <class Impl>
 class UnitHolder : public torch::nn::ModuleHolder<Impl> {
  public:
@@ -71,17 +65,36 @@ class UnitHolder : public torch::nn::ModuleHolder<Impl> {
 
   template <class... Args>
   auto operator()(Args&&... args) {
-    Impl& impl = *this->get();
-    const auto hooks = impl.unit_hooks();  // lives over the call
-    if (!hooks) return impl.forward(std::forward<Args>(args)...);
+    const auto hooks = this->get()->unit_hooks();  // lives over the call
+    if (!hooks) return run(std::forward<Args>(args)...);
     hooks->pre_forward();
-    auto output = impl.forward(std::forward<Args>(args)...);
-    auto visit = [&hooks](const at::Tensor& tensor) {
-      if (tensor.requires_grad()) hooks->on_output(tensor);
-    };
-    detail::for_each_tensor(output, visit);
+    auto output = run(std::forward<Args>(args)...);
+    static_assert(detail::is_known<decltype(output)>, "give the struct that forward returns a member `auto tensors() { return std::tie(...); }`");
+    detail::for_each_tensor(output, [&hooks](const at::Tensor& tensor) {
+      if (tensor.defined() && tensor.requires_grad()) hooks->on_output(tensor);
+    });
     hooks->post_forward();
     return output;
+  }
+
+ private:
+  template <class... Args>
+  auto run(Args&&... args) {
+    auto& impl = *this->get();
+    if (!impl.activation_checkpointing() || !c10::GradMode::is_enabled()) return impl.forward(std::forward<Args>(args)...);
+    if constexpr (!detail::can_be_kept<Args...>) {
+      impl.refuse_arguments();
+    } else {
+      bool leads_to_gradient = impl.trains();
+      const auto look = [&](const at::Tensor& tensor) { leads_to_gradient = leads_to_gradient || (tensor.defined() && tensor.requires_grad()); };
+      (detail::for_each_tensor(args, look), ...);
+      if (!leads_to_gradient) return impl.forward(std::forward<Args>(args)...);
+      auto forward = [module = this->ptr(), training = impl.is_training()](auto&&... values) {
+        if (module->is_training() != training) module->refuse_mode_change();
+        return module->forward(std::forward<decltype(values)>(values)...);
+      };
+      return detail::run_checkpointed(impl.activation_offload(), std::move(forward), std::forward<Args>(args)...);
+    }
   }
 };
 
