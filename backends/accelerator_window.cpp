@@ -21,7 +21,10 @@ void Accelerator::Impl::end_window() {
   gate->skip = false;
   if (options.mixed_precision != Precision::FP16) return;
   const at::NoGradGuard no_grad;
-  std::uint8_t overflow = detail::unscale_(all_gradients(), scaler.scale());
+  agree_on_overflow(detail::unscale_(all_gradients(), scaler.scale()));
+}
+
+void Accelerator::Impl::agree_on_overflow(std::uint8_t overflow) {
   communicator.all_reduce({&overflow, 1, DType::U8}, ReduceOp::Max).wait().or_throw();
   gate->skip = overflow != 0;
   scaler.update(gate->skip);
