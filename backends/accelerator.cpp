@@ -72,7 +72,7 @@ Accelerator::Accelerator(TrainContext& context, AcceleratorOptions options) {
 }
 
 Accelerator::~Accelerator() {
-  for (auto* optimizer : impl_->optimizers) optimizer->set_gate(nullptr);
+  free_memory();
 }
 
 void Accelerator::prepare_model(std::shared_ptr<torch::nn::Module> model) {

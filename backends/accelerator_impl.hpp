@@ -92,6 +92,7 @@ struct Accelerator::Impl {
   [[nodiscard]] ShardingOptions sharding() const;
   /// Agrees on overflow, and updates the loss scale.
   void end_window();
+  void agree_on_overflow(std::uint8_t overflow);
   /// Lets a prepared optimizer update this rank's pieces of sharded parameters.
   void repoint(Optimizer& optimizer);
   /// The engine that shards a parameter; nullptr: none does.

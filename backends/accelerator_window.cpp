@@ -22,10 +22,7 @@ void Accelerator::Impl::end_window() {
   gate->skip = false;
   if (options.mixed_precision == Precision::FP16) {
     const at::NoGradGuard no_grad;
-    std::uint8_t overflow = detail::unscale_(all_gradients(), scaler.scale());
-    communicator.all_reduce({&overflow, 1, DType::U8}, ReduceOp::Max).wait().or_throw();
-    gate->skip = overflow != 0;
-    scaler.update(gate->skip);
+    agree_on_overflow(detail::unscale_(all_gradients(), scaler.scale()));
   }
   if (!config || !(config->gradient_clipping > 0)) return;
   std::vector<at::Tensor> parameters;
@@ -61,6 +58,12 @@ double Accelerator::Impl::clip(const std::vector<at::Tensor>& parameters, double
   detail::scale_(replicated, static_cast<float>(factor));
   for (auto& [shards, grads] : sharded) detail::scale_(grads, static_cast<float>(factor));
   return norm;
+}
+
+void Accelerator::Impl::agree_on_overflow(std::uint8_t overflow) {
+  communicator.all_reduce({&overflow, 1, DType::U8}, ReduceOp::Max).wait().or_throw();
+  gate->skip = overflow != 0;
+  scaler.update(gate->skip);
 }
 
 void Accelerator::Impl::repoint(Optimizer& optimizer) {

@@ -130,7 +130,8 @@ class Accelerator {
     return no_sync(std::vector<const torch::nn::Module*>{module_of(models)...});
   }
   Scope no_sync(const std::vector<const torch::nn::Module*>& models = {});
-  /// Inside, backward reduces the model's gradients even within no_sync and before a window's end.
+  /// Inside, backward reduces a replicated model's gradients even within no_sync and before a window's end. As in
+  /// Accelerate, sharded models reduce as their strategy does.
   template <class Model>
   Scope trigger_sync_in_backward(const Model& model) {
     return trigger_sync(module_of(model));
