@@ -1,17 +1,16 @@
 #include "accelerator_impl.hpp"
+#include "gradients.hpp"
 
 #include <troupe/errors.hpp>
 
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/_foreach_mul.h>
-#include <ATen/ops/_foreach_norm.h>
-#include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/stack.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iostream>
+#include <map>
 
 namespace troupe {
 
@@ -59,7 +58,8 @@ detail::NamedTensors named(const Items& items) {
 Precision precision_from(const std::string& name) {
   if (name == "no") return Precision::No;
   if (name == "bf16") return Precision::BF16;
-  throw Failure{Errc::InvalidConfig, "mixed_precision = \"" + name + "\", but it must be \"no\" or \"bf16\""};
+  if (name == "fp16") return Precision::FP16;
+  throw Failure{Errc::InvalidConfig, "mixed_precision = \"" + name + "\", but it must be \"no\", \"bf16\" or \"fp16\""};
 }
 
 Accelerator::Accelerator(TrainContext& context, AcceleratorOptions options) {
@@ -79,38 +79,46 @@ void Accelerator::prepare_model(std::shared_ptr<torch::nn::Module> model) {
   for (const auto& known : impl_->models) {
     if (known.module == model) return;
   }
-  impl_->models.push_back({model, nullptr});
+  impl_->models.push_back({model, nullptr, nullptr});
   impl_->added.push_back(std::move(model));
 }
 
 void Accelerator::prepare_optimizer(Optimizer& optimizer) {
-  optimizer.set_gate(impl_->sync_gradients);
+  optimizer.set_gate(impl_->gate);
   add_once(impl_->optimizers, optimizer);
 }
 
-void Accelerator::prepare_scheduler(LRScheduler& scheduler) { add_once(impl_->schedulers, scheduler); }
+void Accelerator::prepare_scheduler(LRScheduler& scheduler) {
+  if (impl_->options.compat.step_scheduler_per_process) scheduler.set_steps_per_update(num_processes());
+  add_once(impl_->schedulers, scheduler);
+}
 
 void Accelerator::finish_prepare() {
-  const auto added = std::exchange(impl_->added, {});
-  if (impl_->communicator.size() == 1) return;
-  for (auto& model : impl_->models) {
+  auto& i = *impl_;
+  const auto added = std::exchange(i.added, {});
+  for (auto& model : i.models) {
     if (std::find(added.begin(), added.end(), model.module) == added.end()) continue;
     auto params = named(model.module->named_parameters());
-    if (std::none_of(params.begin(), params.end(), [](const auto& p) { return p.second.requires_grad(); })) continue;
-    model.engine = std::make_unique<detail::DdpEngine>(impl_->communicator, std::move(params), named(model.module->named_buffers()),
-                                                       impl_->options.ddp);
+    const bool trained = std::any_of(params.begin(), params.end(), [](const auto& p) { return p.second.requires_grad(); });
+    const auto sharding = i.sharding();
+    if (sharding.strategy != ShardingStrategy::Replicate) {
+      model.shards = std::make_unique<detail::ShardEngine>(i.communicator, model.module, sharding);
+    } else if (trained && i.communicator.size() > 1) {
+      model.engine = std::make_unique<detail::DdpEngine>(i.communicator, std::move(params), named(model.module->named_buffers()), i.options.ddp);
+    }
   }
+  for (auto* optimizer : i.optimizers) i.repoint(*optimizer);
 }
 
 Scope Accelerator::accumulate() {
   auto& i = *impl_;
   const int steps = i.options.gradient_accumulation_steps;
-  if (*i.sync_gradients) i.window_steps = 0;
+  if (i.gate->sync) i.window_steps = 0;
   ++i.window_steps;
   const bool last = i.options.sync_with_dataloader && i.ending_loader();
-  *i.sync_gradients = last || i.window_steps == steps;
+  i.gate->sync = last || i.window_steps == steps;
   i.divisor = steps;
-  if (*i.sync_gradients && i.window_steps < steps) {
+  if (i.gate->sync && i.window_steps < steps) {
     // The window ends early: earlier batches were divided by the full length.
     i.divisor = i.window_steps;
     if (i.window_steps > 1) i.scale_gradients(static_cast<double>(steps) / i.window_steps);
@@ -128,7 +136,7 @@ Scope Accelerator::autocast() {
   const bool enabled = at::autocast::is_autocast_enabled(at::kCPU);
   const auto dtype = at::autocast::get_autocast_dtype(at::kCPU);
   at::autocast::set_autocast_enabled(at::kCPU, true);
-  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+  at::autocast::set_autocast_dtype(at::kCPU, impl_->options.mixed_precision == Precision::FP16 ? at::kHalf : at::kBFloat16);
   at::autocast::increment_nesting();
   return Scope{[enabled, dtype] {
     if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
@@ -139,39 +147,58 @@ Scope Accelerator::autocast() {
 
 void Accelerator::backward(const at::Tensor& loss) {
   auto& i = *impl_;
-  const auto scaled = i.divisor == 1 ? loss : loss / i.divisor;
-  if (!*i.sync_gradients || i.no_sync_depth > 0 || i.communicator.size() == 1) return scaled.backward();
+  const auto factor = i.scaler.scale() / i.divisor;
+  const auto scaled = factor == 1 ? loss : loss * factor;
   try {
-    for (auto& model : i.models) {
-      if (model.engine) model.engine->begin();
-    }
+    i.begin_backward();
     scaled.backward();
-    for (auto& model : i.models) {
-      if (model.engine) model.engine->finish();
-    }
+    i.finish_backward();
   } catch (...) {
     for (auto& model : i.models) {
       if (model.engine) model.engine->cancel();
+      if (model.shards) model.shards->cancel();
     }
     throw;
   }
+  if (i.gate->sync) i.end_window();
 }
 
 double Accelerator::clip_grad_norm(const std::vector<at::Tensor>& parameters, double max_norm) {
-  if (!*impl_->sync_gradients) return 0;
+  auto& i = *impl_;
+  if (!i.gate->sync) return 0;
   const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> grads;
+  std::vector<at::Tensor> replicated;
+  std::map<detail::ShardEngine*, std::vector<at::Tensor>> sharded;
   for (const auto& parameter : parameters) {
-    if (parameter.grad().defined()) grads.push_back(parameter.grad());
+    if (auto* shards = i.shards_of(parameter)) {
+      auto& grads = sharded[shards];
+      const auto& grad = shards->piece_of(parameter).grad();
+      if (grad.defined() && grad.numel() > 0) grads.push_back(grad);
+    } else if (parameter.grad().defined()) {
+      replicated.push_back(parameter.grad());
+    }
   }
-  if (grads.empty()) return 0;
-  const auto norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(grads, 2))).item<double>();
+  double squares = detail::sum_of_squares(replicated);
+  for (auto& [shards, grads] : sharded) squares += shards->sum_over_group(detail::sum_of_squares(grads));
+  const auto norm = std::sqrt(squares);
   const auto factor = max_norm / (norm + 1e-6);  // as torch.nn.utils.clip_grad_norm_
-  if (!(factor >= 1)) at::_foreach_mul_(grads, factor);  // also when it is not a number
+  if (factor >= 1) return norm;                  // not when it is not a number
+  detail::scale_(replicated, static_cast<float>(factor));
+  for (auto& [shards, grads] : sharded) detail::scale_(grads, static_cast<float>(factor));
   return norm;
 }
 
-bool Accelerator::sync_gradients() const noexcept { return *impl_->sync_gradients; }
+void Accelerator::clip_grad_value(const std::vector<at::Tensor>& parameters, double clip_value) {
+  if (!(clip_value >= 0)) throw Failure{Errc::InvalidArgument, "clip_grad_value: clip_value = " + std::to_string(clip_value) + ", but it must be 0 or more"};
+  if (!impl_->gate->sync) return;
+  const at::NoGradGuard no_grad;
+  detail::clamp_(impl_->gradients_of(parameters), static_cast<float>(clip_value));
+}
+
+bool Accelerator::optimizer_step_was_skipped() const noexcept { return impl_->gate->skip; }
+double Accelerator::loss_scale() const noexcept { return impl_->scaler.scale(); }
+
+bool Accelerator::sync_gradients() const noexcept { return impl_->gate->sync; }
 
 void Accelerator::print(const std::string& line) const {
   if (is_main_process()) std::cout << line << std::endl;
@@ -183,16 +210,5 @@ int Accelerator::process_index() const noexcept { return impl_->communicator.ran
 int Accelerator::num_processes() const noexcept { return impl_->communicator.size(); }
 
 std::shared_ptr<torch::nn::Module> Accelerator::unwrap_model(std::shared_ptr<torch::nn::Module> model) const { return model; }
-
-void Accelerator::Impl::scale_gradients(double factor) {
-  const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> grads;
-  for (const auto& model : models) {
-    for (const auto& parameter : model.module->parameters()) {
-      if (parameter.grad().defined()) grads.push_back(parameter.grad());
-    }
-  }
-  if (!grads.empty()) at::_foreach_mul_(grads, factor);
-}
 
 }  // namespace troupe

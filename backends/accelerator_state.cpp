@@ -17,6 +17,7 @@ namespace troupe {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using detail::NamedTensors;
 constexpr int state_version = 1;
 
 /// "model.safetensors", "model_1.safetensors", … as Accelerate names them.
@@ -26,30 +27,6 @@ std::string numbered(const std::string& stem, std::size_t i) {
 
 std::filesystem::path random_file(const std::filesystem::path& directory, int rank) {
   return directory / ("random_state_" + std::to_string(rank) + ".safetensors");
-}
-
-std::vector<std::pair<std::string, at::Tensor>> tensors_of(const torch::nn::Module& module) {
-  std::vector<std::pair<std::string, at::Tensor>> tensors;
-  for (const auto& item : module.named_parameters()) tensors.emplace_back(item.key(), item.value().detach());
-  for (const auto& item : module.named_buffers()) tensors.emplace_back(item.key(), item.value().detach());
-  return tensors;
-}
-
-void load_module(const std::filesystem::path& file, const torch::nn::Module& module) {
-  const at::NoGradGuard no_grad;
-  auto saved = read_safetensors(file);
-  for (auto& [name, tensor] : tensors_of(module)) {
-    const auto found = saved.find(name);
-    if (found == saved.end()) throw Failure{Errc::InvalidArgument, file.string() + ": has no tensor " + name + ", which the model has"};
-    if (found->second.sizes() != tensor.sizes()) {
-      std::ostringstream text;
-      text << file.string() << ": tensor " << name << " is " << found->second.sizes() << ", in the model " << tensor.sizes();
-      throw Failure{Errc::InvalidArgument, text.str()};
-    }
-    tensor.copy_(found->second);
-    saved.erase(found);
-  }
-  if (!saved.empty()) throw Failure{Errc::InvalidArgument, file.string() + ": the model has no tensor " + saved.begin()->first};
 }
 
 void write_json(const std::filesystem::path& file, const Json& json) {
@@ -105,19 +82,23 @@ void load_generator(const std::filesystem::path& file) {
 
 void Accelerator::write_state(const std::filesystem::path& directory) {
   auto& i = *impl_;
-  if (!*i.sync_gradients) {
+  if (!i.gate->sync) {
     throw Failure{Errc::InvalidArgument, "save_state: an accumulation window is open, and gradients are not saved; call it after an update"};
   }
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) throw Failure{Errc::StorageUnavailable, directory.string() + ": cannot be made: " + error.message()};
   save_generator(random_file(directory, process_index()));
+  // Gathering what is sharded takes everyone; the main process writes.
+  std::vector<NamedTensors> models, states;
+  for (const auto& model : i.models) models.push_back(get_state_dict(*model.module));
+  for (const auto* optimizer : i.optimizers) states.push_back(i.whole_state(*optimizer));
   if (!is_main_process()) return;
-  for (std::size_t m = 0; m < i.models.size(); ++m) write_safetensors(directory / numbered("model", m), tensors_of(*i.models[m].module));
+  for (std::size_t m = 0; m < models.size(); ++m) write_safetensors(directory / numbered("model", m), models[m]);
   Json json{{"version", state_version}, {"world_size", num_processes()}};
   auto& optimizers = json["optimizers"] = Json::array();
   for (std::size_t o = 0; o < i.optimizers.size(); ++o) {
-    write_safetensors(directory / numbered("optimizer", o), i.optimizers[o]->state());
+    write_safetensors(directory / numbered("optimizer", o), states[o]);
     auto& lrs = optimizers.emplace_back(Json{{"lr", Json::array()}})["lr"];
     for (const auto& group : i.optimizers[o]->groups()) lrs.push_back(group.lr);
   }
@@ -145,16 +126,16 @@ void Accelerator::load_state(const std::filesystem::path& directory) {
   const auto& optimizers = list_of(file, json, "optimizers", i.optimizers.size());
   const auto& schedulers = list_of(file, json, "schedulers", i.schedulers.size());
   const auto& loaders = list_of(file, json, "loaders", i.loaders.size());
-  for (std::size_t m = 0; m < i.models.size(); ++m) load_module(directory / numbered("model", m), *i.models[m].module);
+  for (std::size_t m = 0; m < i.models.size(); ++m) i.load_model(directory / numbered("model", m), i.models[m]);
   for (std::size_t s = 0; s < i.schedulers.size(); ++s) i.schedulers[s]->set_step(schedulers[s].at("last_step").get<std::int64_t>());
   for (std::size_t o = 0; o < i.optimizers.size(); ++o) {
     const auto tensors = read_safetensors(directory / numbered("optimizer", o));
-    i.optimizers[o]->load_state({tensors.begin(), tensors.end()});
+    i.optimizers[o]->load_state(i.local_state(*i.optimizers[o], {tensors.begin(), tensors.end()}));
     const auto& lrs = list_of(file, optimizers[o], "lr", i.optimizers[o]->groups().size());
     for (std::size_t g = 0; g < lrs.size(); ++g) i.optimizers[o]->set_lr(g, lrs[g].get<double>());
   }
   i.load_loader_state(loaders);
-  *i.sync_gradients = true;
+  i.gate->sync = true;
   if (json.value("world_size", 0) == num_processes()) {
     load_generator(random_file(directory, process_index()));
   } else if (is_main_process()) {

@@ -50,6 +50,16 @@ void check_same_on_all_ranks(Communicator& communicator, const NamedTensors& par
 
 }  // namespace
 
+void make_equal_on_all_ranks(Communicator& communicator, const NamedTensors& params, const NamedTensors& buffers) {
+  const at::NoGradGuard no_grad;
+  check_same_on_all_ranks(communicator, params);
+  std::vector<at::Tensor> state;
+  for (const auto* list : {&params, &buffers}) {
+    for (const auto& [name, tensor] : *list) state.push_back(tensor);
+  }
+  broadcast_from_zero(communicator, state);
+}
+
 struct DdpEngine::Hook final : torch::autograd::PostAccumulateGradHook {
   Hook(DdpEngine& e, std::size_t p) : engine(e), param(p) {}
   void operator()(const torch::autograd::Variable&) override { engine.on_gradient(param); }
@@ -60,13 +70,7 @@ struct DdpEngine::Hook final : torch::autograd::PostAccumulateGradHook {
 DdpEngine::DdpEngine(Communicator& communicator, NamedTensors params, NamedTensors buffers, const DistributedDataParallelKwargs& options)
     : communicator_(communicator), options_(options) {
   const at::NoGradGuard no_grad;
-  check_same_on_all_ranks(communicator, params);
-  std::vector<at::Tensor> state;
-  for (const auto& list : {params, buffers}) {
-    for (const auto& [name, tensor] : list) state.push_back(tensor);
-  }
-  broadcast_from_zero(communicator, state);
-
+  make_equal_on_all_ranks(communicator, params, buffers);
   std::erase_if(params, [](const auto& p) { return !p.second.requires_grad(); });
   for (const auto& [name, tensor] : params) {
     if (torch::autograd::impl::post_acc_grad_hooks(tensor)) {
@@ -76,8 +80,7 @@ DdpEngine::DdpEngine(Communicator& communicator, NamedTensors params, NamedTenso
     param.name = name;
     param.tensor = tensor;
   }
-  // Peers that are processes reach only memory of `allocate` without staging.
-  const bool any_memory = communicator.name() != "shared_memory";
+  const bool any_memory = communicator.reaches_any_memory();
   const auto cap = static_cast<std::size_t>(options.bucket_cap_mb * 1024 * 1024);
   for (auto& plan : plan_buckets(params, cap, any_memory ? in_place_bytes : 0)) add_bucket(std::move(plan));
 

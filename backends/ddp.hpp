@@ -90,6 +90,9 @@ class DdpEngine {
   bool active_ = false;
 };
 
+/// Checks that all ranks have the same parameters and gives every rank those, and the buffers, of rank 0. Throws
+/// Failure{CollectiveMismatch} naming parameter and rank.
+void make_equal_on_all_ranks(Communicator& communicator, const NamedTensors& params, const NamedTensors& buffers);
 /// Every rank's bytes of any length, in rank order.
 [[nodiscard]] std::vector<std::string> all_gather_bytes(Communicator& communicator, const std::string& bytes);
 /// Rank 0's elements in every rank's tensors, 25 MiB at a time.

@@ -24,9 +24,26 @@ Optimizer::Optimizer(std::vector<ParamGroup> groups, double lr, double weight_de
       if (!seen.insert(param.unsafeGetTensorImpl()).second) {
         throw Failure{Errc::InvalidArgument, "optimizer: " + where + " was given before"};
       }
+      handles_.push_back(param);
     }
   }
   if (seen.empty()) throw Failure{Errc::InvalidArgument, "optimizer: no parameters were given"};
+}
+
+void Optimizer::repoint(std::vector<std::vector<at::Tensor>> pieces) {
+  const auto refuse = [](const std::string& why) { throw Failure{Errc::InvalidArgument, "Optimizer::repoint: " + why}; };
+  if (!state().empty()) refuse("the optimizer has state of its parameters already; prepare it before its first step or load_state");
+  if (pieces.size() != groups_.size()) refuse(std::to_string(pieces.size()) + " groups of pieces for " + std::to_string(groups_.size()));
+  for (std::size_t g = 0; g < groups_.size(); ++g) {
+    if (pieces[g].size() != groups_[g].params.size()) {
+      refuse("group " + std::to_string(g) + " has " + std::to_string(groups_[g].params.size()) + " parameters, but " +
+             std::to_string(pieces[g].size()) + " pieces were given");
+    }
+    for (const auto& piece : pieces[g]) {
+      if (!piece.defined() || !piece.is_leaf()) refuse("a piece of group " + std::to_string(g) + " is not a leaf tensor");
+    }
+  }
+  for (std::size_t g = 0; g < groups_.size(); ++g) groups_[g].params = std::move(pieces[g]);
 }
 
 void Optimizer::zero_grad(bool set_to_none) {

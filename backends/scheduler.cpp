@@ -25,7 +25,7 @@ void check(std::int64_t warmup, std::int64_t total) {
 LRScheduler::LRScheduler(Optimizer& optimizer, Factor factor) : optimizer_(optimizer), factor_(std::move(factor)) { set_step(0); }
 
 void LRScheduler::step() {
-  if (optimizer_.acts()) set_step(step_ + 1);
+  if (optimizer_.steps()) set_step(step_ + steps_per_update_);
 }
 
 void LRScheduler::set_step(std::int64_t step) {

@@ -8,8 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <numeric>
 
 namespace troupe {
 
@@ -57,14 +59,18 @@ c10::intrusive_ptr<c10d::Backend> make_gloo_backend(int rank, int size, const st
   return meet(rank, size, directory, timeout);
 }
 
-std::unique_ptr<Communicator> make_gloo_communicator(int rank, int size, const std::filesystem::path& directory,
-                                                     std::chrono::milliseconds timeout) {
+namespace {
+
+/// The group that `members` of `parent` make (no parent: a first group, of `members`), over one more Gloo.
+std::unique_ptr<Communicator> join(int rank, const std::vector<int>& members, const std::filesystem::path& directory,
+                                   std::chrono::milliseconds timeout, const std::shared_ptr<detail::SharedState>& parent) {
+  const auto size = static_cast<int>(members.size());
   auto gloo = meet(rank, size, directory, timeout);
   const int fd = open((directory / "board").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) throw Failure{Errc::StorageUnavailable, "gloo: " + (directory / "board").string() + ": " + std::strerror(errno)};
   std::shared_ptr<detail::SharedState> board;
   try {
-    board = detail::SharedState::of_file(fd, size, timeout);
+    board = parent ? detail::SharedState::of_file(fd, parent, members, timeout) : detail::SharedState::of_file(fd, size, timeout);
   } catch (...) {
     close(fd);
     throw;
@@ -72,9 +78,28 @@ std::unique_ptr<Communicator> make_gloo_communicator(int rank, int size, const s
   close(fd);
   // Gloo's own limit comes after ours, which can say who did not come.
   gloo->setTimeout(timeout + std::chrono::seconds{5});
+  auto split = [directory, board](const std::string& key, int new_rank, const std::vector<int>& chosen, std::chrono::milliseconds limit) {
+    const auto place = directory / ("split-" + key);
+    if (mkdir(place.c_str(), 0700) != 0 && errno != EEXIST)
+      throw Failure{Errc::StorageUnavailable, "gloo: " + place.string() + ": " + std::strerror(errno)};
+    return join(new_rank, chosen, place, limit, board);
+  };
   auto* raw = gloo.get();
-  return detail::make_c10d_communicator(
-      {.backend = std::move(gloo), .name = "gloo", .timeout = timeout, .board = std::move(board), .close = [raw] { raw->close(); }});
+  return detail::make_c10d_communicator({.backend = std::move(gloo),
+                                         .name = "gloo",
+                                         .timeout = timeout,
+                                         .board = board,
+                                         .close = [raw] { raw->close(); },
+                                         .split = std::move(split)});
+}
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_gloo_communicator(int rank, int size, const std::filesystem::path& directory,
+                                                     std::chrono::milliseconds timeout) {
+  std::vector<int> members(static_cast<std::size_t>(std::max(size, 0)));
+  std::iota(members.begin(), members.end(), 0);
+  return join(rank, members, directory, timeout, nullptr);
 }
 
 }  // namespace troupe

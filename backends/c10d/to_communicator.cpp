@@ -1,7 +1,7 @@
 #include "to_communicator.hpp"
 
 #include "../comm/blame.hpp"
-#include "../comm/kernels.hpp"
+#include "../comm/request.hpp"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -9,7 +9,6 @@
 
 #include <cstring>
 #include <deque>
-#include <new>
 #include <thread>
 
 namespace troupe {
@@ -42,8 +41,6 @@ at::Tensor copy_of(ConstBuffer buffer, DType as) {
   if (buffer.bytes != 0) std::memcpy(tensor.mutable_data_ptr(), buffer.data, buffer.bytes);
   return tensor;
 }
-
-[[noreturn]] void wrong(const std::string& text) { throw Failure{Errc::InvalidArgument, text}; }
 
 struct Group {
   explicit Group(C10dParts p) : parts(std::move(p)), rank(parts.backend->getRank()), size(parts.backend->getSize()) {}
@@ -136,7 +133,7 @@ class C10dState final : public Work::State {
   Outcome outcome_;
 };
 
-class C10dCommunicator final : public Communicator {
+class C10dCommunicator final : public RequestCommunicator {
  public:
   explicit C10dCommunicator(C10dParts parts) : group_(std::make_shared<Group>(std::move(parts))), timeout_(group_->parts.timeout) {}
   ~C10dCommunicator() override {
@@ -150,112 +147,86 @@ class C10dCommunicator final : public Communicator {
   int rank() const noexcept override { return group_->rank; }
   int size() const noexcept override { return group_->size; }
   std::string name() const override { return group_->parts.name; }
+  bool reaches_any_memory() const noexcept override { return true; }
 
-  Work all_reduce(Buffer buffer, ReduceOp op) override {
-    check("all_reduce", buffer);
-    check_reducible(buffer.dtype, op);
-    return post({Call::AllReduce, op, buffer.dtype, 0, buffer.bytes}, buffer, op == ReduceOp::Mean, [&](C10dState& s) {
-      s.out = {copy_of(buffer, buffer.dtype)};
-      c10d::AllreduceOptions options;
-      options.reduceOp = reduce_op(buffer.dtype, op);
-      return backend().allreduce(s.out, options);
-    });
-  }
-  Work reduce_scatter(ConstBuffer input, Buffer output, ReduceOp op) override {
-    check("reduce_scatter", input);
-    check("reduce_scatter", output);
-    check_parts("reduce_scatter", input, output);
-    check_reducible(input.dtype, op);
-    // Backends differ in which reductions their reduce_scatter knows; all know them in all_reduce.
-    return post({Call::ReduceScatter, op, input.dtype, 0, input.bytes}, output, op == ReduceOp::Mean, [&](C10dState& s) {
-      s.in = {copy_of(input, input.dtype)};
-      if (reduce_op(input.dtype, op) == c10d::ReduceOp::SUM) {
-        s.out = {empty(output.bytes, output.dtype)};
-        return backend()._reduce_scatter_base(s.out[0], s.in[0]);
-      }
-      s.out = s.in;
-      s.result_offset = output.bytes * static_cast<std::size_t>(rank());
-      c10d::AllreduceOptions options;
-      options.reduceOp = reduce_op(input.dtype, op);
-      return backend().allreduce(s.out, options);
-    });
-  }
-  Work all_gather(ConstBuffer input, Buffer output) override {
-    check("all_gather", input);
-    check("all_gather", output);
-    check_parts("all_gather", output, input);
-    return post({Call::AllGather, ReduceOp::Sum, input.dtype, 0, input.bytes}, output, false, [&](C10dState& s) {
-      s.in = {copy_of(input, DType::U8)};
-      s.out = {empty(output.bytes, DType::U8)};
-      return backend()._allgather_base(s.out[0], s.in[0]);
-    });
-  }
-  Work broadcast(Buffer buffer, int root) override {
-    check("broadcast", buffer);
-    if (root < 0 || root >= size()) wrong("broadcast: no rank " + std::to_string(root) + " in a group of " + std::to_string(size()));
-    return post({Call::Broadcast, ReduceOp::Sum, buffer.dtype, root, buffer.bytes}, buffer, false, [&](C10dState& s) {
-      s.out = {copy_of(buffer, DType::U8)};
-      c10d::BroadcastOptions options;
-      options.rootRank = root;
-      return backend().broadcast(s.out, options);
-    });
-  }
-  Work barrier() override {
-    return post({Call::Barrier, ReduceOp::Sum, DType::U8, 0, 0}, {}, false, [](C10dState&) { return c10::intrusive_ptr<c10d::Work>{}; });
+  std::unique_ptr<Communicator> split(int color) override {
+    if (!group_->parts.split) throw Failure{Errc::Unsupported, "split: " + group_->parts.name + " has no way to make a new group"};
+    const auto place = new_seat(exchange_colors(*this, color), rank());
+    const auto key = std::to_string(group_->sequence) + "-" + std::to_string(color);
+    auto made = group_->parts.split(key, place.rank, place.members, timeout_);
+    barrier().wait().or_throw();  // from here on a rank of the new group that goes is one that left
+    return made;
   }
   void abort(const std::string& reason) noexcept override { group_->parts.board->fail(Errc::Aborted, reason); }
-  std::shared_ptr<void> allocate(std::size_t bytes) override {
-    const std::align_val_t alignment{64};
-    void* memory = ::operator new(bytes, alignment);
-    std::memset(memory, 0, bytes);
-    return {memory, [alignment](void* p) { ::operator delete(p, alignment); }};
-  }
+  std::shared_ptr<void> allocate(std::size_t bytes) override { return allocate_from_heap(bytes); }
   void set_timeout(std::chrono::milliseconds timeout) override { timeout_ = timeout; }
 
- private:
-  struct Said {
-    Call call;
-    ReduceOp op;
-    DType dtype;
-    int root;
-    std::size_t bytes;
-  };
-
-  c10d::Backend& backend() { return *group_->parts.backend; }
-
-  static void check(const char* call, ConstBuffer buffer) {
-    if (buffer.bytes % size_of(buffer.dtype) != 0) wrong(std::string{call} + ": no whole number of elements");
-    if (buffer.bytes != 0 && buffer.data == nullptr) wrong(std::string{call} + ": no memory given");
-  }
-  void check_parts(const char* call, ConstBuffer whole, ConstBuffer part) const {
-    if (whole.dtype != part.dtype || whole.bytes != part.bytes * static_cast<std::size_t>(size()))
-      wrong(std::string{call} + ": the whole must be " + std::to_string(size()) + " parts of one type");
-  }
-
-  template <class F>
-  Work post(const Said& said, Buffer output, bool mean, F&& start) {
+ protected:
+  Work post(const Request& request) override {
     auto& board = *group_->parts.board;
     const auto sequence = ++group_->sequence;
-    const Awaited awaited{said.call, sequence, Clock::now() + timeout_, timeout_};
-    auto state = std::make_shared<C10dState>(group_, awaited, output, mean);
-    if (group_->together()) tell(said, awaited);
+    const Awaited awaited{request.call, sequence, Clock::now() + timeout_, timeout_};
+    const bool mean = request.op == ReduceOp::Mean && (request.call == Call::AllReduce || request.call == Call::ReduceScatter);
+    auto state = std::make_shared<C10dState>(group_, awaited, request.output, mean);
+    if (group_->together()) tell(request, awaited);
     if (board.is_broken()) {
       state->fail(group_->broken());
       return Work{std::move(state)};
     }
     try {
-      if (said.bytes != 0) state->work = start(*state);
-      else state->work = backend().barrier();
+      state->work = start(*state, request);
     } catch (const std::exception& error) {
-      board.fail(Errc::Unsupported, std::string{detail::name(said.call)} + " #" + std::to_string(sequence) + " cannot start in " +
+      board.fail(Errc::Unsupported, std::string{detail::name(request.call)} + " #" + std::to_string(sequence) + " cannot start in " +
                                         group_->parts.name + ": " + std::string{error.what()}.substr(0, 200));
       state->fail(group_->broken());
     }
     return Work{std::move(state)};
   }
 
+ private:
+  c10d::Backend& backend() { return *group_->parts.backend; }
+
+  c10::intrusive_ptr<c10d::Work> start(C10dState& state, const Request& request) {
+    if (request.bytes() == 0) return backend().barrier();
+    switch (request.call) {
+      case Call::AllReduce: return start_all_reduce(state, request);
+      case Call::ReduceScatter: return start_reduce_scatter(state, request);
+      case Call::AllGather:
+        state.in = {copy_of(request.input, DType::U8)};
+        state.out = {empty(request.output.bytes, DType::U8)};
+        return backend()._allgather_base(state.out[0], state.in[0]);
+      case Call::Broadcast: {
+        state.out = {copy_of(request.output, DType::U8)};
+        c10d::BroadcastOptions options;
+        options.rootRank = request.root;
+        return backend().broadcast(state.out, options);
+      }
+      case Call::Barrier: break;
+    }
+    return backend().barrier();
+  }
+  c10::intrusive_ptr<c10d::Work> start_all_reduce(C10dState& state, const Request& request) {
+    if (state.out.empty()) state.out = {copy_of(request.output, request.output.dtype)};
+    c10d::AllreduceOptions options;
+    options.reduceOp = reduce_op(request.dtype(), request.op);
+    return backend().allreduce(state.out, options);
+  }
+  c10::intrusive_ptr<c10d::Work> start_reduce_scatter(C10dState& state, const Request& request) {
+    auto input = copy_of(request.input, request.input.dtype);
+    if (widens(request)) input = input.to(at::kFloat);
+    // Backends differ in which reductions their reduce_scatter knows; all know them in all_reduce.
+    if (reduce_op(request.dtype(), request.op) != c10d::ReduceOp::SUM) {
+      state.out = {input};
+      state.result_offset = request.output.bytes * static_cast<std::size_t>(rank());
+      return start_all_reduce(state, request);
+    }
+    state.in = {input};
+    state.out = {empty(request.output.bytes, request.output.dtype)};
+    return backend()._reduce_scatter_base(state.out[0], state.in[0]);
+  }
+
   /// Puts on the board what this rank calls; the last rank to come compares.
-  void tell(const Said& said, const Awaited& awaited) {
+  void tell(const Request& request, const Awaited& awaited) {
     auto& board = *group_->parts.board;
     auto& slot = board.slot(awaited.sequence);
     const auto ranks = static_cast<std::uint64_t>(size());
@@ -266,11 +237,12 @@ class C10dCommunicator final : public Communicator {
     }
     if (board.is_broken()) return;
     auto& record = board.record(awaited.sequence, rank());
-    record.call = said.call;
-    record.op = said.op;
-    record.dtype = said.dtype;
-    record.root = said.root;
-    record.bytes = said.bytes;
+    record.call = request.call;
+    record.op = request.op;
+    record.dtype = request.dtype();
+    record.result = request.output.dtype;
+    record.root = request.root;
+    record.bytes = request.bytes();
     record.sequence.store(awaited.sequence, std::memory_order_release);
     if (slot.posted.fetch_add(1, std::memory_order_acq_rel) + 1 == (round + 1) * ranks) (void)agree(board, awaited.sequence);
   }
@@ -291,7 +263,8 @@ std::unique_ptr<Communicator> as_communicator(c10::intrusive_ptr<c10d::Backend> 
                                          .name = std::move(name),
                                          .timeout = timeout,
                                          .board = detail::SharedState::of_threads(1, timeout),
-                                         .close = {}});
+                                         .close = {},
+                                         .split = {}});
 }
 
 }  // namespace troupe

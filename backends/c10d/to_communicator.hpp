@@ -16,6 +16,11 @@ struct C10dParts {
   std::shared_ptr<SharedState> board;
   /// Ends what the backend has under way.
   std::function<void()> close;
+  /// Takes seat `rank` in a new group of `members` of the board's ranks, whose every rank makes this call with the same
+  /// `key`. None: there is no way.
+  std::function<std::unique_ptr<Communicator>(const std::string& key, int rank, const std::vector<int>& members,
+                                              std::chrono::milliseconds timeout)>
+      split;
 };
 
 [[nodiscard]] std::unique_ptr<Communicator> make_c10d_communicator(C10dParts parts);

@@ -66,6 +66,8 @@ std::shared_ptr<void> Arena::allocate(std::size_t bytes) {
           }};
 }
 
+void* Arena::allocate_for_good(std::size_t bytes) { return begin_ + take(block_bytes(bytes)); }
+
 void Arena::clear(std::size_t offset, std::size_t bytes) noexcept {
   if (bytes >= kLarge && fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(file_offset_ + offset),
                                    static_cast<off_t>(bytes)) == 0)

@@ -23,6 +23,8 @@ class Arena : public std::enable_shared_from_this<Arena> {
   [[nodiscard]] std::shared_ptr<void> allocate(std::size_t bytes);
   /// The same, but not zeroed, from a cache of blocks that were used for this before.
   [[nodiscard]] std::shared_ptr<void> temporary(std::size_t bytes);
+  /// Zeroed, and never handed out again: for what peers may look at after this rank is gone.
+  [[nodiscard]] void* allocate_for_good(std::size_t bytes);
 
  private:
   std::size_t take(std::size_t bytes);

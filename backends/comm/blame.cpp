@@ -5,11 +5,6 @@
 
 namespace troupe::detail {
 
-std::string_view name(Call call) noexcept {
-  constexpr std::string_view names[] = {"all_reduce", "reduce_scatter", "all_gather", "broadcast", "barrier"};
-  return names[static_cast<std::size_t>(call)];
-}
-
 std::string list_ranks(const std::vector<int>& ranks) {
   std::string text;
   for (std::size_t i = 0; i < ranks.size();) {
@@ -45,7 +40,7 @@ std::string describe(const Record& record) {
 
 bool agree(SharedState& state, std::uint64_t sequence) {
   const auto same = [](const Record& a, const Record& b) {
-    return a.call == b.call && a.op == b.op && a.dtype == b.dtype && a.root == b.root && a.bytes == b.bytes;
+    return a.call == b.call && a.op == b.op && a.dtype == b.dtype && a.result == b.result && a.root == b.root && a.bytes == b.bytes;
   };
   const auto& first = state.record(sequence, 0);
   bool agreed = true;
@@ -69,8 +64,9 @@ void end_when_nobody_comes(SharedState& state, int rank, const Awaited& awaited)
   for (int r = 0; r < state.size(); ++r) {
     const bool left = state.rank(r).left.load(std::memory_order_acquire) != 0;  // read first: it may come, then leave
     const bool came = state.record(awaited.sequence, r).sequence.load(std::memory_order_acquire) >= awaited.sequence;
-    (came ? waiting : left ? gone : missing).push_back(r);
-    if (r != rank && state.rank(r).working.load(std::memory_order_relaxed) != 0) working.push_back(r);
+    const int known_as = state.members()[static_cast<std::size_t>(r)];
+    (came ? waiting : left ? gone : missing).push_back(known_as);
+    if (r != rank && state.rank(r).working.load(std::memory_order_relaxed) != 0) working.push_back(known_as);
   }
   const auto label = std::string{name(awaited.call)} + " #" + std::to_string(awaited.sequence) + ": ";
   const auto within = " within " + duration_text(awaited.timeout);

@@ -16,7 +16,6 @@ struct Awaited {
   std::chrono::milliseconds timeout;  ///< what the deadline came from
 };
 
-[[nodiscard]] std::string_view name(Call call) noexcept;
 /// Sets of ranks as people write them: "0, 2-5".
 [[nodiscard]] std::string list_ranks(const std::vector<int>& ranks);
 

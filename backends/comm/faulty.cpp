@@ -1,3 +1,5 @@
+#include "request.hpp"
+
 #include <troupe/faulty_communicator.hpp>
 
 #include <thread>
@@ -16,53 +18,48 @@ class Failed final : public Work::State {
   Outcome outcome_;
 };
 
-class FaultyCommunicator final : public Communicator {
+/// A fault, and how many operations of the seat there were: of its group and those split from it.
+struct Plan {
+  Fault fault;
+  int next = 0;
+};
+
+class FaultyCommunicator final : public detail::CommunicatorDecorator {
  public:
-  FaultyCommunicator(std::unique_ptr<Communicator> group, Fault fault) : group_(std::move(group)), fault_(std::move(fault)) {}
-  int rank() const noexcept override { return group_->rank(); }
-  int size() const noexcept override { return group_->size(); }
-  std::string name() const override { return group_->name(); }
-  Work all_reduce(Buffer buffer, ReduceOp op) override {
-    return call([&] { return group_->all_reduce(buffer, op); });
+  FaultyCommunicator(std::unique_ptr<Communicator> group, std::shared_ptr<Plan> plan)
+      : CommunicatorDecorator(std::move(group)), plan_(std::move(plan)) {}
+  std::unique_ptr<Communicator> split(int color) override {
+    const auto outcome = strike();
+    outcome.or_throw();
+    return std::make_unique<FaultyCommunicator>(group().split(color), plan_);
   }
-  Work reduce_scatter(ConstBuffer input, Buffer output, ReduceOp op) override {
-    return call([&] { return group_->reduce_scatter(input, output, op); });
+
+ protected:
+  Work post(const detail::Request& request) override {
+    auto outcome = strike();
+    return outcome.ok() ? detail::perform(group(), request) : Work{std::make_shared<Failed>(std::move(outcome))};
   }
-  Work all_gather(ConstBuffer input, Buffer output) override {
-    return call([&] { return group_->all_gather(input, output); });
-  }
-  Work broadcast(Buffer buffer, int root) override {
-    return call([&] { return group_->broadcast(buffer, root); });
-  }
-  Work barrier() override {
-    return call([&] { return group_->barrier(); });
-  }
-  void abort(const std::string& reason) noexcept override { group_->abort(reason); }
-  std::shared_ptr<void> allocate(std::size_t bytes) override { return group_->allocate(bytes); }
-  void set_timeout(std::chrono::milliseconds timeout) override { group_->set_timeout(timeout); }
 
  private:
-  template <class F>
-  Work call(F&& collective) {
-    if (next_++ != fault_.at_operation) return collective();
-    switch (fault_.kind) {
-      case Fault::Kind::Stall: std::this_thread::sleep_for(fault_.stall); return collective();
-      case Fault::Kind::Throw: throw Failure{fault_.outcome.code(), fault_.outcome.text()};
+  Outcome strike() {
+    const auto& fault = plan_->fault;
+    if (plan_->next++ != fault.at_operation) return {};
+    switch (fault.kind) {
+      case Fault::Kind::Stall: std::this_thread::sleep_for(fault.stall); return {};
+      case Fault::Kind::Throw: throw Failure{fault.outcome.code(), fault.outcome.text()};
       case Fault::Kind::Fail: break;
     }
-    group_->abort(fault_.outcome.text());
-    return Work{std::make_shared<Failed>(fault_.outcome)};
+    group().abort(fault.outcome.text());
+    return fault.outcome;
   }
 
-  std::unique_ptr<Communicator> group_;
-  Fault fault_;
-  int next_ = 0;
+  std::shared_ptr<Plan> plan_;
 };
 
 }  // namespace
 
 std::unique_ptr<Communicator> faulty_communicator(std::unique_ptr<Communicator> group, Fault fault) {
-  return std::make_unique<FaultyCommunicator>(std::move(group), std::move(fault));
+  return std::make_unique<FaultyCommunicator>(std::move(group), std::make_shared<Plan>(std::move(fault)));
 }
 
 }  // namespace troupe

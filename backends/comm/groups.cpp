@@ -1,5 +1,4 @@
 #include "arena.hpp"
-#include "kernels.hpp"
 #include "seat.hpp"
 
 #include <troupe/local_groups.hpp>
@@ -9,27 +8,18 @@
 
 #include <cerrno>
 #include <cstring>
-#include <new>
 
 namespace troupe {
 
 namespace {
 
-using detail::Call;
-
 [[noreturn]] void wrong(const std::string& text) { throw Failure{Errc::InvalidArgument, text}; }
-
-void check(const char* call, ConstBuffer buffer) {
-  if (buffer.bytes % size_of(buffer.dtype) != 0)
-    wrong(std::string{call} + ": " + std::to_string(buffer.bytes) + " bytes are no whole number of " + std::string{name(buffer.dtype)});
-  if (buffer.bytes != 0 && buffer.data == nullptr) wrong(std::string{call} + ": no memory given");
-}
 
 void check_size(int size) {
   if (size < 1 || size > 4096) wrong("a group has 1 to 4096 ranks, not " + std::to_string(size));
 }
 
-class LocalCommunicator final : public Communicator {
+class LocalCommunicator final : public detail::RequestCommunicator {
  public:
   LocalCommunicator(std::shared_ptr<detail::SharedState> state, int rank, std::shared_ptr<detail::Arena> arena)
       : arena_(arena), seat_(std::make_shared<detail::Seat>(std::move(state), rank, std::move(arena))) {}
@@ -38,52 +28,40 @@ class LocalCommunicator final : public Communicator {
   int rank() const noexcept override { return seat_->rank(); }
   int size() const noexcept override { return seat_->state().size(); }
   std::string name() const override { return arena_ ? "shared_memory" : "threads"; }
+  bool reaches_any_memory() const noexcept override { return !arena_; }
 
-  Work all_reduce(Buffer buffer, ReduceOp op) override {
-    check("all_reduce", buffer);
-    detail::check_reducible(buffer.dtype, op);
-    return seat_->post({.call = Call::AllReduce, .op = op, .dtype = buffer.dtype, .input = buffer, .output = buffer});
+  std::unique_ptr<Communicator> split(int color) override {
+    const auto colors = detail::exchange_colors(*this, color);
+    const auto place = detail::new_seat(colors, rank());
+    auto state = arena_ ? child_of_processes(place)
+                        : seat_->state().child({seat_->sequence(), color}, place.members, seat_->timeout());
+    auto group = std::make_unique<LocalCommunicator>(std::move(state), place.rank, arena_);
+    group->set_timeout(seat_->timeout());
+    barrier().wait().or_throw();  // from here on a rank of the new group that goes is one that left
+    return group;
   }
-  Work reduce_scatter(ConstBuffer input, Buffer output, ReduceOp op) override {
-    check("reduce_scatter", input);
-    check("reduce_scatter", output);
-    check_parts("reduce_scatter", input, output);
-    detail::check_reducible(input.dtype, op);
-    return seat_->post({.call = Call::ReduceScatter, .op = op, .dtype = input.dtype, .input = input, .output = output});
-  }
-  Work all_gather(ConstBuffer input, Buffer output) override {
-    check("all_gather", input);
-    check("all_gather", output);
-    check_parts("all_gather", output, input);
-    return seat_->post({.call = Call::AllGather, .dtype = input.dtype, .input = input, .output = output});
-  }
-  Work broadcast(Buffer buffer, int root) override {
-    check("broadcast", buffer);
-    if (root < 0 || root >= size()) wrong("broadcast: no rank " + std::to_string(root) + " in a group of " + std::to_string(size()));
-    return seat_->post({.call = Call::Broadcast,
-                        .dtype = buffer.dtype,
-                        .root = root,
-                        .input = root == rank() ? ConstBuffer{buffer} : ConstBuffer{},
-                        .output = buffer});
-  }
-  Work barrier() override { return seat_->post({.call = Call::Barrier, .input = {}, .output = {}}); }
-
   void abort(const std::string& reason) noexcept override { seat_->state().fail(Errc::Aborted, reason); }
   std::shared_ptr<void> allocate(std::size_t bytes) override {
-    if (arena_) return arena_->allocate(bytes);
-    const std::align_val_t alignment{64};
-    void* memory = ::operator new(bytes, alignment);
-    std::memset(memory, 0, bytes);
-    return {memory, [alignment](void* p) { ::operator delete(p, alignment); }};
+    return arena_ ? arena_->allocate(bytes) : detail::allocate_from_heap(bytes);
   }
   void set_timeout(std::chrono::milliseconds timeout) override { seat_->set_timeout(timeout); }
 
+ protected:
+  Work post(const detail::Request& request) override { return seat_->post(request); }
+
  private:
-  void check_parts(const char* call, ConstBuffer whole, ConstBuffer part) const {
-    if (whole.dtype != part.dtype) wrong(std::string{call} + ": input and output of different types");
-    if (whole.bytes != part.bytes * static_cast<std::size_t>(size()))
-      wrong(std::string{call} + ": " + std::to_string(whole.bytes) + " bytes are not " + std::to_string(size()) + " times " +
-            std::to_string(part.bytes));
+  /// The first rank of each new group lays it out in memory of its own and tells all where.
+  std::shared_ptr<detail::SharedState> child_of_processes(const detail::NewSeat& place) {
+    const auto ranks = static_cast<int>(place.members.size());
+    std::uint64_t mine = 0;
+    if (place.rank == 0) {
+      auto* memory = arena_->allocate_for_good(detail::SharedState::bytes_for(ranks));
+      detail::SharedState::lay_out_at(memory, ranks, seat_->timeout());
+      mine = *seat_->state().address_of(memory, 1);
+    }
+    std::vector<std::uint64_t> addresses(static_cast<std::size_t>(size()));
+    all_gather({&mine, sizeof mine, DType::I64}, {addresses.data(), addresses.size() * sizeof mine, DType::I64}).wait().or_throw();
+    return seat_->state().child_at(addresses[static_cast<std::size_t>(place.members.front())], place.members);
   }
 
   std::shared_ptr<detail::Arena> arena_;

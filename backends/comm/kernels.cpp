@@ -1,18 +1,11 @@
 #include "kernels.hpp"
 
+#include "elements.hpp"
+
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <string>
 #include <type_traits>
-
-// One copy of each loop for each generation of vector units, chosen by the loader. Sanitizers cannot run the chooser.
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
-#define TROUPE_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define TROUPE_CLONES
-#endif
-#define TROUPE_INLINE [[gnu::always_inline]] inline
 
 namespace troupe::detail {
 
@@ -20,46 +13,6 @@ namespace {
 
 /// Elements combined at once: their fp32 or fp64 sums stay in the first-level cache.
 constexpr std::size_t kBlock = 1024;
-
-struct BFloat16 {
-  std::uint16_t bits;
-};
-struct Float16 {
-  std::uint16_t bits;
-};
-
-template <class T>
-struct Accumulator {
-  using type = T;
-};
-template <>
-struct Accumulator<BFloat16> {
-  using type = float;
-};
-template <>
-struct Accumulator<Float16> {
-  using type = float;
-};
-
-template <class T>
-TROUPE_INLINE typename Accumulator<T>::type load(T value) {
-  if constexpr (std::is_same_v<T, BFloat16>) return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16);
-  else if constexpr (std::is_same_v<T, Float16>) return static_cast<float>(std::bit_cast<_Float16>(value.bits));
-  else return value;
-}
-
-template <class T>
-TROUPE_INLINE T store(typename Accumulator<T>::type value) {
-  if constexpr (std::is_same_v<T, BFloat16>) {  // to nearest, ties to even
-    const auto bits = std::bit_cast<std::uint32_t>(value);
-    const auto rounded = static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
-    return {value == value ? rounded : std::uint16_t{0x7fc0}};
-  } else if constexpr (std::is_same_v<T, Float16>) {
-    return {std::bit_cast<std::uint16_t>(static_cast<_Float16>(value))};
-  } else {
-    return value;
-  }
-}
 
 struct Add {
   template <class A>
@@ -107,11 +60,12 @@ TROUPE_INLINE void finish(const A* __restrict sum, T* __restrict result, A divis
 
 using Sources = std::span<std::byte* const>;
 
-template <class T, class F>
+/// Elements of T, results of R: T or what T is added in.
+template <class T, class F, class R>
 TROUPE_INLINE void run(Sources sources, Sources targets, std::size_t count, bool mean) {
   using A = typename Accumulator<T>::type;
   alignas(64) A sum[kBlock];
-  alignas(64) T result[kBlock];
+  alignas(64) R result[kBlock];
   const auto divisor = mean ? static_cast<A>(sources.size()) : A{1};
   for (std::size_t at = 0; at < count; at += kBlock) {
     const auto n = std::min(kBlock, count - at);
@@ -119,31 +73,33 @@ TROUPE_INLINE void run(Sources sources, Sources targets, std::size_t count, bool
     if (sources.size() == 1) begin<T>(sum, part(0), n);
     else begin<F, T>(sum, part(0), part(1), n);
     for (std::size_t s = 2; s < sources.size(); ++s) combine<F, T>(sum, part(s), n);
-    const T* from = result;
-    if constexpr (std::is_same_v<A, T>) {
+    const R* from = result;
+    if constexpr (std::is_same_v<A, R>) {
       if (!mean) from = sum;
     }
-    if (from == result) finish<T>(sum, result, divisor, n);
-    for (auto* target : targets) std::memcpy(reinterpret_cast<T*>(target) + at, from, n * sizeof(T));
+    if (from == result) finish<R>(sum, result, divisor, n);
+    for (auto* target : targets) std::memcpy(reinterpret_cast<R*>(target) + at, from, n * sizeof(R));
   }
 }
 
-#define TROUPE_KERNEL(NAME, T, F) \
-  TROUPE_CLONES void NAME(Sources sources, Sources targets, std::size_t count, bool mean) { run<T, F>(sources, targets, count, mean); }
-#define TROUPE_KERNELS(TYPE, T)        \
-  TROUPE_KERNEL(add_##TYPE, T, Add)    \
-  TROUPE_KERNEL(max_##TYPE, T, Larger) \
-  TROUPE_KERNEL(min_##TYPE, T, Smaller)
+#define TROUPE_KERNEL(NAME, T, F, R) \
+  TROUPE_CLONES void NAME(Sources sources, Sources targets, std::size_t count, bool mean) { run<T, F, R>(sources, targets, count, mean); }
+#define TROUPE_KERNELS(TYPE, T, R)        \
+  TROUPE_KERNEL(add_##TYPE, T, Add, R)    \
+  TROUPE_KERNEL(max_##TYPE, T, Larger, R) \
+  TROUPE_KERNEL(min_##TYPE, T, Smaller, R)
 
-TROUPE_KERNELS(f64, double)
-TROUPE_KERNELS(f32, float)
-TROUPE_KERNELS(f16, Float16)
-TROUPE_KERNELS(bf16, BFloat16)
-TROUPE_KERNELS(i64, std::int64_t)
-TROUPE_KERNELS(i32, std::int32_t)
-TROUPE_KERNELS(i16, std::int16_t)
-TROUPE_KERNELS(i8, std::int8_t)
-TROUPE_KERNELS(u8, std::uint8_t)
+TROUPE_KERNELS(f64, double, double)
+TROUPE_KERNELS(f32, float, float)
+TROUPE_KERNELS(f16, Float16, Float16)
+TROUPE_KERNELS(bf16, BFloat16, BFloat16)
+TROUPE_KERNELS(i64, std::int64_t, std::int64_t)
+TROUPE_KERNELS(i32, std::int32_t, std::int32_t)
+TROUPE_KERNELS(i16, std::int16_t, std::int16_t)
+TROUPE_KERNELS(i8, std::int8_t, std::int8_t)
+TROUPE_KERNELS(u8, std::uint8_t, std::uint8_t)
+TROUPE_KERNELS(f16_wide, Float16, float)
+TROUPE_KERNELS(bf16_wide, BFloat16, float)
 
 using Kernel = void (*)(Sources, Sources, std::size_t, bool);
 struct Kernels {
@@ -155,6 +111,7 @@ constexpr Kernels kKernels[] = {
     {add_i64, max_i64, min_i64}, {add_i32, max_i32, min_i32}, {add_i16, max_i16, min_i16}, {add_i8, max_i8, min_i8},
     {add_u8, max_u8, min_u8},    {max_u8, max_u8, min_u8},
 };
+constexpr Kernels kWideF16{add_f16_wide, max_f16_wide, min_f16_wide}, kWideBF16{add_bf16_wide, max_bf16_wide, min_bf16_wide};
 
 }  // namespace
 
@@ -165,8 +122,12 @@ void check_reducible(DType dtype, ReduceOp op) {
                                              "; reduce a float, or take the sum"};
 }
 
-void reduce(DType dtype, ReduceOp op, Sources sources, Sources targets, std::size_t count) {
-  const auto& kernels = kKernels[static_cast<std::size_t>(dtype)];
+void reduce(const Reduction& reduction, Sources sources, Sources targets, std::size_t count) {
+  const bool wide = reduction.to != reduction.from;
+  const auto& kernels = !wide                             ? kKernels[static_cast<std::size_t>(reduction.from)]
+                        : reduction.from == DType::BF16 ? kWideBF16
+                                                          : kWideF16;
+  const auto op = reduction.op;
   const auto kernel = op == ReduceOp::Max ? kernels.max : op == ReduceOp::Min ? kernels.min : kernels.add;
   kernel(sources, targets, count, op == ReduceOp::Mean);
 }

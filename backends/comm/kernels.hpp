@@ -10,9 +10,16 @@ namespace troupe::detail {
 /// Throws Failure{InvalidArgument} when elements of `dtype` have no such reduction (the mean of integers).
 void check_reducible(DType dtype, ReduceOp op);
 
+/// What is done to each element.
+struct Reduction {
+  DType from;
+  DType to;  ///< `from`, or F32 for a 16-bit float
+  ReduceOp op;
+};
+
 /// Combines `count` elements of all sources, in the order of the sources, and writes the result to every target.
-/// 16-bit floats are combined in fp32 and rounded once. A NaN in any source makes max and min NaN.
+/// 16-bit floats are combined in fp32 and rounded once, or not at all. A NaN in any source makes max and min NaN.
 /// A target may be a source. Bool: sum and max are "or", min is "and". Integers wrap.
-void reduce(DType dtype, ReduceOp op, std::span<std::byte* const> sources, std::span<std::byte* const> targets, std::size_t count);
+void reduce(const Reduction& reduction, std::span<std::byte* const> sources, std::span<std::byte* const> targets, std::size_t count);
 
 }  // namespace troupe::detail

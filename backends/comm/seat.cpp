@@ -41,7 +41,7 @@ Outcome Operation::wait() {
 Seat::Seat(std::shared_ptr<SharedState> state, int rank, std::shared_ptr<Arena> arena)
     : state_(std::move(state)), rank_(rank), arena_(std::move(arena)), timeout_(state_->header().timeout_ms) {
   // Waiting awake helps only while the rank that is waited for has a core of its own.
-  spins_ = static_cast<unsigned>(state_->size()) <= std::thread::hardware_concurrency() ? 2000 : 20;
+  spins_ = static_cast<unsigned>(state_->root().size()) <= std::thread::hardware_concurrency() ? 2000 : 20;
 }
 
 void Seat::leave() noexcept {
@@ -68,8 +68,7 @@ Work Seat::post(const Request& request) {
 }
 
 void Seat::lay_out(Operation& operation) const {
-  const auto& request = operation.request_;
-  const auto bytes = request.call == Call::AllReduce || request.call == Call::Broadcast ? request.output.bytes : request.input.bytes;
+  const auto bytes = operation.request_.bytes();
   const auto ranks = static_cast<std::size_t>(state_->size());
   const auto wanted = (bytes / (4 * ranks) + 63) / 64 * 64;
   operation.chunk_bytes_ = std::clamp(wanted, kMinChunk, kMaxChunk);
@@ -104,9 +103,10 @@ void Seat::start(Operation& operation) {
   auto& record = state_->record(operation.sequence_, rank_);
   record.call = request.call;
   record.op = request.op;
-  record.dtype = request.dtype;
+  record.dtype = request.dtype();
+  record.result = request.output.dtype;
   record.root = request.root;
-  record.bytes = request.call == Call::AllReduce || request.call == Call::Broadcast ? request.output.bytes : request.input.bytes;
+  record.bytes = request.bytes();
   record.input = reachable_input(operation);
   record.output = reachable_output(operation, record.input);
   record.sequence.store(operation.sequence_, std::memory_order_release);
@@ -208,6 +208,7 @@ void Seat::reduce_range(const Operation& operation, std::size_t begin, std::size
   const auto bytes = state_->record(operation.sequence_, rank_).bytes;
   const bool scatter = request.call == Call::ReduceScatter;
   const auto part = scatter ? bytes / static_cast<std::size_t>(ranks) : bytes;
+  const auto widening = size_of(request.output.dtype) / size_of(request.dtype());
   while (begin < end) {
     const auto owner = static_cast<int>(begin / part);  // of this part of the result; 0 when all ranks want all of it
     const auto stop = std::min(end, (begin / part + 1) * part);
@@ -217,9 +218,9 @@ void Seat::reduce_range(const Operation& operation, std::size_t begin, std::size
       const auto& record = state_->record(operation.sequence_, r);
       sources_.push_back(state_->resolve(record.input) + begin);
       if (!scatter) targets_.push_back(state_->resolve(record.output) + begin);
-      else if (r == owner) targets_.push_back(state_->resolve(record.output) + begin % part);
+      else if (r == owner) targets_.push_back(state_->resolve(record.output) + begin % part * widening);
     }
-    reduce(request.dtype, request.op, sources_, targets_, (stop - begin) / size_of(request.dtype));
+    reduce({request.dtype(), request.output.dtype, request.op}, sources_, targets_, (stop - begin) / size_of(request.dtype()));
     begin = stop;
   }
 }

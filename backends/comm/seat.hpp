@@ -1,6 +1,7 @@
 #pragma once
 
 #include "arena.hpp"
+#include "request.hpp"
 #include "shared_state.hpp"
 
 #include <deque>
@@ -8,16 +9,6 @@
 #include <vector>
 
 namespace troupe::detail {
-
-/// What a rank asks for.
-struct Request {
-  Call call;
-  ReduceOp op = ReduceOp::Sum;
-  DType dtype = DType::U8;
-  int root = 0;
-  ConstBuffer input;
-  Buffer output;
-};
 
 class Seat;
 
@@ -60,6 +51,9 @@ class Seat : public std::enable_shared_from_this<Seat> {
   void leave() noexcept;
   [[nodiscard]] SharedState& state() noexcept { return *state_; }
   [[nodiscard]] int rank() const noexcept { return rank_; }
+  /// Of the latest collective, from 1: the same on all ranks that have called the same.
+  [[nodiscard]] std::uint64_t sequence() const noexcept { return sequence_; }
+  [[nodiscard]] std::chrono::milliseconds timeout() const noexcept { return timeout_; }
   void set_timeout(std::chrono::milliseconds timeout) noexcept { timeout_ = timeout; }
 
  private:
@@ -89,7 +83,7 @@ class Seat : public std::enable_shared_from_this<Seat> {
   std::shared_ptr<Arena> arena_;
   std::chrono::milliseconds timeout_;
   int spins_;
-  std::uint64_t sequence_ = 0;  ///< of the latest collective, from 1
+  std::uint64_t sequence_ = 0;
   std::deque<std::shared_ptr<Operation>> pending_;
   std::vector<std::byte*> sources_, targets_;
 };

@@ -1,38 +1,38 @@
-#include <troupe/communicator.hpp>
+#include "kernels.hpp"
+#include "request.hpp"
 
 #include <cstring>
-#include <new>
 
 namespace troupe {
 
 namespace {
 
-class SelfCommunicator final : public Communicator {
+class SelfCommunicator final : public detail::RequestCommunicator {
  public:
   int rank() const noexcept override { return 0; }
   int size() const noexcept override { return 1; }
   std::string name() const override { return "self"; }
-  Work all_reduce(Buffer, ReduceOp) override { return {}; }
-  Work reduce_scatter(ConstBuffer input, Buffer output, ReduceOp) override { return copy(input, output); }
-  Work all_gather(ConstBuffer input, Buffer output) override { return copy(input, output); }
-  Work broadcast(Buffer, int root) override {
-    if (root != 0) throw Failure{Errc::InvalidArgument, "broadcast: root " + std::to_string(root) + " in a group of one"};
-    return {};
+  bool reaches_any_memory() const noexcept override { return true; }
+  std::unique_ptr<Communicator> split(int color) override {
+    (void)detail::exchange_colors(*this, color);
+    return self_communicator();
   }
-  Work barrier() override { return {}; }
   void abort(const std::string&) noexcept override {}
-  std::shared_ptr<void> allocate(std::size_t bytes) override {
-    const std::align_val_t alignment{64};
-    void* memory = ::operator new(bytes, alignment);
-    std::memset(memory, 0, bytes);
-    return {memory, [alignment](void* p) { ::operator delete(p, alignment); }};
-  }
+  std::shared_ptr<void> allocate(std::size_t bytes) override { return detail::allocate_from_heap(bytes); }
   void set_timeout(std::chrono::milliseconds) override {}
 
- private:
-  static Work copy(ConstBuffer input, Buffer output) {
-    if (input.bytes != output.bytes) throw Failure{Errc::InvalidArgument, "a group of one needs input and output of one size"};
-    if (input.data != output.data && input.bytes) std::memcpy(output.data, input.data, input.bytes);
+ protected:
+  Work post(const detail::Request& request) override {
+    const auto& input = request.input;
+    const auto& output = request.output;
+    if (input.bytes == 0 || input.data == output.data) return {};
+    if (!detail::widens(request)) {
+      std::memcpy(output.data, input.data, input.bytes);
+      return {};
+    }
+    auto* source = static_cast<std::byte*>(const_cast<void*>(input.data));
+    auto* target = static_cast<std::byte*>(output.data);
+    detail::reduce({input.dtype, output.dtype, request.op}, {&source, 1}, {&target, 1}, input.count());
     return {};
   }
 };

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstring>
+#include <numeric>
 #include <thread>
 
 namespace troupe::detail {
@@ -18,7 +19,7 @@ namespace troupe::detail {
 namespace {
 
 constexpr std::uint64_t kMagic = 0x6d6f632d72747274;  // "trtr-com"
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 constexpr std::size_t kPage = 4096;
 /// Address space, not memory: pages come when touched.
 constexpr std::size_t kArenaBytes = std::size_t{16} << 30;
@@ -37,22 +38,32 @@ std::size_t control_bytes(int size) {
                                        std::strerror(errno) + " (see ulimit -v, ulimit -n, ulimit -f, vm.overcommit_memory)"};
 }
 
-std::byte* map(int fd, std::size_t bytes) {
-  const int flags = (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) | MAP_NORESERVE;
-  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
-  if (memory == MAP_FAILED) cannot("mapping", bytes);
-  return static_cast<std::byte*>(memory);
+std::vector<int> all_ranks(int size) {
+  std::vector<int> ranks(static_cast<std::size_t>(size));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return ranks;
 }
+
+/// How often a rank of a split group looks whether the group it came from has ended.
+constexpr std::chrono::milliseconds kLookAtParent{20};
 
 }  // namespace
 
-SharedState::SharedState(std::byte* base, std::size_t bytes) : base_(base), bytes_(bytes) {}
+Mapping::Mapping(int fd, std::size_t size) : bytes(size) {
+  const int flags = (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED) | MAP_NORESERVE;
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+  if (memory == MAP_FAILED) cannot("mapping", bytes);
+  base = static_cast<std::byte*>(memory);
+}
 
-SharedState::~SharedState() { munmap(base_, bytes_); }
+Mapping::~Mapping() { munmap(base, bytes); }
+
+std::size_t SharedState::bytes_for(int size) noexcept { return control_bytes(size); }
 
 std::shared_ptr<SharedState> SharedState::of_threads(int size, std::chrono::milliseconds timeout) {
   const auto bytes = control_bytes(size);
-  std::shared_ptr<SharedState> state{new SharedState{map(-1, bytes), bytes}};
+  auto memory = std::make_shared<Mapping>(-1, bytes);
+  std::shared_ptr<SharedState> state{new SharedState{memory, memory->base}};
   state->lay_out(size, timeout, 0, 0);
   state->attach();
   return state;
@@ -65,7 +76,8 @@ std::shared_ptr<SharedState> SharedState::create(int fd, int size, std::chrono::
   if (ftruncate(fd, static_cast<off_t>(bytes)) != 0) cannot("a file", bytes);
   // Without these a peer could shrink the file and kill everybody by SIGBUS.
   if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) cannot("sealing", bytes);
-  std::shared_ptr<SharedState> state{new SharedState{map(fd, bytes), bytes}};
+  auto memory = std::make_shared<Mapping>(fd, bytes);
+  std::shared_ptr<SharedState> state{new SharedState{memory, memory->base}};
   (void)madvise(state->base_, bytes, MADV_DONTDUMP);
   state->lay_out(size, timeout, control, arena);
   state->attach();
@@ -78,11 +90,51 @@ std::shared_ptr<SharedState> SharedState::of_file(int fd, int size, std::chrono:
   if (fstat(fd, &info) != 0 || (info.st_size != 0 && info.st_size != static_cast<off_t>(bytes)))
     throw Failure{Errc::ProtocolError, "the meeting place belongs to a group of another size"};
   if (ftruncate(fd, static_cast<off_t>(bytes)) != 0) cannot("a file", bytes);
-  std::shared_ptr<SharedState> state{new SharedState{map(fd, bytes), bytes}};
+  auto memory = std::make_shared<Mapping>(fd, bytes);
+  std::shared_ptr<SharedState> state{new SharedState{memory, memory->base}};
   state->lay_out(size, timeout, 0, 0);  // every rank writes the same values
   state->attach();
   state->private_ = false;
   return state;
+}
+
+std::shared_ptr<SharedState> SharedState::of_file(int fd, std::shared_ptr<SharedState> parent, const std::vector<int>& members,
+                                                  std::chrono::milliseconds timeout) {
+  auto state = of_file(fd, static_cast<int>(members.size()), timeout);
+  state->be_child_of(std::move(parent), members);
+  return state;
+}
+
+std::shared_ptr<SharedState> SharedState::child(std::pair<std::uint64_t, int> key, const std::vector<int>& members,
+                                                std::chrono::milliseconds timeout) {
+  const std::lock_guard lock{children_mutex_};
+  std::erase_if(children_, [](const auto& entry) { return entry.second.expired(); });
+  auto& entry = children_[key];
+  auto state = entry.lock();
+  if (!state) {
+    entry = state = of_threads(static_cast<int>(members.size()), timeout);
+    state->be_child_of(shared_from_this(), members);
+  }
+  return state;
+}
+
+std::shared_ptr<SharedState> SharedState::child_at(std::uint64_t address, const std::vector<int>& members) {
+  std::shared_ptr<SharedState> state{new SharedState{memory_, resolve(address)}};
+  state->attach();
+  state->be_child_of(shared_from_this(), members);
+  return state;
+}
+
+void SharedState::lay_out_at(void* memory, int size, std::chrono::milliseconds timeout) {
+  SharedState{nullptr, static_cast<std::byte*>(memory)}.lay_out(size, timeout, 0, 0);
+}
+
+void SharedState::be_child_of(std::shared_ptr<SharedState> parent, const std::vector<int>& members) {
+  parent_ = std::move(parent);
+  space_ = parent_->space_;
+  private_ = parent_->private_;
+  members_.clear();
+  for (const auto r : members) members_.push_back(parent_->members_[static_cast<std::size_t>(r)]);
 }
 
 std::shared_ptr<SharedState> SharedState::open(int fd) {
@@ -99,7 +151,8 @@ std::shared_ptr<SharedState> SharedState::open(int fd) {
   if (read.size < 1 || read.size > (1U << 16) || read.arena_offset != control_bytes(static_cast<int>(read.size)) ||
       bytes != read.arena_offset + read.arena_bytes * read.size)
     throw Failure{Errc::ProtocolError, "shared memory group: its size does not fit its header"};
-  std::shared_ptr<SharedState> state{new SharedState{map(fd, bytes), bytes}};
+  auto memory = std::make_shared<Mapping>(fd, bytes);
+  std::shared_ptr<SharedState> state{new SharedState{memory, memory->base}};
   (void)madvise(state->base_, bytes, MADV_DONTDUMP);
   state->attach();
   return state;
@@ -120,8 +173,9 @@ void SharedState::attach() {
   ranks_ = reinterpret_cast<RankState*>(base_ + ranks_offset());
   slots_ = reinterpret_cast<Slot*>(base_ + slots_offset(size_));
   records_ = reinterpret_cast<Record*>(base_ + records_offset(size_));
+  members_ = all_ranks(size_);
   if (header().arena_offset != 0) {
-    arena_begin_ = base_ + header().arena_offset;
+    space_ = base_;
     private_ = false;
   }
 }
@@ -130,8 +184,8 @@ std::optional<std::uint64_t> SharedState::address_of(const void* data, std::size
   if (!between_processes()) return reinterpret_cast<std::uint64_t>(data);
   const auto* p = static_cast<const std::byte*>(data);
   if (bytes == 0) return 0;
-  if (p < arena_begin_ || p + bytes > base_ + bytes_) return std::nullopt;
-  return static_cast<std::uint64_t>(p - base_);
+  if (p < space_ || p + bytes > space_ + memory_->bytes) return std::nullopt;
+  return static_cast<std::uint64_t>(p - space_);
 }
 
 void SharedState::announce() noexcept {
@@ -144,7 +198,8 @@ void SharedState::announce() noexcept {
 
 void SharedState::sleep(std::uint32_t seen, std::chrono::steady_clock::time_point until) noexcept {
   auto& h = header();
-  const auto left = until - std::chrono::steady_clock::now();
+  auto left = until - std::chrono::steady_clock::now();
+  if (parent_) left = std::min<std::chrono::steady_clock::duration>(left, kLookAtParent);
   if (left <= left.zero()) return;
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
   timespec limit{};
@@ -170,6 +225,7 @@ void SharedState::fail(Errc code, const std::string& text) noexcept {
 
 Outcome SharedState::failure() noexcept {
   auto& h = header();
+  if (h.broken.load(std::memory_order_seq_cst) == 0 && parent_) return parent_->failure();
   // Whoever writes the text may have been killed on the way: do not wait for it for long.
   const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds{20};
   while (h.broken.load(std::memory_order_seq_cst) == 1 && std::chrono::steady_clock::now() < until) std::this_thread::yield();

@@ -1,17 +1,18 @@
 #pragma once
 
-#include <troupe/communicator.hpp>
+#include "request.hpp"
 
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace troupe::detail {
-
-enum class Call : std::uint8_t { AllReduce, ReduceScatter, AllGather, Broadcast, Barrier };
 
 /// Collectives that may be under way at once.
 constexpr std::uint64_t kSlots = 64;
@@ -22,6 +23,7 @@ struct alignas(64) Record {
   Call call;
   ReduceOp op;
   DType dtype;
+  DType result;  ///< type of the output
   std::int32_t root;
   std::uint64_t bytes;
   std::uint64_t input;  ///< address in this process (threads) or offset in the memfd (processes)
@@ -59,9 +61,21 @@ struct Header {
   char broken_text[1984];
 };
 
+/// Mapped memory, unmapped at the end.
+struct Mapping {
+  Mapping(int fd, std::size_t size);  ///< fd -1: of this process. Throws Failure{StartFailed}.
+  ~Mapping();
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  std::byte* base;
+  std::size_t bytes;
+};
+
 /// The memory in which the ranks of a group meet: anonymous for threads, a memfd's for processes. It holds no lock,
 /// so a rank that dies anywhere leaves peers that still end at their deadline or at an abort.
-class SharedState {
+///
+/// A group made by `split` has a state of its own, which knows its parent's: when that is broken, so is it.
+class SharedState : public std::enable_shared_from_this<SharedState> {
  public:
   /// For the threads of this process.
   [[nodiscard]] static std::shared_ptr<SharedState> of_threads(int size, std::chrono::milliseconds timeout);
@@ -69,9 +83,20 @@ class SharedState {
   [[nodiscard]] static std::shared_ptr<SharedState> create(int fd, int size, std::chrono::milliseconds timeout);
   /// A group without buffers, only to tell who is where: in the file `fd`, which every rank opens like this.
   [[nodiscard]] static std::shared_ptr<SharedState> of_file(int fd, int size, std::chrono::milliseconds timeout);
+  /// The same, of a part of `parent`'s ranks.
+  [[nodiscard]] static std::shared_ptr<SharedState> of_file(int fd, std::shared_ptr<SharedState> parent, const std::vector<int>& members,
+                                                            std::chrono::milliseconds timeout);
   /// Maps a group that another process laid out. Throws Failure{ProtocolError, StartFailed}.
   [[nodiscard]] static std::shared_ptr<SharedState> open(int fd);
-  ~SharedState();
+  /// A new group of `members`, threads of this process. `key` is the same for its ranks only; the first to ask makes it.
+  [[nodiscard]] std::shared_ptr<SharedState> child(std::pair<std::uint64_t, int> key, const std::vector<int>& members,
+                                                   std::chrono::milliseconds timeout);
+  /// A new group of `members`, processes, in zeroed memory at `address` of this one's that one of them has laid out.
+  [[nodiscard]] std::shared_ptr<SharedState> child_at(std::uint64_t address, const std::vector<int>& members);
+  /// Lays out a group of `size` ranks in `memory` of `bytes_for(size)` bytes.
+  static void lay_out_at(void* memory, int size, std::chrono::milliseconds timeout);
+  [[nodiscard]] static std::size_t bytes_for(int size) noexcept;
+  ~SharedState() = default;
   SharedState(const SharedState&) = delete;
   SharedState& operator=(const SharedState&) = delete;
 
@@ -82,15 +107,21 @@ class SharedState {
     return records_[(sequence % kSlots) * static_cast<std::uint64_t>(size_) + static_cast<std::uint64_t>(r)];
   }
   [[nodiscard]] int size() const noexcept { return size_; }
-  [[nodiscard]] bool between_processes() const noexcept { return arena_begin_ != nullptr; }
+  [[nodiscard]] bool between_processes() const noexcept { return space_ != nullptr; }
+  /// Ranks of the first group that this one was split from, in its order: what people know the ranks by.
+  [[nodiscard]] const std::vector<int>& members() const noexcept { return members_; }
+  [[nodiscard]] bool is_split() const noexcept { return parent_ != nullptr; }
+  [[nodiscard]] const SharedState& root() const noexcept { return parent_ ? parent_->root() : *this; }
 
   /// Where a peer finds this memory; nothing when it cannot.
   [[nodiscard]] std::optional<std::uint64_t> address_of(const void* data, std::size_t bytes) const noexcept;
   [[nodiscard]] std::byte* resolve(std::uint64_t address) const noexcept {
-    return reinterpret_cast<std::byte*>(between_processes() ? reinterpret_cast<std::uint64_t>(base_) + address : address);
+    return reinterpret_cast<std::byte*>(reinterpret_cast<std::uint64_t>(space_) + address);
   }
+  /// Of rank `r` of a group of processes that is not split.
   [[nodiscard]] std::byte* arena(int r) const noexcept {
-    return arena_begin_ + static_cast<std::uint64_t>(r) * reinterpret_cast<const Header*>(base_)->arena_bytes;
+    const auto& h = *reinterpret_cast<const Header*>(base_);
+    return base_ + h.arena_offset + static_cast<std::uint64_t>(r) * h.arena_bytes;
   }
 
   /// Tells every waiting rank to look again.
@@ -99,22 +130,29 @@ class SharedState {
   void sleep(std::uint32_t seen, std::chrono::steady_clock::time_point until) noexcept;
   /// The first call decides what the group died of.
   void fail(Errc code, const std::string& text) noexcept;
-  [[nodiscard]] bool is_broken() noexcept { return header().broken.load(std::memory_order_seq_cst) != 0; }
+  [[nodiscard]] bool is_broken() noexcept {
+    return header().broken.load(std::memory_order_seq_cst) != 0 || (parent_ && parent_->is_broken());
+  }
   [[nodiscard]] Outcome failure() noexcept;
 
  private:
-  SharedState(std::byte* base, std::size_t bytes);
+  SharedState(std::shared_ptr<Mapping> memory, std::byte* base) : memory_(std::move(memory)), base_(base) {}
   void lay_out(int size, std::chrono::milliseconds timeout, std::size_t arena_offset, std::size_t arena_bytes);
   void attach();
+  void be_child_of(std::shared_ptr<SharedState> parent, const std::vector<int>& members);
 
+  std::shared_ptr<Mapping> memory_;
   std::byte* base_;
-  std::size_t bytes_;
-  std::byte* arena_begin_ = nullptr;
-  bool private_ = true;  ///< all ranks are threads of this process
+  std::byte* space_ = nullptr;  ///< what addresses count from: the memfd's first byte, for processes
+  bool private_ = true;         ///< all ranks are threads of this process
   int size_ = 0;
   RankState* ranks_ = nullptr;
   Slot* slots_ = nullptr;
   Record* records_ = nullptr;
+  std::shared_ptr<SharedState> parent_;
+  std::vector<int> members_;
+  std::mutex children_mutex_;
+  std::map<std::pair<std::uint64_t, int>, std::weak_ptr<SharedState>> children_;  ///< of threads
 };
 
 }  // namespace troupe::detail

@@ -1,9 +1,12 @@
 #include "nccl_communicator.hpp"
 
+#include "../comm/request.hpp"
+
 #include <atomic>
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <tuple>
 #include <utility>
 
 namespace troupe {
@@ -13,7 +16,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-ncclDataType_t nccl_type(DType dtype, const char* operation) {
+ncclDataType_t nccl_type(DType dtype, std::string_view operation) {
   switch (dtype) {
     case DType::F64: return ncclFloat64;
     case DType::F32: return ncclFloat32;
@@ -29,7 +32,8 @@ ncclDataType_t nccl_type(DType dtype, const char* operation) {
   throw Failure{Errc::InvalidArgument, std::string(operation) + ": NCCL has no " + std::string(name(dtype))};
 }
 
-ncclRedOp_t nccl_op(ReduceOp op) {
+ncclRedOp_t nccl_op(DType dtype, ReduceOp op) {
+  if (dtype == DType::Bool && op == ReduceOp::Sum) return ncclMax;
   switch (op) {
     case ReduceOp::Sum: return ncclSum;
     case ReduceOp::Mean: return ncclAvg;
@@ -39,20 +43,48 @@ ncclRedOp_t nccl_op(ReduceOp op) {
   return ncclSum;
 }
 
+/// Whether somebody asked for the end of a group, or of one that it was split from. Threads: any.
+class AbortRequest {
+ public:
+  explicit AbortRequest(std::shared_ptr<AbortRequest> parent) : parent_(std::move(parent)) {}
+  void make(const std::string& reason) noexcept {
+    const std::lock_guard lock{mutex_};
+    if (!reason_) reason_ = reason;
+    made_.store(true, std::memory_order_release);
+  }
+  std::optional<std::string> reason() {
+    if (made_.load(std::memory_order_acquire)) {
+      const std::lock_guard lock{mutex_};
+      return reason_;
+    }
+    return parent_ ? parent_->reason() : std::nullopt;
+  }
+
+ private:
+  std::shared_ptr<AbortRequest> parent_;
+  std::atomic<bool> made_{false};
+  std::mutex mutex_;
+  std::optional<std::string> reason_;
+};
+
 /// One rank's NCCL communicator, its stream, and the first failure, which stays.
 class Seat : public std::enable_shared_from_this<Seat> {
  public:
+  /// A first group.
   Seat(const NcclTable& nccl, const GpuTable& gpu, const NcclSeat& seat) : nccl_(nccl), gpu_(gpu), seat_(seat) {
-    check(gpu_.SetDevice(seat_.device), "cudaSetDevice");
-    check(gpu_.StreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = 0;
-    const auto begun = nccl_.CommInitRankConfig(&comm_, seat_.size, seat_.id, seat_.rank, &config);
-    auto outcome = settle(begun, "ncclCommInitRank", Clock::now() + seat_.timeout);
-    if (!outcome.ok()) {
-      close();
-      outcome.or_throw();
-    }
+    open("ncclCommInitRank", [&](ncclConfig_t& config) {
+      return nccl_.CommInitRankConfig(&comm_, seat_.size, seat_.id, seat_.rank, &config);
+    });
+  }
+  /// One split from `parent`.
+  Seat(Seat& parent, int color) : nccl_(parent.nccl_), gpu_(parent.gpu_), seat_(parent.seat_), abort_(std::make_shared<AbortRequest>(parent.abort_)) {
+    open("ncclCommSplit", [&](ncclConfig_t& config) {
+      const auto begun = nccl_.CommSplit(parent.comm_, color, seat_.rank, &comm_, &config);
+      parent.settle(begun, "ncclCommSplit", Clock::now() + seat_.timeout).or_throw();
+      return ncclInProgress;  // the new one's own state tells
+    });
+    (void)nccl_.CommUserRank(comm_, &seat_.rank);
+    (void)nccl_.CommCount(comm_, &seat_.size);
   }
   Seat(const Seat&) = delete;
   Seat& operator=(const Seat&) = delete;
@@ -71,19 +103,12 @@ class Seat : public std::enable_shared_from_this<Seat> {
 
   std::string where() const { return "NCCL rank " + std::to_string(seat_.rank) + " of " + std::to_string(seat_.size) + ": "; }
 
-  void request_abort(const std::string& reason) noexcept {
-    const std::lock_guard lock{mutex_};
-    if (!abort_reason_) abort_reason_ = reason;
-    abort_requested_.store(true, std::memory_order_release);
-  }
+  void request_abort(const std::string& reason) noexcept { abort_->make(reason); }
 
   /// The first failure of the group, or success.
   Outcome state() {
     if (failure_) return *failure_;
-    if (abort_requested_.load(std::memory_order_acquire)) {
-      const std::lock_guard lock{mutex_};
-      return fail(Errc::Aborted, *abort_reason_);
-    }
+    if (const auto reason = abort_->reason()) return fail(Errc::Aborted, *reason);
     return {};
   }
 
@@ -110,6 +135,20 @@ class Seat : public std::enable_shared_from_this<Seat> {
   }
 
  private:
+  template <class Begin>
+  void open(const char* call, Begin begin) {
+    try {
+      check(gpu_.SetDevice(seat_.device), "cudaSetDevice");
+      check(gpu_.StreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+      ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+      config.blocking = 0;
+      settle(begin(config), call, Clock::now() + seat_.timeout).or_throw();
+    } catch (...) {
+      if (comm_) (void)nccl_.CommAbort(std::exchange(comm_, nullptr));
+      close();
+      throw;
+    }
+  }
   void close() noexcept {
     if (comm_) {
       ncclResult_t result = nccl_.CommFinalize(comm_);
@@ -130,9 +169,7 @@ class Seat : public std::enable_shared_from_this<Seat> {
   ncclComm_t comm_ = nullptr;
   cudaStream_t stream_ = nullptr;
   std::optional<Outcome> failure_;
-  std::atomic<bool> abort_requested_{false};
-  std::mutex mutex_;
-  std::optional<std::string> abort_reason_;
+  std::shared_ptr<AbortRequest> abort_ = std::make_shared<AbortRequest>(nullptr);
 };
 
 /// A collective on the stream, finished when its event has passed.
@@ -190,52 +227,21 @@ class NcclWork final : public Work::State {
   std::optional<Outcome> outcome_;
 };
 
-class NcclCommunicator final : public Communicator {
+class NcclCommunicator final : public detail::RequestCommunicator {
  public:
-  NcclCommunicator(const NcclTable& nccl, const GpuTable& gpu, const NcclSeat& seat)
-      : seat_(std::make_shared<Seat>(nccl, gpu, seat)), barrier_memory_(allocate(sizeof(int))) {}
+  explicit NcclCommunicator(std::shared_ptr<Seat> seat) : seat_(std::move(seat)), barrier_memory_(allocate(sizeof(int))) {}
 
   int rank() const noexcept override { return seat_->options().rank; }
   int size() const noexcept override { return seat_->options().size; }
   std::string name() const override { return "nccl"; }
+  bool reaches_any_memory() const noexcept override { return true; }
 
-  Work all_reduce(Buffer buffer, ReduceOp op) override {
-    const auto type = nccl_type(buffer.dtype, "all_reduce");
-    return launch("all_reduce", [&] {
-      return seat_->nccl().AllReduce(buffer.data, buffer.data, buffer.count(), type, nccl_op(op), seat_->comm(), seat_->stream());
-    });
+  std::unique_ptr<Communicator> split(int color) override {
+    if (color < 0) throw Failure{Errc::InvalidArgument, "split: a color is 0 or more, not " + std::to_string(color)};
+    seat_->state().or_throw();
+    return std::make_unique<NcclCommunicator>(std::make_shared<Seat>(*seat_, color));
   }
-
-  Work reduce_scatter(ConstBuffer input, Buffer output, ReduceOp op) override {
-    const auto type = nccl_type(input.dtype, "reduce_scatter");
-    parts("reduce_scatter", input, output);
-    return launch("reduce_scatter", [&] {
-      return seat_->nccl().ReduceScatter(input.data, output.data, output.count(), type, nccl_op(op), seat_->comm(), seat_->stream());
-    });
-  }
-
-  Work all_gather(ConstBuffer input, Buffer output) override {
-    const auto type = nccl_type(input.dtype, "all_gather");
-    parts("all_gather", output, input);
-    return launch("all_gather", [&] {
-      return seat_->nccl().AllGather(input.data, output.data, input.count(), type, seat_->comm(), seat_->stream());
-    });
-  }
-
-  Work broadcast(Buffer buffer, int root) override {
-    if (root < 0 || root >= size()) {
-      throw Failure{Errc::InvalidArgument, "broadcast: there is no rank " + std::to_string(root) + " among " + std::to_string(size())};
-    }
-    const auto type = nccl_type(buffer.dtype, "broadcast");
-    return launch("broadcast", [&] {
-      return seat_->nccl().Broadcast(buffer.data, buffer.data, buffer.count(), type, root, seat_->comm(), seat_->stream());
-    });
-  }
-
-  Work barrier() override { return all_reduce({barrier_memory_.get(), sizeof(int), DType::I32}, ReduceOp::Sum); }
-
   void abort(const std::string& reason) noexcept override { seat_->request_abort(reason); }
-
   std::shared_ptr<void> allocate(std::size_t bytes) override {
     void* memory = nullptr;
     seat_->check(seat_->gpu().Malloc(&memory, bytes ? bytes : 1), "cudaMalloc");
@@ -243,27 +249,41 @@ class NcclCommunicator final : public Communicator {
     seat_->check(seat_->gpu().Memset(memory, 0, bytes), "cudaMemset");
     return owned;
   }
-
   void set_timeout(milliseconds timeout) override { seat_->set_timeout(timeout); }
 
- private:
-  void parts(const char* call, ConstBuffer whole, ConstBuffer part) const {
-    if (whole.dtype != part.dtype || whole.bytes != part.bytes * static_cast<std::size_t>(size())) {
-      throw Failure{Errc::InvalidArgument, std::string(call) + ": " + std::to_string(whole.bytes) + " bytes are not " + std::to_string(size()) +
-                                               " parts of " + std::to_string(part.bytes)};
-    }
-  }
-
-  /// Runs one collective on the communication stream, after what the compute stream has queued.
-  template <class Call>
-  Work launch(const char* call, Call run) {
-    const auto text = std::string(call) + " #" + std::to_string(++sequence_);
+ protected:
+  /// Runs the collective on the communication stream, after what the compute stream has queued.
+  Work post(const detail::Request& request) override {
+    if (detail::widens(request))
+      throw Failure{Errc::Unsupported, "reduce_scatter: NCCL does not widen " + std::string{name_of(request)} + "; give it F32"};
+    // Bits that are only moved need no type.
+    const bool moved = request.call == detail::Call::AllGather || request.call == detail::Call::Broadcast;
+    const auto type = moved ? ncclUint8 : nccl_type(request.dtype(), detail::name(request.call));
+    const auto text = std::string{detail::name(request.call)} + " #" + std::to_string(++sequence_);
     auto outcome = seat_->state();
     if (outcome.ok()) {
       wait_for_compute();
-      outcome = seat_->settle(run(), text, Clock::now() + seat_->options().timeout);
+      outcome = seat_->settle(run(request, type), text, Clock::now() + seat_->options().timeout);
     }
     return Work{std::make_shared<NcclWork>(seat_, text, std::move(outcome))};
+  }
+
+ private:
+  static std::string_view name_of(const detail::Request& request) { return troupe::name(request.dtype()); }
+
+  ncclResult_t run(const detail::Request& request, ncclDataType_t type) {
+    const auto& [nccl, in, out] = std::tie(seat_->nccl(), request.input, request.output);
+    const auto op = nccl_op(request.dtype(), request.op);
+    switch (request.call) {
+      case detail::Call::AllReduce: return nccl.AllReduce(out.data, out.data, out.count(), type, op, seat_->comm(), seat_->stream());
+      case detail::Call::ReduceScatter:
+        return nccl.ReduceScatter(in.data, out.data, out.count(), type, op, seat_->comm(), seat_->stream());
+      case detail::Call::AllGather: return nccl.AllGather(in.data, out.data, in.bytes, type, seat_->comm(), seat_->stream());
+      case detail::Call::Broadcast:
+        return nccl.Broadcast(out.data, out.data, out.bytes, type, request.root, seat_->comm(), seat_->stream());
+      case detail::Call::Barrier: break;
+    }
+    return nccl.AllReduce(barrier_memory_.get(), barrier_memory_.get(), 1, ncclInt32, ncclSum, seat_->comm(), seat_->stream());
   }
 
   void wait_for_compute() {
@@ -285,7 +305,7 @@ std::unique_ptr<Communicator> make_nccl_communicator(const NcclTable& nccl, cons
   if (seat.size < 1 || seat.rank < 0 || seat.rank >= seat.size) {
     throw Failure{Errc::InvalidArgument, "rank " + std::to_string(seat.rank) + " does not fit a group of " + std::to_string(seat.size)};
   }
-  return std::make_unique<NcclCommunicator>(nccl, gpu, seat);
+  return std::make_unique<NcclCommunicator>(std::make_shared<Seat>(nccl, gpu, seat));
 }
 
 }  // namespace troupe

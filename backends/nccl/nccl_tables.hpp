@@ -11,6 +11,9 @@ struct NcclTable {
   decltype(&ncclGetVersion) GetVersion;
   decltype(&ncclGetUniqueId) GetUniqueId;
   decltype(&ncclCommInitRankConfig) CommInitRankConfig;
+  decltype(&ncclCommSplit) CommSplit;
+  decltype(&ncclCommCount) CommCount;
+  decltype(&ncclCommUserRank) CommUserRank;
   decltype(&ncclCommGetAsyncError) CommGetAsyncError;
   decltype(&ncclCommAbort) CommAbort;
   decltype(&ncclCommFinalize) CommFinalize;

@@ -9,8 +9,9 @@ namespace troupe {
 namespace {
 
 NcclTable real_nccl() {
-  return {&ncclGetVersion, &ncclGetUniqueId, &ncclCommInitRankConfig, &ncclCommGetAsyncError, &ncclCommAbort,  &ncclCommFinalize,
-          &ncclCommDestroy, &ncclAllReduce,  &ncclReduceScatter,      &ncclAllGather,         &ncclBroadcast, &ncclGetErrorString};
+  return {&ncclGetVersion,        &ncclGetUniqueId, &ncclCommInitRankConfig, &ncclCommSplit,     &ncclCommCount,
+          &ncclCommUserRank,      &ncclCommGetAsyncError, &ncclCommAbort,    &ncclCommFinalize,  &ncclCommDestroy,
+          &ncclAllReduce,         &ncclReduceScatter, &ncclAllGather,        &ncclBroadcast,     &ncclGetErrorString};
 }
 
 GpuTable real_gpu() {

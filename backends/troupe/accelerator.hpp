@@ -4,6 +4,7 @@
 #include <troupe/optimizer.hpp>
 #include <troupe/random.hpp>
 #include <troupe/scheduler.hpp>
+#include <troupe/sharding_options.hpp>
 #include <troupe/train_context.hpp>
 
 #include <functional>
@@ -20,8 +21,8 @@ class ModuleHolder;
 
 namespace troupe {
 
-enum class Precision : std::uint8_t { No, BF16 };
-/// "no" or "bf16"; throws Failure{InvalidConfig} on anything else.
+enum class Precision : std::uint8_t { No, BF16, FP16 };
+/// "no", "bf16" or "fp16"; throws Failure{InvalidConfig} on anything else.
 [[nodiscard]] Precision precision_from(const std::string& name);
 
 /// Replicated training, as torch.nn.parallel.DistributedDataParallel; names and defaults as there.
@@ -31,12 +32,22 @@ struct DistributedDataParallelKwargs {
   bool broadcast_buffers = true;
 };
 
+/// Upstream's surprises, for those who must reproduce them. All off by default.
+struct Compat {
+  bool step_scheduler_per_process = false;  ///< Accelerate 1.15: a prepared scheduler steps once per process at every update
+};
+
 struct AcceleratorOptions {
   Precision mixed_precision = Precision::No;
   int gradient_accumulation_steps = 1;
   bool sync_with_dataloader = true;  ///< the last batch of an epoch always ends its accumulation window
   DataLoaderConfiguration dataloader{};
   DistributedDataParallelKwargs ddp{};
+  /// Anything but Replicate shards every prepared model. With a mixed precision and no `param_dtype`, gathered
+  /// parameters and so computing are of that precision; masters, gradient sums and optimizer state stay fp32.
+  ShardingOptions sharding{};
+  LossScale loss_scale{};  ///< of FP16
+  Compat compat{};
 };
 
 /// Ends something at the end of a scope.
@@ -86,15 +97,22 @@ class Accelerator {
   Scope accumulate();
   /// Gradients stay local inside.
   Scope no_sync();
-  /// bf16 autocast while alive when mixed_precision says so.
+  /// Autocast while alive when mixed_precision says so.
   Scope autocast();
   /// Divides by the accumulation steps, runs backward, and, on a window's last step, leaves gradients averaged over
   /// ranks. A plain `loss.backward()` leaves them local.
   void backward(const at::Tensor& loss);
-  /// Scales gradients so that their joint L2 norm is at most `max_norm`; returns the norm before. Nothing (and 0)
-  /// unless `sync_gradients()`.
+  /// Scales gradients so that their joint L2 norm is at most `max_norm`; returns the norm before, the same number on
+  /// every rank and, to fp32 rounding, under every strategy. Nothing (and 0) unless `sync_gradients()`.
   double clip_grad_norm(const std::vector<at::Tensor>& parameters, double max_norm);
+  /// Limits every element of the gradients to [-clip_value, clip_value], under every strategy.
+  void clip_grad_value(const std::vector<at::Tensor>& parameters, double clip_value);
   [[nodiscard]] bool sync_gradients() const noexcept;
+  /// True from a `backward` whose gradients overflowed on some rank until the next one that ends a window: the
+  /// optimizers' and schedulers' steps between do nothing, on all ranks.
+  [[nodiscard]] bool optimizer_step_was_skipped() const noexcept;
+  /// The loss scale that the next backward uses; 1 without fp16.
+  [[nodiscard]] double loss_scale() const noexcept;
 
   /// Every rank's rows, stacked along dim 0 in rank order; a scalar counts as one row. Throws
   /// Failure{CollectiveMismatch} with every rank's shape when they differ.
@@ -118,6 +136,13 @@ class Accelerator {
   [[nodiscard]] int process_index() const noexcept;
   [[nodiscard]] int num_processes() const noexcept;
   [[nodiscard]] std::shared_ptr<torch::nn::Module> unwrap_model(std::shared_ptr<torch::nn::Module> model) const;
+  /// Parameters (masters) and buffers of a prepared model, whole, by name; under sharding gathered, on rank 0 only:
+  /// empty on the others. Call on every rank.
+  [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> get_state_dict(const torch::nn::Module& model);
+  template <class M>
+  [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> get_state_dict(const torch::nn::ModuleHolder<M>& model) {
+    return get_state_dict(*model.ptr());
+  }
 
   /// Writes everything prepared: rank 0 model.safetensors, optimizer.safetensors (model_1 … for further ones) and
   /// state.json (schedulers, loaders, accumulation), every rank its random_state_<rank>.safetensors. Returns when all

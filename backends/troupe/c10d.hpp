@@ -25,14 +25,15 @@ namespace troupe {
 
 /// A c10d backend as a Communicator, called `name`. Buffers are copied in and out, so that a collective that is given
 /// up never touches the caller's memory. What c10d cannot say is missing: `abort` ends only this rank's waiting, and a
-/// deadline names no rank; and the order of additions is the backend's.
+/// deadline names no rank; the order of additions is the backend's; and `split` is not supported.
 [[nodiscard]] std::unique_ptr<Communicator> as_communicator(c10::intrusive_ptr<c10d::Backend> backend, std::string name,
                                                             std::chrono::milliseconds timeout);
 
 /// Gloo over loopback sockets between processes of this host. They meet in `directory`, which must be private to the
 /// user (mode 0700; else Failure{InvalidArgument}) and fresh for each group. A small file there is how a deadline names
 /// who did not come, a mismatch is told, and an abort reaches the peers: within 100 ms.
-/// Sums are the same bits on every rank, but added in Gloo's order, 16-bit floats without a wider sum.
+/// Sums are the same bits on every rank, but added in Gloo's order, 16-bit floats without a wider sum (unless the
+/// output is F32: then they travel as F32). `split` meets in a folder below `directory`.
 /// Throws Failure{DeadlinePassed} when the others do not come to the meeting.
 [[nodiscard]] std::unique_ptr<Communicator> make_gloo_communicator(int rank, int size, const std::filesystem::path& directory,
                                                                    std::chrono::milliseconds timeout);

@@ -67,17 +67,25 @@ class Communicator {
   [[nodiscard]] virtual int size() const noexcept = 0;
   /// "threads", "shared_memory", "gloo", "nccl", "self".
   [[nodiscard]] virtual std::string name() const = 0;
+  /// True when buffers anywhere are as good as those from `allocate`; else others are copied there and back.
+  [[nodiscard]] virtual bool reaches_any_memory() const noexcept = 0;
 
   /// Replaces `buffer` [n] by its reduction over all ranks. Same n and dtype on every rank.
   [[nodiscard]] virtual Work all_reduce(Buffer buffer, ReduceOp op) = 0;
   /// `input` [N*n] is cut into N parts; `output` [n] becomes the reduction of part `rank()`.
-  /// `output` may be part `rank()` of `input` itself.
+  /// `output` may be part `rank()` of `input` itself. Of a BF16 or F16 `input`, `output` may be F32: the sum as it was
+  /// added, not rounded.
   [[nodiscard]] virtual Work reduce_scatter(ConstBuffer input, Buffer output, ReduceOp op) = 0;
   /// `output` [N*n] becomes every rank's `input` [n], in rank order. `input` may be part `rank()` of `output`.
   [[nodiscard]] virtual Work all_gather(ConstBuffer input, Buffer output) = 0;
   /// `buffer` [n] becomes that of `root`.
   [[nodiscard]] virtual Work broadcast(Buffer buffer, int root) = 0;
   [[nodiscard]] virtual Work barrier() = 0;
+
+  /// A group of the ranks that give the same `color` (0 or more), in rank order; every rank of this group calls it, and
+  /// it waits for them. Both groups can be used from then on; they share memory, not the order of calls. A failure of
+  /// this group, an abort too, ends the new one. Throws Failure{DeadlinePassed, Aborted, InvalidArgument, Unsupported}.
+  [[nodiscard]] virtual std::unique_ptr<Communicator> split(int color) = 0;
 
   /// Ends every pending and later collective of the whole group, on all ranks, with Errc::Aborted and `reason`,
   /// within 100 ms. Any thread.

@@ -13,7 +13,7 @@ struct Fault {
     Throw,  ///< the call itself throws Failure{outcome}
     Stall,  ///< this rank stays away for `stall`, then goes on
   };
-  int at_operation = 0;  ///< counts this seat's collectives from 0
+  int at_operation = 0;  ///< counts this seat's collectives from 0, those of groups split from it too; a split is one
   Kind kind = Kind::Fail;
   Outcome outcome{Errc::Aborted, "fault on purpose"};
   std::chrono::milliseconds stall{0};

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -17,6 +18,12 @@ struct ParamGroup {
   double weight_decay = -1;
 };
 
+/// What an optimizer's `step` and `zero_grad` may do now; whoever prepared it sets this.
+struct StepGate {
+  bool sync = true;   ///< an accumulation window ends here: false holds back both
+  bool skip = false;  ///< the gradients overflowed on some rank: `step` and the scheduler do nothing, `zero_grad` acts
+};
+
 /// Base of optimizers: parameter groups, a learning rate a scheduler may set, and state by parameter.
 ///
 /// A prepared one acts only on the last step of an accumulation window: before that, `step` and `zero_grad` do
@@ -28,14 +35,27 @@ class Optimizer {
   virtual ~Optimizer() = default;
   /// One update of every parameter that has a gradient.
   void step() {
-    if (acts()) update();
+    if (!steps()) return;
+    update();
+    if (after_step_) after_step_();
   }
   /// Forgets the gradients, or zeroes them in place: forgetting is faster, the next backward need not add.
   void zero_grad(bool set_to_none = true);
   /// False while an accumulation window is open.
-  [[nodiscard]] bool acts() const noexcept { return !gate_ || *gate_; }
-  /// `Accelerator::prepare` calls this: `step` and `zero_grad` act while `*gate` is true.
-  void set_gate(std::shared_ptr<const bool> gate) { gate_ = std::move(gate); }
+  [[nodiscard]] bool acts() const noexcept { return !gate_ || gate_->sync; }
+  /// Whether `step` would update: it acts and its gradients are good.
+  [[nodiscard]] bool steps() const noexcept { return acts() && !(gate_ && gate_->skip); }
+  /// `Accelerator::prepare` calls this; nullptr takes the gate away.
+  void set_gate(std::shared_ptr<const StepGate> gate) { gate_ = std::move(gate); }
+  /// Called at the end of every `step` that updated; `Accelerator::prepare` uses it to send updated shards.
+  void set_after_step(std::function<void()> after_step) { after_step_ = std::move(after_step); }
+
+  /// Trains `pieces` (one list a group, one tensor a parameter, in the same order) instead of the parameters given: what
+  /// this rank owns of each, 1-D leaves that may have no element. From here on `step` reads and `zero_grad` resets the
+  /// pieces' gradients; state has the pieces' shapes. Throws Failure{InvalidArgument} on other counts, and once there is state.
+  void repoint(std::vector<std::vector<at::Tensor>> pieces);
+  /// The parameters as constructed, over all groups; `handles()[i]` became piece i.
+  [[nodiscard]] const std::vector<at::Tensor>& handles() const noexcept { return handles_; }
 
   [[nodiscard]] const std::vector<ParamGroup>& groups() const noexcept { return groups_; }
   /// Learning rates as constructed, one a group: what schedulers scale.
@@ -57,7 +77,9 @@ class Optimizer {
 
  private:
   std::vector<double> base_lrs_;
-  std::shared_ptr<const bool> gate_;
+  std::vector<at::Tensor> handles_;
+  std::shared_ptr<const StepGate> gate_;
+  std::function<void()> after_step_;
 };
 
 struct AdamWOptions {

@@ -5,10 +5,9 @@
 #include <torch/nn/pimpl.h>
 
 #include <memory>
-#include <optional>
-#include <tuple>
+#include <troupe/tensors_of.hpp>
+#include <type_traits>
 #include <utility>
-#include <vector>
 
 namespace troupe {
 
@@ -35,34 +34,8 @@ class Unit : public torch::nn::Module {
   std::shared_ptr<UnitHooks> hooks_;
 };
 
-namespace detail {
-
-template <class F>
-void for_each_tensor(const at::Tensor& tensor, F& f) {
-  if (tensor.defined()) f(tensor);
-}
-template <class T, class F>
-void for_each_tensor(const std::vector<T>& values, F& f) {
-  for (const auto& value : values) for_each_tensor(value, f);
-}
-template <class T, class F>
-void for_each_tensor(const std::optional<T>& value, F& f) {
-  if (value) for_each_tensor(*value, f);
-}
-template <class... T, class F>
-void for_each_tensor(const std::tuple<T...>& values, F& f) {
-  std::apply([&f](const auto&... value) { (for_each_tensor(value, f), ...); }, values);
-}
-template <class A, class B, class F>
-void for_each_tensor(const std::pair<A, B>& values, F& f) {
-  for_each_tensor(values.first, f);
-  for_each_tensor(values.second, f);
-}
-
-}  // namespace detail
-
-/// The holder that TROUPE_UNIT makes: its call operator runs the hooks round `forward`. Outputs: tensors, and vectors,
-/// optionals, pairs and tuples of them.
+/// The holder that TROUPE_UNIT makes: its call operator runs the hooks round `forward`. Outputs: tensors; vectors,
+/// optionals, pairs and tuples of them; structs whose `tensors()` returns `std::tie` of their members.
 template <class Impl>
 class UnitHolder : public torch::nn::ModuleHolder<Impl> {
  public:
@@ -76,10 +49,10 @@ class UnitHolder : public torch::nn::ModuleHolder<Impl> {
     if (!hooks) return impl.forward(std::forward<Args>(args)...);
     hooks->pre_forward();
     auto output = impl.forward(std::forward<Args>(args)...);
-    auto visit = [&hooks](const at::Tensor& tensor) {
-      if (tensor.requires_grad()) hooks->on_output(tensor);
-    };
-    detail::for_each_tensor(output, visit);
+    static_assert(detail::is_known<decltype(output)>, "give the struct that forward returns a member `auto tensors() { return std::tie(...); }`");
+    detail::for_each_tensor(output, [&hooks](const at::Tensor& tensor) {
+      if (tensor.defined() && tensor.requires_grad()) hooks->on_output(tensor);
+    });
     hooks->post_forward();
     return output;
   }

@@ -21,7 +21,7 @@ namespace detail {
 struct BertParts {
   at::Tensor words_VD, positions_PD, types_D;
   LayerNorm norm;
-  std::vector<std::shared_ptr<BertLayer>> layers;
+  std::vector<BertLayer> layers;
   Linear pooler, classifier;
 };
 
@@ -72,7 +72,7 @@ at::Tensor additive_mask(const at::Tensor& mask_BT, at::ScalarType dtype) {
 
 BertForSequenceClassificationImpl::BertForSequenceClassificationImpl(BertConfig config,
                                                                      Uninitialized)
-    : torch::nn::Module("BertForSequenceClassification"),
+    : Unit("BertForSequenceClassification"),
       config_(std::move(config)),
       parts_(std::make_unique<detail::BertParts>()) {
   config_.check();
@@ -86,8 +86,8 @@ BertForSequenceClassificationImpl::BertForSequenceClassificationImpl(BertConfig 
   parts_->norm = detail::add_layer_norm(*embeddings, "LayerNorm", d, config_.layer_norm_eps);
   const auto list = detail::add_child(*detail::add_child(*bert, "encoder"), "layer");
   for (std::int64_t i = 0; i < config_.num_hidden_layers; ++i) {
-    parts_->layers.push_back(
-        list->register_module(std::to_string(i), std::make_shared<detail::BertLayer>(config_)));
+    parts_->layers.emplace_back(
+        list->register_module(std::to_string(i), detail::BertLayer{config_}));
   }
   parts_->pooler = detail::add_linear(*detail::add_child(*bert, "pooler"), "dense", d, d);
   parts_->classifier = detail::add_linear(*this, "classifier", d, config_.num_labels);
@@ -127,9 +127,9 @@ BertOutput BertForSequenceClassificationImpl::forward(const Batch& batch,
 
   BertOutput out;
   const auto mask_B11T = additive_mask(mask_BT, x_BTD.scalar_type());
-  for (const auto& layer : parts_->layers) {
+  for (auto& layer : parts_->layers) {
     if (output_hidden_states) out.hidden_states.push_back(x_BTD);
-    x_BTD = layer->forward(x_BTD, mask_B11T);
+    x_BTD = layer(x_BTD, mask_B11T);
   }
   if (output_hidden_states) out.hidden_states.push_back(x_BTD);
   out.last_hidden_state_BTD = x_BTD;

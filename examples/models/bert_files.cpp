@@ -191,7 +191,6 @@ BertForSequenceClassification BertForSequenceClassification::from_pretrained(
     throw Failure{Errc::FileNotFound, directory.string() + ": no such directory"};
   auto config = BertConfig::from_file(directory / "config.json");
   if (num_labels != 0) config.num_labels = num_labels;
-  using Impl = BertForSequenceClassificationImpl;
   const std::shared_ptr<Impl> model{new Impl{std::move(config), Impl::Uninitialized{}}};
   auto drawn = load(*model, read_model_directory(directory), directory);
   if (missing) *missing = std::move(drawn);

@@ -40,8 +40,9 @@ LayerNorm add_layer_norm(torch::nn::Module& parent, const std::string& name, std
           child->register_parameter("bias", at::empty({size})), eps};
 }
 
-BertLayer::BertLayer(const BertConfig& config)
-    : num_heads_(config.num_attention_heads),
+BertLayerImpl::BertLayerImpl(const BertConfig& config)
+    : Unit("BertLayer"),
+      num_heads_(config.num_attention_heads),
       hidden_dropout_(config.hidden_dropout_prob),
       attention_dropout_(config.attention_probs_dropout_prob),
       activation_(config.hidden_act) {
@@ -61,7 +62,7 @@ BertLayer::BertLayer(const BertConfig& config)
   output_norm_ = add_layer_norm(*output, "LayerNorm", d, config.layer_norm_eps);
 }
 
-at::Tensor BertLayer::attend(const at::Tensor& x_BTD, const at::Tensor& mask_B11T) const {
+at::Tensor BertLayerImpl::attend(const at::Tensor& x_BTD, const at::Tensor& mask_B11T) const {
   const auto b = x_BTD.size(0);
   const auto t = x_BTD.size(1);
   const auto d = x_BTD.size(2);
@@ -90,13 +91,13 @@ at::Tensor BertLayer::attend(const at::Tensor& x_BTD, const at::Tensor& mask_B11
   return at::matmul(weights_BHTT, v_BHTK).transpose(1, 2).reshape({b, t, d});
 }
 
-at::Tensor BertLayer::activate(const at::Tensor& x) const {
+at::Tensor BertLayerImpl::activate(const at::Tensor& x) const {
   if (activation_ == "gelu") return at::gelu(x);
   if (activation_ == "relu") return at::relu(x);
   return at::gelu(x, "tanh");
 }
 
-at::Tensor BertLayer::forward(const at::Tensor& x_BTD, const at::Tensor& mask_B11T) {
+at::Tensor BertLayerImpl::forward(const at::Tensor& x_BTD, const at::Tensor& mask_B11T) {
   const double p = is_training() ? hidden_dropout_ : 0;
   const auto attended =
       attention_norm_(dropout(attention_output_(attend(x_BTD, mask_B11T)), p) + x_BTD);

@@ -5,11 +5,13 @@
 
 #include <memory>
 #include <troupe/bert.hpp>
+#include <troupe/unit.hpp>
 
 // B: batch, T: tokens, D: hidden size, H: heads, K: size of a head
 
 namespace troupe::detail {
 
+/// Handles of parameters that a module owns: what an engine sets with `set_data` is seen here too.
 struct Linear {
   at::Tensor weight;
   at::Tensor bias;
@@ -38,9 +40,9 @@ void initialize_parameter(const std::string& name, const at::Tensor& parameter,
                           const BertConfig& config);
 
 /// One encoder layer: self-attention and feed-forward, each added to its input and normalised.
-class BertLayer : public torch::nn::Module {
+class BertLayerImpl : public Unit {
  public:
-  explicit BertLayer(const BertConfig& config);
+  explicit BertLayerImpl(const BertConfig& config);
   /// @param mask_B11T added to the attention scores; undefined: every token is real.
   [[nodiscard]] at::Tensor forward(const at::Tensor& x_BTD, const at::Tensor& mask_B11T);
 
@@ -55,5 +57,6 @@ class BertLayer : public torch::nn::Module {
   Linear query_, key_, value_, attention_output_, intermediate_, output_;
   LayerNorm attention_norm_, output_norm_;
 };
+TROUPE_UNIT(BertLayer);
 
 }  // namespace troupe::detail

@@ -1,8 +1,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <torch/nn/module.h>
-#include <torch/nn/pimpl.h>
 
 #include <cstdint>
 #include <filesystem>
@@ -10,6 +8,8 @@
 #include <optional>
 #include <string>
 #include <troupe/data/tensor_dict.hpp>
+#include <troupe/unit.hpp>
+#include <tuple>
 #include <vector>
 
 // B: batch, T: tokens, D: hidden size, C: labels
@@ -48,6 +48,11 @@ struct BertOutput {
   at::Tensor last_hidden_state_BTD;
   at::Tensor pooler_output_BD;
   std::vector<at::Tensor> hidden_states;  ///< embeddings and every layer; only when asked for
+
+  /// What a unit's hooks look at.
+  auto tensors() {
+    return std::tie(loss, logits_BC, last_hidden_state_BTD, pooler_output_BD, hidden_states);
+  }
 };
 
 namespace detail {
@@ -57,11 +62,11 @@ struct BertParts;
 /// BERT with a pooled classification head (Devlin et al., arXiv 1810.04805); parameter names are
 /// Hugging Face's
 /// ("bert.encoder.layer.0.attention.self.query.weight"). Dropout and initial values come from
-/// `rank_generator()`.
+/// `rank_generator()`. The model is a unit and so is each layer in it: call it as `model(batch)`.
 ///
 /// Threads: one caller. Errors: Failure{InvalidArgument} for a batch that does not fit (its tensor
 /// named).
-class BertForSequenceClassificationImpl : public torch::nn::Module {
+class BertForSequenceClassificationImpl : public Unit {
  public:
   /// Weights drawn from normal(0, initializer_range), biases 0.
   explicit BertForSequenceClassificationImpl(BertConfig config);
@@ -82,11 +87,14 @@ class BertForSequenceClassificationImpl : public torch::nn::Module {
   std::unique_ptr<detail::BertParts> parts_;
 };
 
-class BertForSequenceClassification
-    : public torch::nn::ModuleHolder<BertForSequenceClassificationImpl> {
+class BertForSequenceClassification : public UnitHolder<BertForSequenceClassificationImpl> {
  public:
-  using torch::nn::ModuleHolder<BertForSequenceClassificationImpl>::ModuleHolder;
-  BertOutput operator()(const Batch& batch) { return impl_->forward(batch); }
+  using Holder = UnitHolder<BertForSequenceClassificationImpl>;
+  using Holder::Holder;
+  using Impl [[maybe_unused]] = BertForSequenceClassificationImpl;
+  BertOutput operator()(const Batch& batch, bool output_hidden_states = false) {
+    return Holder::operator()(batch, output_hidden_states);
+  }
   /// Loads a Hugging Face directory (config.json, model.safetensors or its shards), fp32 whatever
   /// the file's dtype. Names with or without "bert." are taken, and TensorFlow's "gamma" and
   /// "beta". A pooler or classifier that the file lacks is drawn anew from the rank's generator,

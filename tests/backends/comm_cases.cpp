@@ -181,6 +181,113 @@ void bitwise(Communicator& group, const std::string&) {
   }
 }
 
+/// Sums that 16 bits cannot hold: 257 is no bf16, 2049 no f16.
+void widened(Communicator& group, const std::string&) {
+  constexpr std::size_t n = 1027;
+  const auto ranks = static_cast<std::size_t>(group.size());
+  for (const bool own : {true, false}) {
+    for (const auto dtype : {DType::BF16, DType::F16}) {
+      const double big = dtype == DType::BF16 ? 256 : 2048;
+      Memory whole(group, n * ranks * 2, own), part(group, n * 4, own);
+      for (std::size_t i = 0; i < n * ranks; ++i) put(dtype, whole.data(), i, group.rank() == 0 ? big : static_cast<double>(1 + i % 2));
+      group.reduce_scatter({whole.data(), n * ranks * 2, dtype}, {part.data(), n * 4, DType::F32}, ReduceOp::Sum).wait().or_throw();
+      for (std::size_t i = 0; i < n; ++i) {
+        const auto at = i + n * static_cast<std::size_t>(group.rank());
+        const auto wanted = big + static_cast<double>((ranks - 1) * (1 + at % 2));
+        TROUPE_CHECK(static_cast<const float*>(part.data())[i] == static_cast<float>(wanted), std::to_string(at) + " got " + std::to_string(static_cast<const float*>(part.data())[i]));
+      }
+    }
+  }
+}
+
+/// The sum of the ranks' `mine` in `group`.
+float sum_of(Communicator& group, float mine) {
+  const auto memory = group.allocate(4 * 5003);
+  auto* values = static_cast<float*>(memory.get());
+  for (int i = 0; i < 5003; ++i) values[i] = mine;
+  group.all_reduce({values, 4 * 5003, DType::F32}, ReduceOp::Sum).wait().or_throw();
+  for (int i = 0; i < 5003; ++i) TROUPE_CHECK(values[i] == values[0]);
+  return values[0];
+}
+
+void split(Communicator& group, const std::string&) {
+  const int rank = group.rank(), size = group.size();
+  float same = 0, everyone = 0;
+  int peers = 0;
+  for (int r = 0; r < size; ++r) {
+    everyone += static_cast<float>(r);
+    if (r % 2 != rank % 2) continue;
+    same += static_cast<float>(r);
+    ++peers;
+  }
+  for (int round = 0; round < 3; ++round) {  // groups come and go
+    const auto part = group.split(rank % 2);
+    TROUPE_CHECK(part->size() == peers && part->rank() == rank / 2, std::to_string(part->rank()) + " of " + std::to_string(part->size()));
+    TROUPE_CHECK(part->name() == group.name());
+    const auto alone = part->split(part->rank());
+    TROUPE_CHECK(alone->size() == 1 && alone->rank() == 0);
+    for (int turn = 0; turn < 100; ++turn) {
+      const auto mine = static_cast<float>(rank);
+      if (turn % 3 == 0) TROUPE_CHECK(sum_of(group, mine) == everyone);
+      TROUPE_CHECK(sum_of(*part, mine) == same);
+      TROUPE_CHECK(sum_of(*alone, mine) == mine);
+    }
+    // A collective of each under way at once, of memory that the other allocated, finished in the other order.
+    const auto ours = group.allocate(40'000), theirs = part->allocate(40'000);
+    auto* a = static_cast<float*>(ours.get());
+    auto* b = static_cast<float*>(theirs.get());
+    for (int i = 0; i < 10'000; ++i) a[i] = b[i] = static_cast<float>(rank);
+    auto outer = group.all_reduce({b, 40'000, DType::F32}, ReduceOp::Sum);
+    auto inner = part->all_reduce({a, 40'000, DType::F32}, ReduceOp::Sum);
+    inner.wait().or_throw();
+    outer.wait().or_throw();
+    for (int i = 0; i < 10'000; ++i) TROUPE_CHECK(a[i] == same && b[i] == everyone, std::to_string(i));
+    const auto whole = group.split(7);
+    TROUPE_CHECK(sum_of(*whole, static_cast<float>(rank)) == everyone);
+  }
+  bool refused = false;
+  try {
+    (void)group.split(-1);
+  } catch (const Failure& failure) {
+    refused = failure.code() == Errc::InvalidArgument;
+  }
+  TROUPE_CHECK(refused);
+  group.barrier().wait().or_throw();
+}
+
+std::string now_text() { return std::to_string(std::chrono::steady_clock::now().time_since_epoch().count()); }
+
+void abort_parent(Communicator& group, const std::string&) {
+  const auto half = group.split(group.rank() % 2);
+  const auto own = half->split(0);
+  own->barrier().wait().or_throw();
+  group.barrier().wait().or_throw();
+  if (group.rank() == 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds{100});
+    say(now_text());
+    group.abort("rank 0 has had enough");
+  } else {
+    // Rank 2 waits for rank 0 in a group that was split twice, rank 3 for rank 1, which waits in the first.
+    const auto outcome = group.rank() == 1 ? group.barrier().wait() : own->barrier().wait();
+    say(now_text());
+    TROUPE_CHECK(outcome.code() == Errc::Aborted && outcome.text() == "rank 0 has had enough", outcome.text());
+  }
+  TROUPE_CHECK(own->barrier().wait().text() == "rank 0 has had enough");
+  TROUPE_CHECK(group.barrier().wait().text() == "rank 0 has had enough");
+}
+
+void lost_in_split(Communicator& group, const std::string&) {
+  const auto half = group.split(group.rank() % 2);
+  half->barrier().wait().or_throw();
+  if (group.rank() == 1) {
+    half->set_timeout(std::chrono::milliseconds{200});
+    const auto outcome = half->barrier().wait();
+    TROUPE_CHECK(outcome.code() == Errc::DeadlinePassed, outcome.text());
+    say(outcome.text());
+  }
+  group.barrier().wait().or_throw();  // a split group ends alone
+}
+
 void deadline(Communicator& group, const std::string&) {
   group.barrier().wait().or_throw();
   group.set_timeout(std::chrono::milliseconds{200});
@@ -245,6 +352,10 @@ void register_contract(bool whole_dtypes) {
   bodies["bitwise"] = bitwise;
   bodies["deadline"] = deadline;
   bodies["mismatch"] = mismatch;
+  bodies["widened"] = widened;
+  bodies["split"] = split;
+  bodies["abort_parent"] = abort_parent;
+  bodies["lost_in_split"] = lost_in_split;
   bodies["bad_arguments"] = bad_arguments;
 }
 

@@ -97,13 +97,22 @@ Ranks::Ranks(const std::string& implementation, int size, const std::string& bod
              std::chrono::milliseconds timeout, const std::string& place)
     : impl_(std::make_unique<Impl>()) {
   impl_->results.resize(static_cast<std::size_t>(size));
-  if (implementation == "threads") {
-    impl_->seats = make_thread_group(size, timeout);
+  const bool joins = registry().on_threads.contains(implementation);
+  if (implementation == "threads" || joins) {
+    if (!joins) impl_->seats = make_thread_group(size, timeout);
+    impl_->seats.resize(static_cast<std::size_t>(size));
     for (int r = 0; r < size; ++r)
-      impl_->threads.emplace_back([this, r, body, argument] {
+      impl_->threads.emplace_back([=, this] {
         auto& result = impl_->results[static_cast<std::size_t>(r)];
+        auto& seat = impl_->seats[static_cast<std::size_t>(r)];
         said = &result.text;
-        const auto failed = run_body(body, *impl_->seats[static_cast<std::size_t>(r)], argument);
+        std::string failed;
+        try {
+          if (joins) seat = registry().joins.at(implementation)(place, r, size, timeout);
+          failed = run_body(body, *seat, argument);
+        } catch (const std::exception& error) {
+          failed = error.what();
+        }
         result.text += failed;
         result.ok = failed.empty();
       });

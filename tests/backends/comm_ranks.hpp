@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,12 +16,13 @@
 namespace troupe::testing_ranks {
 
 using Body = void (*)(Communicator& group, const std::string& argument);
-/// Takes a seat in a process rank: `place` is what the driver handed over.
+/// Takes a seat in a rank: `place` is what the driver handed over.
 using Join = std::function<std::unique_ptr<Communicator>(const std::string& place, int rank, int size, std::chrono::milliseconds timeout)>;
 
 struct Registry {
   std::map<std::string, Body> bodies;
   std::map<std::string, Join> joins;  ///< by implementation; "threads" needs none
+  std::set<std::string> on_threads;   ///< implementations whose ranks are threads, which join like processes
 };
 [[nodiscard]] Registry& registry();
 

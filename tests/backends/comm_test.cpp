@@ -36,6 +36,8 @@ TEST_P(Contract, CombinesManyElements) { EXPECT_EQ(run("collectives", "100003"),
 TEST_P(Contract, KeepsManyCollectivesUnderWay) { EXPECT_EQ(run("overlap"), ""); }
 TEST_P(Contract, ScattersAndGathersInPlace) { EXPECT_EQ(run("in_place"), ""); }
 TEST_P(Contract, AddsInRankOrderOnEveryRank) { EXPECT_EQ(run("bitwise"), ""); }
+TEST_P(Contract, HandsOutSumsOf16BitFloatsUnrounded) { EXPECT_EQ(run("widened"), ""); }
+TEST_P(Contract, SplitsIntoGroupsOfAPartOfTheRanks) { EXPECT_EQ(run("split"), ""); }
 TEST_P(Contract, RefusesWrongArguments) { EXPECT_EQ(run("bad_arguments"), ""); }
 
 INSTANTIATE_TEST_SUITE_P(Local, Contract, testing::Combine(testing::Values("threads", "shared_memory"), testing::Values(1, 2, 3, 4)),
@@ -87,6 +89,23 @@ TEST_P(Faults, AnAbortFreesEveryRankWithin100Milliseconds) {
     RecordProperty("rank_" + std::to_string(r) + "_freed_after_us", static_cast<int>(freed.count() / 1000));
   }
 }
+
+class SplitFaults : public testing::TestWithParam<const char*> {};
+
+TEST_P(SplitFaults, AnAbortFreesRanksThatWaitInASplitGroupWithin100Milliseconds) {
+  const auto results = Ranks{GetParam(), 4, "abort_parent"}.join();
+  ASSERT_EQ(failures(results), "");
+  for (std::size_t r = 1; r < results.size(); ++r)
+    EXPECT_LT(std::chrono::nanoseconds{std::stoll(results[r].text) - std::stoll(results[0].text)}, milliseconds{100});
+}
+
+TEST_P(SplitFaults, ADeadlineNamesRanksAsInTheFirstGroup) {
+  const auto results = Ranks{GetParam(), 4, "lost_in_split"}.join();
+  EXPECT_EQ(failures(results), "");
+  EXPECT_THAT(results[1].text, HasSubstr("rank 3 did not come within 200 ms (waiting: 1)"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Local, SplitFaults, testing::Values("threads", "shared_memory"), [](const auto& i) { return std::string{i.param}; });
 
 void leave_early(Communicator& group, const std::string&) {
   group.barrier().wait().or_throw();
@@ -240,6 +259,25 @@ TEST(FaultyCommunicator, AFaultAtAnyOperationEndsEveryRankWithTheSameText) {
     const int wanted = std::max(0, 4 - at);
     EXPECT_EQ(failed, (std::vector<int>{wanted, wanted})) << "fault at " << at;
     if (at < 4) { EXPECT_EQ(texts, (std::vector<std::string>(2, "fault on purpose"))); }
+  }
+}
+
+TEST(FaultyCommunicator, CountsASplitAndTheOperationsOfTheNewGroup) {
+  for (int at = 0; at < 5; ++at) {
+    const auto seat = faulty_communicator(self_communicator(), {.at_operation = at, .kind = Fault::Kind::Throw});
+    int done = 0;
+    try {
+      seat->barrier().wait().or_throw();
+      ++done;
+      const auto part = seat->split(0);
+      ++done;
+      for (auto* group : {part.get(), seat.get()}) {
+        group->barrier().wait().or_throw();
+        ++done;
+      }
+    } catch (const Failure&) {
+    }
+    EXPECT_EQ(done, std::min(at, 4));
   }
 }
 

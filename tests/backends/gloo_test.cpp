@@ -36,7 +36,7 @@ class GlooContract : public testing::TestWithParam<int> {};
 
 void everything(Communicator& group, const std::string&) {
   for (const auto* n : {"0", "1", "1027", "20001"}) registry().bodies.at("collectives")(group, n);
-  for (const auto* body : {"overlap", "in_place", "bad_arguments"}) registry().bodies.at(body)(group, "");
+  for (const auto* body : {"overlap", "in_place", "widened", "split", "bad_arguments"}) registry().bodies.at(body)(group, "");
 }
 
 TEST_P(GlooContract, CombinesEverySizeTypeAndReduction) { EXPECT_EQ(failures(run(GetParam(), "everything")), ""); }
@@ -81,6 +81,19 @@ TEST(Gloo, AnAbortFreesEveryRankWithin100Milliseconds) {
     RecordProperty("rank_" + std::to_string(r) + "_freed_after_us", static_cast<int>(freed.count() / 1000));
   }
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds{15}) << "nor does the end of the process wait for Gloo";
+}
+
+TEST(Gloo, AnAbortFreesRanksThatWaitInASplitGroupWithin100Milliseconds) {
+  const auto results = run(4, "abort_parent");
+  ASSERT_EQ(failures(results), "");
+  for (std::size_t r = 1; r < results.size(); ++r)
+    EXPECT_LT(std::chrono::nanoseconds{std::stoll(results[r].text) - std::stoll(results[0].text)}, milliseconds{100});
+}
+
+TEST(Gloo, ADeadlineNamesRanksAsInTheFirstGroup) {
+  const auto results = run(4, "lost_in_split");
+  EXPECT_EQ(failures(results), "");
+  EXPECT_THAT(results[1].text, HasSubstr("rank 3 did not come within 200 ms (waiting: 1)"));
 }
 
 void killed(Communicator& group, const std::string&) {

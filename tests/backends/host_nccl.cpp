@@ -1,5 +1,7 @@
 #include "host_nccl.hpp"
 
+#include "../../backends/comm/kernels.hpp"
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -81,6 +83,13 @@ struct Group {
   std::mutex mutex;
   std::condition_variable changed;
   std::map<std::uint64_t, Meeting> meetings;
+  /// Ranks that split, by the number of the split and their color; the new group exists once all have come.
+  struct Split {
+    std::map<int, std::vector<int>> ranks;
+    std::map<int, std::shared_ptr<Group>> groups;
+    int come = 0;
+  };
+  std::map<std::uint64_t, std::shared_ptr<Split>> splits;
 
   /// False when `aborted` came first.
   bool meet(std::uint64_t number, int rank, Part part, const std::atomic<bool>& aborted,
@@ -105,6 +114,11 @@ struct Comm {
   std::shared_ptr<Group> group;
   int rank = 0;
   std::uint64_t sequence = 0;
+  std::uint64_t num_splits = 0;
+  std::shared_ptr<Group::Split> split;  ///< this one comes from
+  std::shared_ptr<Group> parent;
+  int color = 0;
+  int parent_rank = 0;
   std::shared_ptr<std::atomic<bool>> aborted = std::make_shared<std::atomic<bool>>(false);
   Comm() { ++live; }
   ~Comm() { --live; }
@@ -117,30 +131,30 @@ Stream* stream_of(cudaStream_t stream) { return reinterpret_cast<Stream*>(stream
 Event* event_of(cudaEvent_t event) { return reinterpret_cast<Event*>(event); }
 Comm* comm_of(ncclComm_t comm) { return reinterpret_cast<Comm*>(comm); }
 
-template <class T>
-void reduce_as(const std::vector<Part>& parts, std::size_t offset, std::size_t count, ncclRedOp_t op, T* out) {
-  for (std::size_t i = 0; i < count; ++i) {
-    auto value = static_cast<const T*>(parts[0].input)[offset + i];
-    for (std::size_t r = 1; r < parts.size(); ++r) {
-      const auto next = static_cast<const T*>(parts[r].input)[offset + i];
-      value = op == ncclMax ? std::max(value, next) : op == ncclMin ? std::min(value, next) : static_cast<T>(value + next);
-    }
-    out[i] = op == ncclAvg ? static_cast<T>(value / static_cast<T>(parts.size())) : value;
-  }
-}
-
 std::size_t bytes_of(ncclDataType_t type) {
   return type == ncclFloat64 || type == ncclInt64 ? 8 : type == ncclFloat32 || type == ncclInt32 ? 4 : type == ncclFloat16 || type == ncclBfloat16 ? 2 : 1;
 }
 
-void reduce(const std::vector<Part>& parts, std::size_t offset, std::size_t count, ncclDataType_t type, ncclRedOp_t op, void* out) {
+DType dtype_of(ncclDataType_t type) {
   switch (type) {
-    case ncclFloat32: return reduce_as(parts, offset, count, op, static_cast<float*>(out));
-    case ncclFloat64: return reduce_as(parts, offset, count, op, static_cast<double*>(out));
-    case ncclInt64: return reduce_as(parts, offset, count, op, static_cast<std::int64_t*>(out));
-    case ncclInt32: return reduce_as(parts, offset, count, op, static_cast<std::int32_t*>(out));
-    default: return reduce_as(parts, offset, count, op, static_cast<std::uint8_t*>(out));
+    case ncclFloat64: return DType::F64;
+    case ncclFloat32: return DType::F32;
+    case ncclFloat16: return DType::F16;
+    case ncclBfloat16: return DType::BF16;
+    case ncclInt64: return DType::I64;
+    case ncclInt32: return DType::I32;
+    case ncclInt8: return DType::I8;
+    default: return DType::U8;
   }
+}
+
+void reduce(const std::vector<Part>& parts, std::size_t offset, std::size_t count, ncclDataType_t type, ncclRedOp_t op, void* out) {
+  std::vector<std::byte*> sources;
+  for (const auto& part : parts)
+    sources.push_back(static_cast<std::byte*>(const_cast<void*>(part.input)) + offset * bytes_of(type));
+  auto* target = static_cast<std::byte*>(out);
+  const auto how = op == ncclMax ? ReduceOp::Max : op == ncclMin ? ReduceOp::Min : op == ncclAvg ? ReduceOp::Mean : ReduceOp::Sum;
+  detail::reduce({dtype_of(type), dtype_of(type), how}, sources, {&target, 1}, count);
 }
 
 /// Queues one collective of `comm` on `stream`.
@@ -210,8 +224,42 @@ ncclResult_t init_rank(ncclComm_t* out, int size, ncclUniqueId id, int rank, ncc
   return ncclInProgress;
 }
 
+ncclResult_t split(ncclComm_t handle, int color, int, ncclComm_t* out, ncclConfig_t*) {
+  auto* from = comm_of(handle);
+  auto* comm = new Comm;
+  const std::lock_guard lock{from->group->mutex};
+  auto& split = from->group->splits[from->num_splits++];
+  if (!split) split = std::make_shared<Group::Split>();
+  split->ranks[color].push_back(from->rank);
+  ++split->come;
+  comm->split = split;
+  comm->parent = from->group;
+  comm->color = color;
+  comm->parent_rank = from->rank;
+  *out = reinterpret_cast<ncclComm_t>(comm);
+  return ncclInProgress;
+}
+
+/// Makes a split communicator whole once all ranks have come.
+bool complete(Comm& comm) {
+  if (comm.group) return true;
+  const std::lock_guard lock{comm.parent->mutex};
+  if (comm.split->come < comm.parent->size) return false;
+  auto ranks = comm.split->ranks[comm.color];
+  std::sort(ranks.begin(), ranks.end());
+  comm.rank = static_cast<int>(std::find(ranks.begin(), ranks.end(), comm.parent_rank) - ranks.begin());
+  auto& group = comm.split->groups[comm.color];
+  if (!group) {
+    group = std::make_shared<Group>(static_cast<int>(ranks.size()));
+    group->joined = group->size;
+  }
+  comm.group = group;
+  return true;
+}
+
 ncclResult_t async_error(ncclComm_t handle, ncclResult_t* out) {
   auto* comm = comm_of(handle);
+  if (!complete(*comm)) return *out = ncclInProgress, ncclSuccess;
   const std::lock_guard lock{comm->group->mutex};
   *out = comm->group->joined < comm->group->size ? ncclInProgress : ncclSuccess;
   return ncclSuccess;
@@ -247,6 +295,9 @@ NcclTable nccl() {
   return {[](int* version) { return *version = 0, ncclSuccess; },
           &unique_id,
           &init_rank,
+          &split,
+          [](ncclComm_t comm, int* count) { return *count = comm_of(comm)->group->size, ncclSuccess; },
+          [](ncclComm_t comm, int* rank) { return *rank = comm_of(comm)->rank, ncclSuccess; },
           &async_error,
           &abort_comm,
           [](ncclComm_t) { return ncclSuccess; },

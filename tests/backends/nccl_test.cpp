@@ -1,4 +1,5 @@
 // The NCCL communicator's logic over a host-memory stand-in for NCCL and CUDA (tests/backends/host_nccl.hpp).
+#include "comm_cases.hpp"
 #include "host_nccl.hpp"
 #include "nccl_communicator.hpp"
 
@@ -35,36 +36,29 @@ Buffer buffer(std::vector<T>& values, DType dtype) {
   return {values.data(), values.size() * sizeof(T), dtype};
 }
 
-class NcclLogic : public testing::TestWithParam<std::tuple<int, int>> {};
+/// The contract of every Communicator, where it holds: NCCL does not widen, and does not tell who called what.
+class NcclContract : public testing::TestWithParam<int> {
+ protected:
+  std::string run(const std::string& body, const std::string& argument = "") {
+    ncclUniqueId id;
+    (void)host_nccl::nccl().GetUniqueId(&id);
+    auto text = testing_ranks::failures(
+        testing_ranks::Ranks{"nccl", GetParam(), body, argument, milliseconds(20'000), {id.internal, sizeof id.internal}}.join());
+    if (host_nccl::num_live() != 0) text += "streams, events or communicators left";
+    return text;
+  }
+};
 
-TEST_P(NcclLogic, ReducesGathersScattersAndBroadcasts) {
-  const auto [size, count] = GetParam();
-  on_ranks(size, milliseconds(20'000), [n = static_cast<std::size_t>(count)](Communicator& group) {
-    const auto ranks = static_cast<std::size_t>(group.size());
-    const auto rank = static_cast<std::size_t>(group.rank());
-    const float sum = static_cast<float>(ranks * (ranks + 1)) / 2;
-
-    std::vector<float> values(n, static_cast<float>(rank + 1));
-    ASSERT_TRUE(group.all_reduce(buffer(values, DType::F32), ReduceOp::Sum).wait().ok());
-    EXPECT_EQ(values, std::vector<float>(n, sum));
-    values.assign(n, static_cast<float>(rank + 1));
-    ASSERT_TRUE(group.all_reduce(buffer(values, DType::F32), ReduceOp::Mean).wait().ok());
-    EXPECT_EQ(values, std::vector<float>(n, sum / static_cast<float>(ranks)));
-
-    std::vector<std::int64_t> part(n, static_cast<std::int64_t>(rank)), whole(n * ranks, -1);
-    ASSERT_TRUE(group.all_gather(buffer(part, DType::I64), buffer(whole, DType::I64)).wait().ok());
-    for (std::size_t i = 0; i < whole.size(); ++i) ASSERT_EQ(whole[i], static_cast<std::int64_t>(i / n));
-    ASSERT_TRUE(group.reduce_scatter(buffer(whole, DType::I64), buffer(part, DType::I64), ReduceOp::Sum).wait().ok());
-    EXPECT_EQ(part, std::vector<std::int64_t>(n, static_cast<std::int64_t>(rank * ranks)));
-
-    std::vector<double> news(n, static_cast<double>(rank));
-    ASSERT_TRUE(group.broadcast(buffer(news, DType::F64), group.size() - 1).wait().ok());
-    EXPECT_EQ(news, std::vector<double>(n, static_cast<double>(ranks - 1)));
-    ASSERT_TRUE(group.barrier().wait().ok());
-  });
+TEST_P(NcclContract, CombinesEverySizeTypeAndReduction) {
+  for (const auto* n : {"0", "1", "1027", "20001"}) EXPECT_EQ(run("collectives", n), "") << n;
 }
+TEST_P(NcclContract, KeepsManyCollectivesUnderWay) { EXPECT_EQ(run("overlap"), ""); }
+TEST_P(NcclContract, ScattersAndGathersInPlace) { EXPECT_EQ(run("in_place"), ""); }
+TEST_P(NcclContract, AddsInRankOrderOnEveryRankAsTheStandInDoes) { EXPECT_EQ(run("bitwise"), ""); }
+TEST_P(NcclContract, SplitsIntoGroupsOfAPartOfTheRanks) { EXPECT_EQ(run("split"), ""); }
+TEST_P(NcclContract, RefusesWrongArguments) { EXPECT_EQ(run("bad_arguments"), ""); }
 
-INSTANTIATE_TEST_SUITE_P(RanksAndSizes, NcclLogic, testing::Combine(testing::Values(1, 2, 3, 4), testing::Values(0, 1, 7, 10'001)));
+INSTANTIATE_TEST_SUITE_P(Ranks, NcclContract, testing::Values(1, 2, 3, 4));
 
 TEST(NcclLogic, KeepsManyCollectivesInOrder) {
   on_ranks(2, milliseconds(20'000), [](Communicator& group) {
@@ -145,8 +139,44 @@ TEST(NcclLogic, RefusesWhatNcclHasNoTypeFor) {
     std::vector<std::int16_t> values(4);
     EXPECT_THROW((void)group.all_reduce(buffer(values, DType::I16), ReduceOp::Sum), Failure);
     EXPECT_THROW((void)group.broadcast({values.data(), 8, DType::I32}, 1), Failure);
+    std::vector<float> wide(4);
+    EXPECT_THROW((void)group.reduce_scatter(Buffer{values.data(), 8, DType::BF16}, buffer(wide, DType::F32), ReduceOp::Sum), Failure);
+  });
+}
+
+TEST(NcclLogic, AnAbortOfAGroupEndsTheOnesSplitFromIt) {
+  on_ranks(2, milliseconds(20'000), [](Communicator& group) {
+    const auto whole = group.split(0);
+    if (group.rank() == 1) return;
+    auto work = whole->barrier();
+    group.abort("enough");
+    EXPECT_EQ(work.wait().code(), Errc::Aborted);
+  });
+}
+
+TEST(NcclLogic, ASplitEndsAtTheDeadlineWhenARankDoesNotCome) {
+  on_ranks(2, milliseconds(50), [](Communicator& group) {
+    if (group.rank() == 1) return;
+    try {
+      (void)group.split(0);
+      FAIL() << "a group of a part of its ranks";
+    } catch (const Failure& failure) {
+      EXPECT_EQ(failure.code(), Errc::DeadlinePassed) << failure.what();
+    }
   });
 }
 
 }  // namespace
 }  // namespace troupe
+
+int main(int argc, char** argv) {
+  using namespace troupe;
+  testing_ranks::register_contract(false);
+  testing_ranks::registry().on_threads.insert("nccl");
+  testing_ranks::registry().joins["nccl"] = [](const std::string& place, int rank, int size, milliseconds timeout) {
+    NcclSeat seat{.id = {}, .rank = rank, .size = size, .device = 0, .timeout = timeout};
+    place.copy(seat.id.internal, sizeof seat.id.internal);
+    return make_nccl_communicator(host_nccl::nccl(), host_nccl::gpu(), seat);
+  };
+  return testing_ranks::main_of_ranks(argc, argv);
+}

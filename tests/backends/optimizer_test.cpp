@@ -139,7 +139,7 @@ TEST(Optimizer, ZeroGradForgetsOrZeroes) {
 TEST(Optimizer, DoesNothingWhileItsGateIsClosed) {
   auto a = leaf({2});
   AdamW optimizer{std::vector<at::Tensor>{a}, {}};
-  auto gate = std::make_shared<bool>(false);
+  auto gate = std::make_shared<StepGate>(StepGate{.sync = false});
   optimizer.set_gate(gate);
   a.mutable_grad() = at::full({2}, 1.0);
   const auto before = a.detach().clone();
@@ -147,9 +147,54 @@ TEST(Optimizer, DoesNothingWhileItsGateIsClosed) {
   optimizer.zero_grad();
   EXPECT_TRUE(at::equal(a.detach(), before));
   EXPECT_TRUE(a.grad().defined());
-  *gate = true;
+  gate->sync = true;
   optimizer.step();
   EXPECT_FALSE(at::equal(a.detach(), before));
+}
+
+TEST(Optimizer, SkipsTheStepButForgetsGradientsThatOverflowed) {
+  auto a = leaf({2});
+  AdamW optimizer{std::vector<at::Tensor>{a}, {}};
+  auto gate = std::make_shared<StepGate>(StepGate{.skip = true});
+  optimizer.set_gate(gate);
+  a.mutable_grad() = at::full({2}, 1.0);
+  const auto before = a.detach().clone();
+  optimizer.step();
+  EXPECT_TRUE(at::equal(a.detach(), before));
+  optimizer.zero_grad();
+  EXPECT_FALSE(a.grad().defined());
+}
+
+TEST(Optimizer, TrainsThePiecesItIsPointedAt) {
+  auto a = leaf({4, 2});
+  auto b = leaf({3});
+  AdamW optimizer{{ParamGroup{.params = {a}}, ParamGroup{.params = {b}, .lr = 0.5}}, {.lr = 0.1}};
+  auto flat = at::randn({9});
+  auto piece_a = flat.narrow(0, 0, 4).detach().requires_grad_(true);
+  auto piece_b = flat.narrow(0, 4, 0).detach().requires_grad_(true);
+  const auto before = flat.clone();
+  optimizer.repoint({{piece_a}, {piece_b}});
+  ASSERT_EQ(optimizer.handles().size(), 2U);
+  EXPECT_TRUE(optimizer.handles()[1].is_same(b));
+  a.mutable_grad() = at::full({4, 2}, 1.0);
+  piece_a.mutable_grad() = at::full({4}, 1.0);
+  piece_b.mutable_grad() = at::full({0}, 1.0);
+  const auto a_before = a.detach().clone();
+  optimizer.step();
+  EXPECT_TRUE(at::equal(a.detach(), a_before));
+  EXPECT_FALSE(at::equal(flat.narrow(0, 0, 4), before.narrow(0, 0, 4)));
+  EXPECT_TRUE(at::equal(flat.narrow(0, 4, 5), before.narrow(0, 4, 5)));
+  optimizer.zero_grad();
+  EXPECT_FALSE(piece_a.grad().defined());
+  EXPECT_THROW(optimizer.repoint({{piece_a}, {piece_b}}), Failure);  // there is state now
+}
+
+TEST(Optimizer, RefusesPiecesOfOtherCounts) {
+  auto a = leaf({2});
+  AdamW optimizer{std::vector<at::Tensor>{a}, {}};
+  EXPECT_THROW(optimizer.repoint({{leaf({1}), leaf({1})}}), Failure);
+  EXPECT_THROW(optimizer.repoint({{leaf({1})}, {}}), Failure);
+  EXPECT_THROW(optimizer.repoint({{at::Tensor{}}}), Failure);
 }
 
 }  // namespace

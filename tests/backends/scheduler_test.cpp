@@ -45,11 +45,14 @@ TEST_F(Schedules, ConstantStaysAfterWarmup) {
 
 TEST_F(Schedules, StepOncePerUpdateOfTheirOptimizer) {
   auto schedule = get_linear_schedule_with_warmup(optimizer, 0, 10);
-  auto gate = std::make_shared<bool>(false);
+  auto gate = std::make_shared<StepGate>(StepGate{.sync = false});
   optimizer.set_gate(gate);
   schedule.step();
   EXPECT_EQ(schedule.last_step(), 0);
-  *gate = true;
+  gate->sync = true;
+  schedule.step();
+  EXPECT_EQ(schedule.last_step(), 1);
+  gate->skip = true;
   schedule.step();
   EXPECT_EQ(schedule.last_step(), 1);
 }

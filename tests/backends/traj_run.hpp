@@ -1,5 +1,6 @@
 #pragma once
 
+#include <troupe/sharding_options.hpp>
 #include <troupe/train_context.hpp>
 
 #include <filesystem>
@@ -21,14 +22,16 @@ struct TrajectoryMode {
   bool bf16 = false;
   double lr = 0;  ///< at the end of warm-up
   std::int64_t warmup = 0;
+  ShardingOptions sharding{};
+  bool steps_scheduler_per_process = false;
 };
 
 /// Throws when the file does not say.
 [[nodiscard]] TrajectoryMode read_mode(const std::filesystem::path& file);
-/// Names of the modes in the golden data that this strategy can train: DDP and one process.
+/// Names of the modes in the golden data.
 [[nodiscard]] std::vector<std::string> trajectory_modes();
 
-/// What training gave, the same on every rank.
+/// What training gave, the same on every rank; parameters of sharded models on rank 0 only.
 struct Trajectory {
   std::vector<double> losses;
   std::vector<double> lrs;

@@ -43,7 +43,7 @@ class bert_golden : public ::testing::Test {
 
 TEST_F(bert_golden, EveryHiddenStateAndTheLogitsAreTheReferences) {
   model_->eval();
-  const auto out = model_->forward(batch_of(io_), true);
+  const auto out = model_(batch_of(io_), true);
   const double tolerance = golden_.at("tolerance").at("logits_abs");
   for (std::size_t i = 0; io_.contains("hidden_states." + std::to_string(i)); ++i) {
     EXPECT_LT(max_abs(out.hidden_states.at(i), io_.at("hidden_states." + std::to_string(i))),

@@ -1,5 +1,6 @@
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randint.h>
@@ -12,6 +13,7 @@
 #include <troupe/bert.hpp>
 #include <troupe/random.hpp>
 #include <troupe/tensor_files.hpp>
+#include <troupe/unit.hpp>
 
 #include "golden.hpp"
 
@@ -62,6 +64,55 @@ TEST(bert, ADirectoryReadsBackAsItWasWritten) {
   EXPECT_TRUE(missing.empty());
   const auto input = batch();
   EXPECT_TRUE(read(input).logits_BC.equal(model(input).logits_BC));
+}
+
+struct SeenHooks : UnitHooks {
+  explicit SeenHooks(std::vector<std::string>& log, std::string name)
+      : log_(log), name_(std::move(name)) {}
+  void pre_forward() override { log_.push_back("before " + name_); }
+  void on_output(const at::Tensor& tensor) override {
+    log_.push_back(name_ + " gave " + c10::str(tensor.sizes()));
+  }
+  void post_forward() override { log_.push_back("after " + name_); }
+  std::vector<std::string>& log_;
+  std::string name_;
+};
+
+TEST(bert, IsAUnitAndSoIsEachLayer) {
+  BertForSequenceClassification model{tiny()};
+  std::vector<std::string> log;
+  for (const auto& item : model->named_modules()) {
+    if (auto* const unit = dynamic_cast<Unit*>(item.value().get())) {
+      unit->set_unit_hooks(std::make_shared<SeenHooks>(log, item.key()));
+    }
+  }
+  (void)model(batch());
+  EXPECT_EQ(log,
+            (std::vector<std::string>{
+                "before ", "before bert.encoder.layer.0", "bert.encoder.layer.0 gave [3, 7, 16]",
+                "after bert.encoder.layer.0", "before bert.encoder.layer.1",
+                "bert.encoder.layer.1 gave [3, 7, 16]", "after bert.encoder.layer.1", " gave []",
+                " gave [3, 2]", " gave [3, 7, 16]", " gave [3, 16]", "after "}));
+}
+
+// What an engine does that shards parameters: takes their data away and gives it back elsewhere.
+TEST(bert, SeesTheDataThatAnEngineSets) {
+  BertForSequenceClassification model{tiny()};
+  model->eval();
+  const auto input = batch();
+  const auto expected = model(input).logits_BC;
+  std::vector<at::Tensor> kept;
+  for (auto& parameter : model->parameters()) {
+    kept.push_back(parameter.detach().clone());
+    parameter.set_data(at::empty({0}));
+  }
+  EXPECT_ANY_THROW((void)model(input));
+  std::size_t i = 0;
+  for (auto& parameter : model->parameters()) parameter.set_data(kept[i++]);
+  EXPECT_TRUE(model(input).logits_BC.equal(expected));
+  kept.clear();
+  for (auto& parameter : model->parameters()) parameter.set_data(parameter.detach() * 0);
+  EXPECT_EQ(model(input).logits_BC.abs().max().item<double>(), 0);
 }
 
 TEST(bert, NewWeightsAreNormalAndTheirRankDecidesThem) {

@@ -1,0 +1,151 @@
+#pragma once
+
+#include "shard_plan.hpp"
+
+#include <troupe/communicator.hpp>
+#include <troupe/sharding_options.hpp>
+
+#include <ATen/core/Tensor.h>
+
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace troupe::detail {
+
+/// Buffers that peers can reach, used again and again: fresh memory would cost a page fault for every 4 KiB of every step.
+///
+/// Threads: any; buffers may outlive the pool.
+class BufferPool {
+ public:
+  explicit BufferPool(Communicator& communicator) : communicator_(communicator) {}
+  /// At least `bytes`, contents undefined; free again with the last copy of the handle.
+  [[nodiscard]] std::shared_ptr<void> take(std::size_t bytes);
+
+ private:
+  struct Slot {
+    std::shared_ptr<void> memory;
+    std::size_t bytes = 0;
+  };
+  struct Slots {
+    std::mutex mutex;
+    std::vector<Slot> free;
+  };
+  Communicator& communicator_;
+  std::shared_ptr<Slots> slots_ = std::make_shared<Slots>();
+};
+
+/// What the groups of one engine share.
+struct ShardWorld {
+  Communicator& gather;      ///< parameters travel here …
+  Communicator& reduce;      ///< … and gradients here: two orders of calls that need not agree
+  Communicator* replicas;    ///< ranks that hold the same shard, in hybrid sharding; else nullptr
+  const ShardingOptions& options;
+  BufferPool pool;
+};
+
+/// Parameters of one element type in one flat buffer of N equal parts, one a rank of the shard group:
+///
+///   | p0 ........ | p1 .. | p2 ............. | pad |      each parameter begins at a multiple of 16 elements
+///   | rank 0        | rank 1        | rank 2       |      rank r owns [r*S, (r+1)*S), whatever parameters lie there
+///
+/// The owner keeps the master copy (fp32 for trained parameters) and the reduced gradient of its part. A parameter's
+/// "piece" is the part of it that this rank owns: a 1-D view of the master copy, perhaps empty. Optimizers update pieces.
+///
+/// The whole buffer keeps one StorageImpl for life while its bytes come and go, so that views which autograd saved
+/// become valid again when the bytes are back. While they are gone, parameters have shape [0].
+///
+/// Threads: the rank's own.
+class FlatGroup {
+ public:
+  /// Takes the values of `params` (every rank has the same) and makes the module's parameters views of the flat buffer.
+  FlatGroup(ShardWorld& world, GroupPlan plan, const NamedTensors& params);
+  ~FlatGroup();
+  FlatGroup(const FlatGroup&) = delete;
+  FlatGroup& operator=(const FlatGroup&) = delete;
+
+  [[nodiscard]] const GroupPlan& plan() const noexcept { return plan_; }
+
+  // Parameters. Freed groups: gather before use, release after it. Whole groups: gather after the owner's update.
+  void start_gather();
+  void finish_gather();
+  void release();
+  /// The masters have changed.
+  void masters_changed() noexcept { stale_ = true; }
+  [[nodiscard]] bool whole() const noexcept { return state_ == State::Whole; }
+
+  // Gradients of one backward.
+  void begin_backward();
+  /// Takes the gradient of parameter `index` (of the plan's list) from the module; true when it was the last one.
+  bool take_gradient(std::size_t index);
+  [[nodiscard]] bool complete() const noexcept { return num_taken_ == params_.size(); }
+  /// ShardOptimizer with 16-bit gradients: adds the gradient to an fp32 sum that waits for the window's end.
+  void keep_gradient(std::size_t index);
+  /// Parameters that got no gradient count as zero. Posts the reduction to the owners.
+  void start_reduce();
+  void finish_reduce();
+  [[nodiscard]] bool reducing() const noexcept { return reducing_; }
+  /// Parameters that had a gradient on this rank since the window began.
+  [[nodiscard]] bool used(std::size_t index) const { return params_[index].used; }
+  /// Hands the reduced gradients to the pieces whose parameter any rank used.
+  void show_gradients(const std::vector<bool>& used);
+  void forget_backward() noexcept;
+
+  /// What keep_gradient added up; undefined when there is nothing.
+  [[nodiscard]] const at::Tensor& kept() const noexcept { return kept_; }
+
+  /// A parameter's shape when it is whole.
+  [[nodiscard]] const std::vector<std::int64_t>& sizes(std::size_t index) const { return params_[index].sizes; }
+  [[nodiscard]] const at::Tensor& piece(std::size_t index) const { return params_[index].piece; }
+  /// The whole parameter out of everybody's `pieces` (one a parameter of the plan; undefined: zeros), in fp32 or the
+  /// masters' type, on every rank of the group. Collective.
+  [[nodiscard]] std::vector<at::Tensor> assemble(const std::vector<at::Tensor>& pieces);
+  /// This rank's part of a whole tensor of the shape of parameter `index`.
+  [[nodiscard]] at::Tensor part_of(std::size_t index, const at::Tensor& whole) const;
+
+ private:
+  enum class State { Released, Gathering, Whole };
+  struct Param {
+    std::string name;
+    at::Tensor tensor;  // the module's
+    std::int64_t offset = 0;
+    std::int64_t numel = 0;
+    std::vector<std::int64_t> sizes;
+    at::Tensor view;   // of full_, as the parameter
+    at::Tensor piece;  // of master_
+    std::int64_t piece_offset = 0;  // in master_
+    bool taken = false;
+    bool used = false;
+  };
+
+  void lay_out(const NamedTensors& params);
+  void fill_masters();
+  void attach(std::shared_ptr<void> memory);
+  void detach();
+  void show_parameters();
+  void take_buffer();
+  [[nodiscard]] at::Tensor pooled(std::int64_t numel, at::ScalarType type);
+
+  ShardWorld& world_;
+  GroupPlan plan_;
+  std::vector<Param> params_;
+  std::int64_t shard_numel_ = 0;
+  at::ScalarType master_type_, compute_type_;
+  at::Tensor master_;      // [S]
+  at::Tensor full_;        // [N*S]
+  at::Tensor empty_;
+  State state_ = State::Released;
+  bool stale_ = true;      // full_ differs from the masters
+  Work gather_work_;
+
+  at::Tensor grads_;       // [N*S] of this backward
+  at::Tensor kept_;        // [N*S] fp32, over a window
+  at::Tensor grad_shard_;  // [S] fp32
+  at::Tensor incoming_;    // [S] added to grad_shard_ when it arrived
+  std::size_t num_taken_ = 0;
+  bool reducing_ = false;
+  Work reduce_work_;
+};
+
+}  // namespace troupe::detail

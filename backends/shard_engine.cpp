@@ -1,0 +1,331 @@
+#include "shard_engine.hpp"
+#include "c10d/tensor_buffer.hpp"
+
+#include <troupe/errors.hpp>
+#include <troupe/unit.hpp>
+
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+#include <torch/headeronly/version.h>
+
+#include <algorithm>
+#include <iostream>
+
+// Hooks on gradients are no stable interface of LibTorch.
+static_assert(TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR == 11, "tested with LibTorch 2.11 only");
+
+namespace troupe::detail {
+
+namespace {
+
+/// Reductions under way at once; each holds a unit's gradients.
+constexpr std::size_t max_reductions = 2;
+
+int shard_group_size(const Communicator& communicator, const ShardingOptions& options) {
+  const int size = options.shard_group_size ? options.shard_group_size : communicator.size();
+  if (size < 1 || communicator.size() % size != 0) {
+    throw Failure{Errc::InvalidConfig, "sharding: shard_group_size = " + std::to_string(size) + " does not divide the " +
+                                           std::to_string(communicator.size()) + " ranks"};
+  }
+  return size;
+}
+
+}  // namespace
+
+struct ShardEngine::UnitState final : UnitHooks {
+  UnitState(ShardEngine& e, const UnitPlan& p) : engine(e), plan(p), root(p.name.empty()) {
+    for (const auto g : plan.groups) {
+      auto* group = engine.groups_[g].get();
+      groups.push_back(group);
+      has_frozen |= group->plan().freed && !group->plan().trained;
+    }
+  }
+  void pre_forward() override { engine.pre_forward(*this); }
+  void post_forward() override { engine.post_forward(*this); }
+  void on_output(const at::Tensor& output) override {
+    output.register_hook([this](const at::Tensor&) { engine.pre_backward(*this); });
+  }
+  void start_gather() {
+    for (auto* group : groups) group->start_gather();
+  }
+  void release() {
+    for (auto* group : groups) group->release();
+  }
+  /// Whether its trained parameters that are freed have all got their gradients.
+  [[nodiscard]] bool trained_done() const {
+    return std::all_of(groups.begin(), groups.end(),
+                       [](const auto* group) { return !group->plan().freed || !group->plan().trained || group->complete() || group->reducing(); });
+  }
+  [[nodiscard]] bool contains(const UnitState& other) const { return root || other.plan.name.starts_with(plan.name + "."); }
+
+  ShardEngine& engine;
+  const UnitPlan& plan;
+  bool root;
+  bool has_frozen = false;
+  bool in_backward = false;
+  std::vector<FlatGroup*> groups;
+  UnitState* next = nullptr;  // entered after this one in the last forward
+  UnitState* previous = nullptr;
+};
+
+struct ShardEngine::Hook final : torch::autograd::PostAccumulateGradHook {
+  Hook(ShardEngine& e, Place p) : engine(e), place(p) {}
+  void operator()(const torch::autograd::Variable&) override { engine.on_gradient(place); }
+  ShardEngine& engine;
+  Place place;
+};
+
+ShardEngine::ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::Module> module, const ShardingOptions& options)
+    : communicator_(communicator), module_(std::move(module)), options_(options) {
+  const int group_size = shard_group_size(communicator, options_);
+  plan_ = plan_shards(*module_, options_);
+  NamedTensors buffers;
+  for (const auto& item : module_->named_buffers()) buffers.emplace_back(item.key(), item.value());
+  make_equal_on_all_ranks(communicator, plan_.params, buffers);
+
+  const int shard = communicator.rank() / group_size;
+  shard_group_ = communicator.split(shard);
+  reduce_group_ = communicator.split(shard);
+  if (group_size < communicator.size()) replica_group_ = communicator.split(communicator.rank() % group_size);
+  world_.reset(new ShardWorld{*shard_group_, *reduce_group_, replica_group_.get(), options_, BufferPool{*shard_group_}});
+  for (auto& group : plan_.groups) groups_.push_back(std::make_unique<FlatGroup>(*world_, group, plan_.params));
+  for (const auto& unit : plan_.units) {
+    units_.push_back(std::make_shared<UnitState>(*this, unit));
+    unit.module->set_unit_hooks(units_.back());
+  }
+  install_hooks();
+  if (communicator.rank() == 0) {
+    for (const auto& notice : plan_.notices) std::cerr << "sharding: " << notice << "\n";
+  }
+}
+
+ShardEngine::~ShardEngine() {
+  for (const auto& unit : plan_.units) unit.module->set_unit_hooks(nullptr);
+  for (const auto& [name, tensor] : plan_.params) {
+    if (tensor.requires_grad()) torch::autograd::impl::set_post_acc_grad_hooks(tensor, nullptr);
+  }
+}
+
+void ShardEngine::install_hooks() {
+  for (const auto& group : groups_) {
+    for (std::size_t i = 0; i < group->plan().params.size(); ++i) {
+      const auto& [name, tensor] = plan_.params[group->plan().params[i]];
+      const Place place{group.get(), i};
+      places_.emplace(tensor.unsafeGetTensorImpl(), place);
+      if (!group->plan().trained) continue;
+      if (torch::autograd::impl::post_acc_grad_hooks(tensor)) {
+        throw Failure{Errc::InvalidArgument, "prepare: parameter " + name + " has a gradient hook already: was its model prepared before?"};
+      }
+      torch::autograd::impl::set_post_acc_grad_hooks(tensor, std::make_unique<Hook>(*this, place));
+    }
+  }
+}
+
+// ---- forward
+
+void ShardEngine::pre_forward(UnitState& unit) {
+  for (auto* group : unit.groups) group->finish_gather();
+  if (last_entered_ && last_entered_ != &unit) {
+    last_entered_->next = &unit;
+    unit.previous = last_entered_;
+  }
+  last_entered_ = &unit;
+  if (at::GradMode::is_enabled() && std::find(forwarded_.begin(), forwarded_.end(), &unit) == forwarded_.end()) forwarded_.push_back(&unit);
+  if (options_.forward_prefetch && unit.next && unit.next != units_.front().get()) unit.next->start_gather();
+}
+
+void ShardEngine::post_forward(UnitState& unit) {
+  if (unit.in_backward) return;  // run again by activation checkpointing
+  const bool evaluating = !at::GradMode::is_enabled();
+  // The unit that ends the forward is the first that backward needs; the root's backward is under way until the end.
+  const bool needed_next = unit.root || !unit.next || unit.next == units_.front().get();
+  if (evaluating || (options_.reshard_after_forward && !needed_next)) unit.release();
+  if (unit.root) last_entered_ = nullptr;
+}
+
+// ---- backward
+
+void ShardEngine::begin(bool sync) {
+  settle();
+  for (auto& group : groups_) group->begin_backward();
+  sync_ = sync;
+  active_ = true;
+  next_ = done_ = 0;
+  order_reductions();
+}
+
+void ShardEngine::order_reductions() {
+  order_.clear();
+  const auto add = [this](FlatGroup* group) {
+    if (group->plan().trained && std::find(order_.begin(), order_.end(), group) == order_.end()) order_.push_back(group);
+  };
+  for (auto it = forwarded_.rbegin(); it != forwarded_.rend(); ++it) {
+    for (auto* group : (*it)->groups) {
+      if (group->plan().freed) add(group);
+    }
+  }
+  for (auto& group : groups_) add(group.get());
+}
+
+void ShardEngine::pre_backward(UnitState& unit) {
+  if (unit.in_backward) return;  // several outputs: the first gradient counts
+  unit.in_backward = true;
+  release_finished(&unit);
+  in_backward_.push_back(&unit);
+  for (auto* group : unit.groups) group->finish_gather();
+  if (options_.backward_prefetch && unit.previous && !unit.previous->in_backward) unit.previous->start_gather();
+}
+
+void ShardEngine::release_finished(const UnitState* entered) {
+  std::erase_if(in_backward_, [entered](UnitState* unit) {
+    if (entered && (unit->contains(*entered) || !unit->trained_done())) return false;
+    unit->release();
+    return true;
+  });
+}
+
+void ShardEngine::on_gradient(Place place) {
+  auto& group = *place.group;
+  if (!active_) {
+    if (!group.plan().freed) return;  // as with DDP, a plain backward leaves gradients local
+    throw Failure{Errc::InvalidArgument, "backward: gradients of sharded parameters need accelerator.backward(loss), not loss.backward()"};
+  }
+  if (!sync_ && options_.strategy == ShardingStrategy::ShardOptimizer) return group.keep_gradient(place.index);
+  if (!group.take_gradient(place.index)) return;
+  launch_ready();
+  if (!group.plan().freed) return;
+  for (auto* unit : in_backward_) {
+    // With frozen parameters something may still need them on the way to the unit's inputs.
+    if (!unit->has_frozen && !unit->root && std::find(unit->groups.begin(), unit->groups.end(), &group) != unit->groups.end() && unit->trained_done()) {
+      unit->release();
+    }
+  }
+}
+
+void ShardEngine::launch_ready() {
+  while (next_ < order_.size() && order_[next_]->complete()) launch(*order_[next_++]);
+}
+
+void ShardEngine::launch(FlatGroup& group) {
+  for (; done_ + max_reductions < next_; ++done_) order_[done_]->finish_reduce();
+  group.start_reduce();
+}
+
+void ShardEngine::finish() {
+  if (sync_ || options_.strategy != ShardingStrategy::ShardOptimizer) {
+    while (next_ < order_.size()) launch(*order_[next_++]);
+    for (; done_ < order_.size(); ++done_) order_[done_]->finish_reduce();
+    if (sync_) agree_on_used();
+  }
+  active_ = false;
+  release_finished(nullptr);
+  for (auto& unit : units_) {
+    unit->in_backward = false;
+    unit->release();
+  }
+  forwarded_.clear();
+  last_entered_ = nullptr;
+}
+
+void ShardEngine::agree_on_used() {
+  std::vector<std::uint8_t> used;
+  for (const auto* group : order_) {
+    for (std::size_t i = 0; i < group->plan().params.size(); ++i) used.push_back(group->used(i));
+  }
+  communicator_.all_reduce({used.data(), used.size(), DType::U8}, ReduceOp::Max).wait().or_throw();
+  std::size_t at = 0;
+  for (auto* group : order_) {
+    const auto count = group->plan().params.size();
+    group->show_gradients({used.begin() + static_cast<std::ptrdiff_t>(at), used.begin() + static_cast<std::ptrdiff_t>(at + count)});
+    at += count;
+  }
+}
+
+void ShardEngine::cancel() noexcept {
+  active_ = false;
+  in_backward_.clear();
+  forwarded_.clear();
+  last_entered_ = nullptr;
+  for (auto& unit : units_) unit->in_backward = false;
+  for (auto& group : groups_) group->forget_backward();
+}
+
+// ---- parameters
+
+const ShardEngine::Place* ShardEngine::place_of(const at::Tensor& parameter) const {
+  const auto found = places_.find(parameter.unsafeGetTensorImpl());
+  return found == places_.end() ? nullptr : &found->second;
+}
+
+const ShardEngine::Place& ShardEngine::place_named(const std::string& name) const {
+  for (const auto& [key, tensor] : plan_.params) {
+    if (key != name) continue;
+    if (const auto* place = place_of(tensor)) return *place;
+  }
+  throw Failure{Errc::NotFound, "sharding: the module has no sharded parameter " + name};
+}
+
+at::Tensor ShardEngine::piece_of(const at::Tensor& parameter) const {
+  const auto* place = place_of(parameter);
+  return place ? place->group->piece(place->index) : at::Tensor{};
+}
+
+void ShardEngine::after_step() {
+  for (auto& group : groups_) {
+    if (group->plan().trained) group->masters_changed();
+    group->release();
+    if (!group->plan().freed) group->start_gather();
+  }
+  last_entered_ = nullptr;
+  // Without a unit at the root nobody says when forward begins.
+  if (units_.empty() || !units_.front()->root) settle();
+}
+
+void ShardEngine::settle() {
+  for (auto& group : groups_) {
+    if (!group->plan().freed) group->finish_gather();
+  }
+}
+
+std::vector<at::Tensor> ShardEngine::gradients() const {
+  std::vector<at::Tensor> grads;
+  for (const auto& group : groups_) {
+    for (std::size_t i = 0; i < group->plan().params.size(); ++i) {
+      const auto& grad = group->piece(i).grad();
+      if (grad.defined() && grad.numel() > 0) grads.push_back(grad);
+    }
+    if (group->kept().defined()) grads.push_back(group->kept());
+  }
+  return grads;
+}
+
+double ShardEngine::sum_over_group(double value) {
+  world_->reduce.all_reduce({&value, sizeof value, DType::F64}, ReduceOp::Sum).wait().or_throw();
+  return value;
+}
+
+void ShardEngine::load(const std::string& name, const at::Tensor& whole) {
+  const at::NoGradGuard no_grad;
+  const auto& place = place_named(name);
+  at::Tensor piece = place.group->piece(place.index);
+  if (piece.numel() > 0) piece.copy_(place.group->part_of(place.index, whole));
+  place.group->masters_changed();
+}
+
+std::string ShardEngine::first_name_of(const at::Tensor& parameter) const {
+  const auto* place = place_of(parameter);
+  return place ? plan_.params[place->group->plan().params[place->index]].first : std::string{};
+}
+
+const std::vector<std::int64_t>& ShardEngine::sizes_of(const std::string& name) const {
+  const auto& place = place_named(name);
+  return place.group->sizes(place.index);
+}
+
+at::Tensor ShardEngine::part_of(const std::string& name, const at::Tensor& whole) const {
+  const auto& place = place_named(name);
+  return place.group->part_of(place.index, whole);
+}
+
+}  // namespace troupe::detail
