@@ -33,6 +33,7 @@ void check(const AcceleratorOptions& options) {
     throw Failure{Errc::InvalidArgument, "Accelerator: ddp.bucket_cap_mb = " + std::to_string(options.ddp.bucket_cap_mb) +
                                              ", but it must be more than 0"};
   }
+  detail::check_comm_hook(options.ddp);
 }
 
 template <class T>
@@ -110,27 +111,6 @@ void Accelerator::finish_prepare() {
   for (auto* optimizer : i.optimizers) i.repoint(*optimizer);
 }
 
-Scope Accelerator::accumulate() {
-  auto& i = *impl_;
-  const int steps = i.options.gradient_accumulation_steps;
-  if (i.gate->sync) i.window_steps = 0;
-  ++i.window_steps;
-  const bool last = i.options.sync_with_dataloader && i.ending_loader();
-  i.gate->sync = last || i.window_steps == steps;
-  i.divisor = steps;
-  if (i.gate->sync && i.window_steps < steps) {
-    // The window ends early: earlier batches were divided by the full length.
-    i.divisor = i.window_steps;
-    if (i.window_steps > 1) i.scale_gradients(static_cast<double>(steps) / i.window_steps);
-  }
-  return Scope{nullptr};
-}
-
-Scope Accelerator::no_sync() {
-  ++impl_->no_sync_depth;
-  return Scope{[impl = impl_.get()] { --impl->no_sync_depth; }};
-}
-
 Scope Accelerator::autocast() {
   if (impl_->options.mixed_precision == Precision::No) return Scope{nullptr};
   const bool enabled = at::autocast::is_autocast_enabled(at::kCPU);
@@ -147,15 +127,23 @@ Scope Accelerator::autocast() {
 
 void Accelerator::backward(const at::Tensor& loss) {
   auto& i = *impl_;
-  const auto factor = i.scaler.scale() / i.divisor;
-  const auto scaled = factor == 1 ? loss : loss * factor;
+  const auto scale = i.scaler.scale();
+  const auto scaled = scale != 1 ? loss * (scale / i.divisor) : i.divisor != 1 ? loss / i.divisor : loss;
+  const auto engines = i.engines_to_reduce();
+  const auto pass = engines.empty() ? detail::Pass{} : i.next_pass(engines.size());
   try {
-    i.begin_backward();
-    scaled.backward();
-    i.finish_backward();
-  } catch (...) {
+    for (auto* engine : engines) engine->begin(pass);
     for (auto& model : i.models) {
-      if (model.engine) model.engine->cancel();
+      if (model.shards) model.shards->begin(i.gate->sync && i.no_sync_depth == 0 && model.no_sync_depth == 0);
+    }
+    scaled.backward();
+    for (auto* engine : engines) engine->finish();
+    for (auto& model : i.models) {
+      if (model.shards) model.shards->finish();
+    }
+  } catch (...) {
+    for (auto* engine : engines) engine->cancel();
+    for (auto& model : i.models) {
       if (model.shards) model.shards->cancel();
     }
     throw;

@@ -17,22 +17,6 @@ ShardingOptions Accelerator::Impl::sharding() const {
   return sharding;
 }
 
-void Accelerator::Impl::begin_backward() {
-  const bool sync = gate->sync && no_sync_depth == 0;
-  for (auto& model : models) {
-    if (model.engine && sync) model.engine->begin();
-    if (model.shards) model.shards->begin(sync);
-  }
-}
-
-void Accelerator::Impl::finish_backward() {
-  const bool sync = gate->sync && no_sync_depth == 0;
-  for (auto& model : models) {
-    if (model.engine && sync) model.engine->finish();
-    if (model.shards) model.shards->finish();
-  }
-}
-
 void Accelerator::Impl::end_window() {
   gate->skip = false;
   if (options.mixed_precision != Precision::FP16) return;
