@@ -26,7 +26,7 @@ GradientAccumulationPlugin Accelerator::Impl::accumulation_of(const AcceleratorO
 }
 
 void Accelerator::Impl::forget_window() {
-  gate->sync = true;
+  *gate = {};
   window_steps = 0;
   divisor = 1;
   weights = {};

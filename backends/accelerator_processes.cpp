@@ -92,7 +92,10 @@ Scope Accelerator::autocast(const AutocastKwargs& kwargs) {
 
 void Accelerator::free_memory() {
   auto& i = *impl_;
-  for (auto* optimizer : i.optimizers) optimizer->set_gate(nullptr);
+  for (auto* optimizer : i.optimizers) {
+    optimizer->set_gate(nullptr);
+    optimizer->set_after_step(nullptr);
+  }
   i.models.clear();
   i.added.clear();
   i.optimizers.clear();

@@ -19,25 +19,41 @@ class EndedState final : public Work::State {
   Outcome wait() override { return {Errc::Aborted, peer_text}; }
 };
 
-/// Asks all ranks before each collective whether one has run out of memory. After a yes, which all get at the same
-/// collective, every call fails without asking or calling anybody.
-class GuardedCommunicator final : public Communicator {
+/// What all ranks agree on before each collective.
+class Vote {
  public:
-  explicit GuardedCommunicator(Communicator& inner) : inner_(inner), exceptions_(std::uncaught_exceptions()) {}
+  explicit Vote(Communicator& everyone) : everyone_(everyone), exceptions_(std::uncaught_exceptions()) {}
 
-  /// True when the attempt is over: this rank or another has run out.
+  /// True when the attempt is over: this rank or another has run out. After a yes, which all get at the same
+  /// collective, nobody is asked any more.
   bool ask(bool out_of_memory) {
     if (over_) return true;
     std::uint8_t out = out_of_memory;
-    inner_.all_reduce({&out, 1, DType::U8}, ReduceOp::Max).wait().or_throw();
+    everyone_.all_reduce({&out, 1, DType::U8}, ReduceOp::Max).wait().or_throw();
     over_ = out != 0;
     return over_;
   }
+  /// The same before a collective. One that a destructor calls while an exception leaves fn has no peers: they are elsewhere.
+  bool ask() { return ask(std::uncaught_exceptions() > exceptions_); }
   [[nodiscard]] bool over() const noexcept { return over_; }
+
+ private:
+  Communicator& everyone_;
+  int exceptions_;
+  bool over_ = false;
+};
+
+/// Asks before each collective; when the attempt is over, they all fail. Groups split off it ask all ranks, too: every
+/// rank is in one of them, and calls the same.
+class GuardedCommunicator final : public Communicator {
+ public:
+  GuardedCommunicator(Communicator& inner, Vote& vote) : inner_(inner), vote_(vote) {}
+  GuardedCommunicator(std::unique_ptr<Communicator> inner, Vote& vote) : owned_(std::move(inner)), inner_(*owned_), vote_(vote) {}
 
   int rank() const noexcept override { return inner_.rank(); }
   int size() const noexcept override { return inner_.size(); }
   std::string name() const override { return inner_.name(); }
+  bool reaches_any_memory() const noexcept override { return inner_.reaches_any_memory(); }
   Work all_reduce(Buffer buffer, ReduceOp op) override {
     return guarded([&] { return inner_.all_reduce(buffer, op); });
   }
@@ -57,10 +73,9 @@ class GuardedCommunicator final : public Communicator {
   Work barrier() override {
     return guarded([&] { return inner_.barrier(); });
   }
-  bool reaches_any_memory() const noexcept override { return inner_.reaches_any_memory(); }
-  std::unique_ptr<Communicator> split(int) override {
-    // Collectives of a group of its own would pass by the guard.
-    throw Failure{Errc::Unsupported, "find_executable_batch_size: models that are sharded cannot be prepared inside it; only replicated ones can"};
+  std::unique_ptr<Communicator> split(int color) override {
+    if (vote_.ask()) throw Failure{Errc::Aborted, peer_text};
+    return std::make_unique<GuardedCommunicator>(inner_.split(color), vote_);
   }
   void abort(const std::string& reason) noexcept override { inner_.abort(reason); }
   std::shared_ptr<void> allocate(std::size_t bytes) override { return inner_.allocate(bytes); }
@@ -69,20 +84,18 @@ class GuardedCommunicator final : public Communicator {
  private:
   template <class Call>
   Work guarded(Call&& call) {
-    // A collective of a destructor, while an exception leaves fn: the peers are elsewhere.
-    const bool leaving = std::uncaught_exceptions() > exceptions_;
-    return ask(leaving) ? Work{std::make_shared<EndedState>()} : call();
+    return vote_.ask() ? Work{std::make_shared<EndedState>()} : call();
   }
 
+  std::unique_ptr<Communicator> owned_;
   Communicator& inner_;
-  int exceptions_;
-  bool over_ = false;
+  Vote& vote_;
 };
 
 /// The rank's context with the guarded communicator.
 class AttemptContext final : public TrainContext {
  public:
-  AttemptContext(TrainContext& inner, GuardedCommunicator& guard) : inner_(inner), guard_(guard) {}
+  AttemptContext(TrainContext& inner, Vote& vote) : inner_(inner), vote_(vote), guard_(inner.communicator(), vote) {}
   int world_rank() const noexcept override { return inner_.world_rank(); }
   int world_size() const noexcept override { return inner_.world_size(); }
   int local_rank() const noexcept override { return inner_.local_rank(); }
@@ -109,25 +122,26 @@ class AttemptContext final : public TrainContext {
 
  private:
   void ask() {
-    if (guard_.ask(false)) throw Failure{Errc::Aborted, peer_text};
+    if (vote_.ask()) throw Failure{Errc::Aborted, peer_text};
   }
   TrainContext& inner_;
-  GuardedCommunicator& guard_;
+  Vote& vote_;
+  GuardedCommunicator guard_;
 };
 
 /// True when no rank ran out of memory.
 bool attempt_succeeds(TrainContext& context, const std::function<void(TrainContext&, int)>& fn, int batch_size) {
-  GuardedCommunicator guard{context.communicator()};
-  AttemptContext attempt{context, guard};
+  Vote vote{context.communicator()};
+  AttemptContext attempt{context, vote};
   bool out_of_memory = false;
   try {
     fn(attempt, batch_size);
   } catch (const std::exception& error) {
     out_of_memory = is_out_of_memory(error);
     // Whatever a peer's end led to is no error of this rank's.
-    if (!out_of_memory && !guard.over()) throw;
+    if (!out_of_memory && !vote.over()) throw;
   }
-  return !guard.ask(out_of_memory);
+  return !vote.ask(out_of_memory);
 }
 
 /// The smallest of what the ranks would try next.

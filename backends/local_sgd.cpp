@@ -3,6 +3,7 @@
 
 #include <troupe/errors.hpp>
 #include <troupe/local_sgd.hpp>
+#include <troupe/memory_estimate.hpp>
 
 #include <ATen/core/grad_mode.h>
 
@@ -22,9 +23,11 @@ LocalSGD::LocalSGD(Accelerator& accelerator, const torch::nn::Module* model, int
   auto& impl = *accelerator.impl_;
   const auto& prepared = impl.prepared("LocalSGD", model);
   if (!enabled_) return;
-  if (!prepared.engine) {
-    throw Failure{Errc::Unsupported, "LocalSGD: the model is sharded (or has nothing to train): no rank has all its parameters; use a replicated one"};
+  if (prepared.shards) {
+    throw Failure{Errc::Unsupported, std::string{"LocalSGD: the model is sharded ("} + short_name(prepared.shards->options().strategy) +
+                                         "), and a rank cannot train pieces alone; use ShardingStrategy::Replicate"};
   }
+  if (!prepared.engine) throw Failure{Errc::Unsupported, "LocalSGD: no parameter of the model is trained"};
   if (impl.joining) throw Failure{Errc::Unsupported, "LocalSGD: not inside join_uneven_inputs: ranks must make equal numbers of steps"};
   ++impl.local_depth;
 }

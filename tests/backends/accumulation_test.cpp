@@ -12,6 +12,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 namespace troupe {
 namespace {
 
@@ -139,6 +141,25 @@ TEST(Accumulate, ABackwardConcernsOnlyTheModelsItReaches) {
   });
 }
 
+TEST(Accumulate, AModelThatNoBackwardHasReachedHasNoGradient) {
+  run_ranks(2, [](TrainContext& context) {
+    Accelerator accelerator{context};
+    auto a = std::make_shared<One>(), b = std::make_shared<One>();
+    accelerator.prepare(a, b);
+    accelerator.backward(a->w.sum() * context.world_rank());
+    EXPECT_NEAR(grad(a), 0.5, 1e-6);
+    EXPECT_FALSE(b->w.grad().defined());
+    auto both = std::make_shared<SmallNetImpl>();  // but half a model is an error, as ever
+    accelerator.prepare(both);
+    try {
+      accelerator.backward(both->forward(at::ones({1, 6}), false).sum());
+      FAIL() << "no failure";
+    } catch (const Failure& failure) {
+      EXPECT_THAT(failure.what(), HasSubstr("has no gradient for spare.weight"));  // both ranks say so
+    }
+  });
+}
+
 TEST(Accumulate, ALocalGradientIsReducedEvenWhenTheLastBackwardDoesNotReachItsModel) {
   run_ranks(2, [](TrainContext& context) {
     Accelerator accelerator{context, {.gradient_accumulation_steps = 2}};
@@ -202,6 +223,30 @@ TEST_P(WeightedRanks, GradientsEqualThoseOfOneBigBatch) {
 INSTANTIATE_TEST_SUITE_P(Windows, WeightedRanks,
                          testing::Values(std::tuple{1, 3, false}, std::tuple{2, 1, false}, std::tuple{2, 3, false}, std::tuple{3, 2, false},
                                          std::tuple{2, 2, true}));
+
+struct WeightedStrategies : testing::TestWithParam<ShardingStrategy> {};
+
+TEST_P(WeightedStrategies, GradientsHaveTheNormOfOneBigBatchs) {
+  auto whole = make_net();
+  mean_loss(*whole, rows().narrow(0, 0, 10)).backward();
+  double squares = 0;
+  for (const auto& p : whole->parameters()) squares += p.grad().square().sum().item<double>();
+  run_ranks(2, [&](TrainContext& context) {
+    Accelerator accelerator{context, {.gradient_accumulation_steps = 2, .sharding = {.strategy = GetParam()}}};
+    auto net = make_net();
+    accelerator.prepare(net);
+    for (int step = 0; step < 2; ++step) {
+      const auto window = accelerator.accumulate(net);
+      const int number = 2 * step + context.world_rank();
+      const auto x = rows().narrow(0, number * (number + 1) / 2, number + 1);
+      accelerator.backward(mean_loss(*net, x), static_cast<double>(x.size(0)));
+    }
+    EXPECT_NEAR(accelerator.clip_grad_norm(net->parameters(), 1e9), std::sqrt(squares), 1e-5 * std::sqrt(squares));
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(All, WeightedStrategies,
+                         testing::Values(ShardingStrategy::Replicate, ShardingStrategy::ShardOptimizer, ShardingStrategy::ShardGradients));
 
 TEST(WeightedBackward, ATailNeedsNoDivisor) {
   run_ranks(1, [](TrainContext& context) {

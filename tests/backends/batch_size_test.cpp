@@ -7,6 +7,7 @@
 
 #include <ATen/ops/equal.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/tanh.h>
 #include <c10/util/Exception.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -29,9 +30,10 @@ constexpr Where everywhere[] = {Where::Start,     Where::Prepare, Where::Forward
                                 Where::Optimizer, Where::Metrics, Where::End};
 
 /// Trains two steps; `run_out` is called at every place.
-void train(TrainContext& context, int batch_size, const std::function<void(Where, int step)>& run_out) {
+void train(TrainContext& context, int batch_size, const std::function<void(Where, int step)>& run_out,
+           ShardingStrategy strategy = ShardingStrategy::Replicate) {
   run_out(Where::Start, 0);
-  Accelerator accelerator{context, {.ddp = {.bucket_cap_mb = 1e-4}}};
+  Accelerator accelerator{context, {.ddp = {.bucket_cap_mb = 1e-4}, .sharding = {.strategy = strategy}}};
   set_seed(3);
   auto net = std::make_shared<SmallNetImpl>();
   AdamW optimizer{net->parameters(), {}};
@@ -54,12 +56,13 @@ void train(TrainContext& context, int batch_size, const std::function<void(Where
   run_out(Where::End, 0);
 }
 
-struct RunningOut : testing::TestWithParam<std::tuple<int, int, Where>> {};
+using Case = std::tuple<int, int, Where, ShardingStrategy>;  // ranks, step
+struct RunningOut : testing::TestWithParam<Case> {};
 
 TEST_P(RunningOut, OnOneRankMakesAllRanksTryLess) {
-  const auto [ranks, step, where] = GetParam();
+  const auto [ranks, step, where, strategy] = GetParam();
   for (int culprit = 0; culprit < ranks; ++culprit) {
-    run_ranks(ranks, [&, step = step, where = where](TrainContext& context) {
+    run_ranks(ranks, [&, step = step, where = where, strategy = strategy](TrainContext& context) {
       std::vector<int> tried;
       const auto found = find_executable_batch_size(
           context,
@@ -67,7 +70,7 @@ TEST_P(RunningOut, OnOneRankMakesAllRanksTryLess) {
             tried.push_back(batch_size);
             train(attempt, batch_size, [&](Where place, int now) {
               if (place == where && now == step && batch_size > 5 && context.world_rank() == culprit) throw std::bad_alloc{};
-            });
+            }, strategy);
           },
           {.starting_batch_size = 16, .reduce_fn = [](int size) { return size / 2; }});
       EXPECT_EQ(found, 4);
@@ -80,10 +83,13 @@ TEST_P(RunningOut, OnOneRankMakesAllRanksTryLess) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Places, RunningOut,
-                         testing::Combine(testing::Values(2, 3), testing::Values(0), testing::ValuesIn(everywhere)));
+                         testing::Combine(testing::Values(2, 3), testing::Values(0), testing::ValuesIn(everywhere),
+                                          testing::Values(ShardingStrategy::Replicate)));
 INSTANTIATE_TEST_SUITE_P(PlacesOfTheSecondStep, RunningOut,
                          testing::Combine(testing::Values(2), testing::Values(1),
-                                          testing::Values(Where::Forward, Where::Backward, Where::Optimizer, Where::Metrics)));
+                                          testing::Values(Where::Forward, Where::Backward, Where::Optimizer, Where::Metrics),
+                                          testing::Values(ShardingStrategy::Replicate, ShardingStrategy::ShardOptimizer,
+                                                          ShardingStrategy::ShardGradients)));
 
 TEST(FindExecutableBatchSize, TakesNineTenthsByDefault) {
   run_ranks(1, [](TrainContext& context) {

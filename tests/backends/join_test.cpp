@@ -13,6 +13,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <mutex>
 
 namespace troupe {
@@ -159,7 +161,7 @@ TEST(JoinUnevenInputs, WeightsCountOnlyBatchesThatExist) {
 TEST(JoinUnevenInputs, SeveralModelsAreReducedInOneOrder) {
   run_ranks(3, [](TrainContext& context) {
     Accelerator accelerator{context};
-    auto a = make_net(), b = make_net();
+    auto a = make_net(8), b = make_net(12);  // backward reaches b first, the shadows begin with a
     accelerator.prepare(a, b);
     accelerator.join_uneven_inputs([&] {
       for (int i = 0; i < 1 + context.world_rank(); ++i) {
@@ -209,6 +211,36 @@ TEST(JoinUnevenInputs, RefusesWhatItCannotFollow) {
     accelerator.prepare(model);
     EXPECT_THROW(accelerator.join_uneven_inputs([&] { accelerator.join_uneven_inputs([] {}); }), Failure);
     EXPECT_THROW(accelerator.join_uneven_inputs([&] { LocalSGD local{accelerator, model, 2}; }), Failure);
+  });
+}
+
+TEST(JoinUnevenInputs, IsThePlainLoopForShardedModels) {
+  run_ranks(2, [](TrainContext& context) {
+    Accelerator accelerator{context, {.sharding = {.strategy = ShardingStrategy::ShardOptimizer}}};
+    auto net = make_net();
+    accelerator.prepare(net);
+    int steps = 0;
+    accelerator.join_uneven_inputs([&] {
+      accelerator.backward(loss_of(*net, batch(context.world_rank(), 0)));
+      ++steps;
+    });
+    EXPECT_EQ(steps, 1);
+  });
+}
+
+// An overflow is agreed on by all ranks, those that have no batch left included.
+TEST(JoinUnevenInputs, KeepsTheLossScalesEqual) {
+  run_ranks(2, [](TrainContext& context) {
+    Accelerator accelerator{context, {.mixed_precision = Precision::FP16}};
+    auto model = std::make_shared<Counter>();
+    accelerator.prepare(model);
+    accelerator.join_uneven_inputs([&] {
+      for (int i = 0; i < 1 + 2 * context.world_rank(); ++i) {
+        accelerator.backward((model->w * (i == 1 ? INFINITY : 1.0)).sum());
+        model->w.mutable_grad().reset();
+      }
+    });
+    EXPECT_EQ(accelerator.loss_scale(), 32768);
   });
 }
 

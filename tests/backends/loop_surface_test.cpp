@@ -183,6 +183,16 @@ TEST(LocalSGD, RefusesModelsItCannotAverage) {
     } catch (const Failure& failure) {
       EXPECT_EQ(failure.code(), Errc::Unsupported);
     }
+    Accelerator sharding{context, {.sharding = {.strategy = ShardingStrategy::ShardGradients}}};
+    auto sharded = std::make_shared<One>();
+    sharding.prepare(sharded);
+    try {
+      LocalSGD local_sgd{sharding, sharded, 2};
+      FAIL() << "no failure";
+    } catch (const Failure& failure) {
+      EXPECT_EQ(failure.code(), Errc::Unsupported);
+      EXPECT_THAT(failure.what(), HasSubstr("zero2"));
+    }
     auto other = std::make_shared<One>();
     accelerator.prepare(other);
     EXPECT_THROW((LocalSGD{accelerator, other, 0}), Failure);
