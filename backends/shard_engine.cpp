@@ -43,6 +43,10 @@ struct ShardEngine::UnitState final : UnitHooks {
     }
   }
   void pre_forward() override { engine.pre_forward(*this); }
+  at::Tensor on_input(const at::Tensor& input) override {
+    const auto& type = engine.options_.param_dtype;
+    return type && input.defined() && input.is_floating_point() ? input.to(scalar_type_of(*type)) : input;
+  }
   void post_forward() override { engine.post_forward(*this); }
   void on_output(const at::Tensor& output) override {
     output.register_hook([this](const at::Tensor&) { engine.pre_backward(*this); });
@@ -319,7 +323,7 @@ ShardEngine::Sent ShardEngine::sent() const {
 
 void ShardEngine::convert_buffers() {
   const at::NoGradGuard no_grad;
-  const auto type = *options_.buffer_dtype == DType::BF16 ? at::kBFloat16 : *options_.buffer_dtype == DType::F16 ? at::kHalf : at::kFloat;
+  const auto type = scalar_type_of(*options_.buffer_dtype);
   for (auto& buffer : module_->buffers()) {
     if (buffer.is_floating_point()) buffer.set_data(buffer.to(type));
   }
