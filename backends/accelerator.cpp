@@ -8,9 +8,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <cmath>
 #include <iostream>
-#include <map>
 
 namespace troupe {
 
@@ -33,6 +31,7 @@ void check(const AcceleratorOptions& options) {
     throw Failure{Errc::InvalidArgument, "Accelerator: ddp.bucket_cap_mb = " + std::to_string(options.ddp.bucket_cap_mb) +
                                              ", but it must be more than 0"};
   }
+  detail::check_comm_hook(options.ddp);
 }
 
 template <class T>
@@ -69,10 +68,11 @@ Accelerator::Accelerator(TrainContext& context, AcceleratorOptions options) {
   }
   set_intra_op_threads(std::max(1, context.scaling().cpus_per_worker));
   impl_ = std::make_unique<Impl>(context, std::move(options));
+  impl_->configure(/*partial=*/true);
 }
 
 Accelerator::~Accelerator() {
-  for (auto* optimizer : impl_->optimizers) optimizer->set_gate(nullptr);
+  free_memory();
 }
 
 void Accelerator::prepare_model(std::shared_ptr<torch::nn::Module> model) {
@@ -96,39 +96,19 @@ void Accelerator::prepare_scheduler(LRScheduler& scheduler) {
 void Accelerator::finish_prepare() {
   auto& i = *impl_;
   const auto added = std::exchange(i.added, {});
+  if (!added.empty()) i.configure(/*partial=*/false);
   for (auto& model : i.models) {
     if (std::find(added.begin(), added.end(), model.module) == added.end()) continue;
     auto params = named(model.module->named_parameters());
     const bool trained = std::any_of(params.begin(), params.end(), [](const auto& p) { return p.second.requires_grad(); });
     const auto sharding = i.sharding();
     if (sharding.strategy != ShardingStrategy::Replicate) {
-      model.shards = std::make_unique<detail::ShardEngine>(i.communicator, model.module, sharding);
+      model.shards = std::make_unique<detail::ShardEngine>(i.communicator, model.module, sharding, i.memory);
     } else if (trained && i.communicator.size() > 1) {
       model.engine = std::make_unique<detail::DdpEngine>(i.communicator, std::move(params), named(model.module->named_buffers()), i.options.ddp);
     }
   }
   for (auto* optimizer : i.optimizers) i.repoint(*optimizer);
-}
-
-Scope Accelerator::accumulate() {
-  auto& i = *impl_;
-  const int steps = i.options.gradient_accumulation_steps;
-  if (i.gate->sync) i.window_steps = 0;
-  ++i.window_steps;
-  const bool last = i.options.sync_with_dataloader && i.ending_loader();
-  i.gate->sync = last || i.window_steps == steps;
-  i.divisor = steps;
-  if (i.gate->sync && i.window_steps < steps) {
-    // The window ends early: earlier batches were divided by the full length.
-    i.divisor = i.window_steps;
-    if (i.window_steps > 1) i.scale_gradients(static_cast<double>(steps) / i.window_steps);
-  }
-  return Scope{nullptr};
-}
-
-Scope Accelerator::no_sync() {
-  ++impl_->no_sync_depth;
-  return Scope{[impl = impl_.get()] { --impl->no_sync_depth; }};
 }
 
 Scope Accelerator::autocast() {
@@ -147,15 +127,23 @@ Scope Accelerator::autocast() {
 
 void Accelerator::backward(const at::Tensor& loss) {
   auto& i = *impl_;
-  const auto factor = i.scaler.scale() / i.divisor;
-  const auto scaled = factor == 1 ? loss : loss * factor;
+  const auto scale = i.scaler.scale();
+  const auto scaled = scale != 1 ? loss * (scale / i.divisor) : i.divisor != 1 ? loss / i.divisor : loss;
+  const auto engines = i.engines_to_reduce();
+  const auto pass = engines.empty() ? detail::Pass{} : i.next_pass(engines.size());
   try {
-    i.begin_backward();
-    scaled.backward();
-    i.finish_backward();
-  } catch (...) {
+    for (auto* engine : engines) engine->begin(pass);
     for (auto& model : i.models) {
-      if (model.engine) model.engine->cancel();
+      if (model.shards) model.shards->begin(i.gate->sync && i.no_sync_depth == 0 && model.no_sync_depth == 0);
+    }
+    scaled.backward();
+    for (auto* engine : engines) engine->finish();
+    for (auto& model : i.models) {
+      if (model.shards) model.shards->finish();
+    }
+  } catch (...) {
+    for (auto* engine : engines) engine->cancel();
+    for (auto& model : i.models) {
       if (model.shards) model.shards->cancel();
     }
     throw;
@@ -164,28 +152,9 @@ void Accelerator::backward(const at::Tensor& loss) {
 }
 
 double Accelerator::clip_grad_norm(const std::vector<at::Tensor>& parameters, double max_norm) {
-  auto& i = *impl_;
-  if (!i.gate->sync) return 0;
-  const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> replicated;
-  std::map<detail::ShardEngine*, std::vector<at::Tensor>> sharded;
-  for (const auto& parameter : parameters) {
-    if (auto* shards = i.shards_of(parameter)) {
-      auto& grads = sharded[shards];
-      const auto& grad = shards->piece_of(parameter).grad();
-      if (grad.defined() && grad.numel() > 0) grads.push_back(grad);
-    } else if (parameter.grad().defined()) {
-      replicated.push_back(parameter.grad());
-    }
-  }
-  double squares = detail::sum_of_squares(replicated);
-  for (auto& [shards, grads] : sharded) squares += shards->sum_over_group(detail::sum_of_squares(grads));
-  const auto norm = std::sqrt(squares);
-  const auto factor = max_norm / (norm + 1e-6);  // as torch.nn.utils.clip_grad_norm_
-  if (factor >= 1) return norm;                  // not when it is not a number
-  detail::scale_(replicated, static_cast<float>(factor));
-  for (auto& [shards, grads] : sharded) detail::scale_(grads, static_cast<float>(factor));
-  return norm;
+  if (!impl_->gate->sync) return 0;
+  if (impl_->config && impl_->config->gradient_clipping > 0) return impl_->last_norm;
+  return impl_->clip(parameters, max_norm);
 }
 
 void Accelerator::clip_grad_value(const std::vector<at::Tensor>& parameters, double clip_value) {

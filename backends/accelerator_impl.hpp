@@ -11,6 +11,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <nlohmann/json_fwd.hpp>
 #include <vector>
 
@@ -20,14 +21,22 @@ struct Accelerator::Impl {
   struct Model {
     std::shared_ptr<torch::nn::Module> module;
     std::unique_ptr<detail::DdpEngine> engine;  // none in a world of one, when nothing is trained, or
-    std::unique_ptr<detail::ShardEngine> shards;  // when sharded
+    std::unique_ptr<detail::ShardEngine> shards = nullptr;  // when sharded
+    int no_sync_depth = 0;
+    int trigger_depth = 0;  // of trigger_sync_in_backward
   };
 
-  Impl(TrainContext& c, AcceleratorOptions o) : context(c), communicator(c.communicator()), options(std::move(o)), scaler(options.mixed_precision == Precision::FP16 ? options.loss_scale : LossScale{.dynamic = false, .initial = 1}) {}
+  Impl(TrainContext& c, AcceleratorOptions o)
+      : context(c),
+        communicator(c.communicator()),
+        options(std::move(o)),
+        accumulation(accumulation_of(options)),
+        scaler(options.mixed_precision == Precision::FP16 ? options.loss_scale : LossScale{.dynamic = false, .initial = 1}) {}
 
   TrainContext& context;
   Communicator& communicator;
   AcceleratorOptions options;
+  GradientAccumulationPlugin accumulation;
   std::vector<Model> models;
   std::vector<Optimizer*> optimizers;
   std::vector<LRScheduler*> schedulers;
@@ -42,6 +51,25 @@ struct Accelerator::Impl {
   double divisor = 1;                                             // of losses
   int no_sync_depth = 0;
   LossScaler scaler;  // 1 and static without fp16
+  std::optional<EffectiveConfig> config;  // of a plugin
+  bool config_settled = false;
+  double last_norm = 0;  // before clipping by the plugin
+  MemoryAccount memory;
+  MemoryAccount::Charge optimizer_charge;
+  int local_depth = 0;  // inside a LocalSGD: nothing is reduced
+  struct Weights {      // of backward(loss, weight) in the open window
+    double sum = 0;
+    int count = 0;
+  } weights;
+  bool trigger = false;
+  struct Turnout {  // who has a batch left, inside join_uneven_inputs
+    int num_active = 0;
+    int first_active = 0;
+    double weight = 0;  // the active ones' together
+  };
+  bool joining = false;
+  std::optional<Turnout> turnout;  // announced, and not used yet
+  Turnout last_turnout;
   std::vector<std::shared_ptr<torch::nn::Module>> added;  // by the prepare() under way
 
   /// The state of a loader whose last batch is being processed, the innermost one's; nullptr when there is none.
@@ -56,12 +84,15 @@ struct Accelerator::Impl {
   /// Epoch, position and seed of every loader.
   [[nodiscard]] nlohmann::ordered_json loader_state() const;
   void load_loader_state(const nlohmann::ordered_json& state);
+  /// Takes over what a plugin says; `partial`: before anything is prepared, when "auto" values cannot be settled.
+  void configure(bool partial);
+  [[nodiscard]] ConfigFacts facts() const;
+  double clip(const std::vector<at::Tensor>& parameters, double max_norm);
   /// Strategy and element types for a prepared model.
   [[nodiscard]] ShardingOptions sharding() const;
-  void begin_backward();
-  void finish_backward();
   /// Agrees on overflow, and updates the loss scale.
   void end_window();
+  void agree_on_overflow(std::uint8_t overflow);
   /// Lets a prepared optimizer update this rank's pieces of sharded parameters.
   void repoint(Optimizer& optimizer);
   /// The engine that shards a parameter; nullptr: none does.
@@ -71,6 +102,24 @@ struct Accelerator::Impl {
   [[nodiscard]] std::vector<at::Tensor> gradients_of(const std::vector<at::Tensor>& parameters) const;
   /// All that prepared models hold on this rank.
   [[nodiscard]] std::vector<at::Tensor> all_gradients() const;
+  /// The options' plugin, or what they say without one. Throws Failure{InvalidArgument}.
+  [[nodiscard]] static GradientAccumulationPlugin accumulation_of(const AcceleratorOptions& options);
+  /// Empties the window: what accumulate() and backward(loss, weight) count.
+  void forget_window();
+  /// The model's entry. Throws Failure{InvalidArgument} when it was not prepared.
+  [[nodiscard]] Model& prepared(const char* call, const torch::nn::Module* model);
+  /// The engines that take part in the backward to come.
+  [[nodiscard]] std::vector<detail::DdpEngine*> engines_to_reduce();
+  /// How they do. Inside join_uneven_inputs a collective.
+  [[nodiscard]] detail::Pass next_pass(std::size_t num_engines);
+  /// All ranks' weights of the window.
+  [[nodiscard]] double total_weight();
+  /// A collective inside join_uneven_inputs: does this rank have a batch, of which weight?
+  Turnout announce(bool active, double weight);
+  /// Gives every rank the models, optimizers and schedulers of `root`.
+  void copy_training_state(int root);
+  /// All trained models are replicated (or there is one process).
+  [[nodiscard]] bool all_replicated() const;
   /// Multiplies the gradients that prepared models hold.
   void scale_gradients(double factor);
   /// Throws Failure{CollectiveMismatch} unless `tensor` has one dtype and shape on every rank.

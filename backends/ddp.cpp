@@ -4,11 +4,14 @@
 #include <troupe/errors.hpp>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 #include <torch/headeronly/version.h>
 
+#include <algorithm>
 #include <cstring>
 #include <sstream>
 
@@ -104,9 +107,21 @@ DdpEngine::~DdpEngine() {
 void DdpEngine::add_bucket(BucketPlan plan) {
   auto& bucket = buckets_.emplace_back();
   bucket.plan = std::move(plan);
-  for (const auto i : bucket.plan.params) params_[i].bucket = buckets_.size() - 1;
-  if (bucket.plan.in_place) return;
+  const auto index = buckets_.size() - 1;
+  for (const auto i : bucket.plan.params) params_[i].bucket = index;
   const auto type = params_[bucket.plan.params.front()].tensor.scalar_type();
+  BucketShape shape;
+  shape.type = type;
+  const auto add_segment = [&shape](std::int64_t at, const at::Tensor& t) {
+    shape.segments.push_back({at, t.numel(), t.dim() ? t.size(0) : 1, static_cast<int>(t.dim())});
+  };
+  if (bucket.plan.in_place) {
+    const auto& tensor = params_[bucket.plan.params.front()].tensor;
+    add_segment(0, tensor);
+    shape.numel = tensor.numel();
+    bucket.reduction = make_reduction(communicator_, options_, std::move(shape), index);
+    return;
+  }
   const auto step = alignment_bytes / static_cast<std::int64_t>(c10::elementSize(type));
   const auto padded = [step](std::int64_t n) { return (n + step - 1) / step * step; };
   std::int64_t total = 0;
@@ -119,12 +134,16 @@ void DdpEngine::add_bucket(BucketPlan plan) {
     // Autograd wants gradients laid out as their parameter.
     param.view = t.is_non_overlapping_and_dense() ? bucket.flat.as_strided(t.sizes(), t.strides(), at)
                                                   : bucket.flat.narrow(0, at, t.numel()).view(t.sizes());
+    add_segment(at, t);
     at += padded(t.numel());
   }
+  shape.numel = total;
+  bucket.reduction = make_reduction(communicator_, options_, std::move(shape), index);
 }
 
-void DdpEngine::begin() {
-  next_ = done_ = 0;
+void DdpEngine::begin(const Pass& pass) {
+  pass_ = pass;
+  next_ = done_ = num_gradients_ = 0;
   for (auto& bucket : buckets_) bucket.num_ready = 0;
   for (auto& param : params_) param.ready = param.zeroed = false;
   active_ = true;
@@ -132,14 +151,19 @@ void DdpEngine::begin() {
 }
 
 void DdpEngine::on_gradient(std::size_t param) {
-  if (!active_) return;
+  if (!active_) {
+    local_ = true;
+    return;
+  }
+  ++num_gradients_;
   if (params_[param].ready) {
     throw Failure{Errc::Unsupported, "backward: parameter " + params_[param].name +
                                          " got a second gradient in one backward; reentrant backward is not supported with several ranks"};
   }
   mark_ready(param);
+  if (pass_.hold_back) return;
   launch_ready();
-  if (done_ < next_ && buckets_[done_].work.poll()) ++done_;  // keeps earlier buckets moving
+  if (done_ < next_ && buckets_[done_].reduction->poll()) ++done_;  // keeps earlier buckets moving
 }
 
 void DdpEngine::mark_ready(std::size_t index) {
@@ -170,7 +194,7 @@ void DdpEngine::launch_ready() {
   for (; next_ < buckets_.size(); ++next_) {
     auto& bucket = buckets_[next_];
     if (bucket.num_ready < bucket.plan.params.size()) return;
-    bucket.work = communicator_.all_reduce(buffer_of(bucket.flat), ReduceOp::Mean);
+    bucket.reduction->start(bucket.flat);
   }
 }
 
@@ -201,27 +225,63 @@ void DdpEngine::complete_unused() {
   throw Failure{Errc::InvalidArgument, text};
 }
 
-void DdpEngine::drop_globally_unused() {
+std::vector<std::uint8_t> DdpEngine::agree_on_unused() {
   std::vector<std::uint8_t> used(params_.size());
   for (std::size_t i = 0; i < params_.size(); ++i) used[i] = !params_[i].zeroed;
   communicator_.all_reduce({used.data(), used.size(), DType::U8}, ReduceOp::Max).wait().or_throw();
+  return used;
+}
+
+void DdpEngine::drop_globally_unused() {
+  const auto used = agree_on_unused();
   for (std::size_t i = 0; i < params_.size(); ++i) {
     // As in one process, a parameter that no rank used has no gradient: decay and momentum must not move it.
     if (!used[i]) params_[i].tensor.mutable_grad().reset();
   }
 }
 
-void DdpEngine::finish() {
-  complete_unused();
+void DdpEngine::reduce_buckets() {
   launch_ready();
-  active_ = false;
+  for (auto& bucket : buckets_) bucket.reduction->proceed();
   for (auto& bucket : buckets_) {
-    bucket.work.wait().or_throw();
-    bucket.work = Work{};
+    bucket.reduction->finish();
     if (bucket.plan.in_place) bucket.flat.reset();
+  }
+}
+
+bool DdpEngine::idle() const {
+  if (!pass_.may_be_idle || options_.find_unused_parameters || num_gradients_ > 0) return false;
+  const auto has_gradient = [](const Param& p) { return p.tensor.grad().defined(); };
+  return !local_ || std::none_of(params_.begin(), params_.end(), has_gradient);
+}
+
+void DdpEngine::finish() {
+  RECORD_USER_SCOPE("DdpEngine::finish");
+  const bool nothing_to_do = idle();
+  if (!nothing_to_do) complete_unused();
+  active_ = false;
+  if (!nothing_to_do) {
+    reduce_buckets();
+    local_ = false;
   }
   finish_buffers();
   if (options_.find_unused_parameters) drop_globally_unused();
+}
+
+void DdpEngine::shadow(const Pass& pass) {
+  const at::NoGradGuard no_grad;
+  begin(pass);
+  active_ = false;
+  for (auto& bucket : buckets_) {
+    const auto& first = params_[bucket.plan.params.front()].tensor;
+    if (bucket.plan.in_place) bucket.flat = at::zeros({first.numel()}, first.options().requires_grad(false));
+    else bucket.flat.zero_();
+    bucket.num_ready = bucket.plan.params.size();
+  }
+  for (auto& param : params_) param.zeroed = true;
+  reduce_buckets();
+  finish_buffers();
+  if (options_.find_unused_parameters) (void)agree_on_unused();
 }
 
 void DdpEngine::cancel() noexcept { active_ = false; }
@@ -229,7 +289,7 @@ void DdpEngine::cancel() noexcept { active_ = false; }
 void DdpEngine::start_buffers() {
   if (buffers_.empty()) return;
   auto* at = static_cast<char*>(buffer_bytes_.data_ptr());
-  if (communicator_.rank() == 0) {
+  if (communicator_.rank() == pass_.buffer_root) {
     for (const auto& tensor : buffers_) {
       const auto image = tensor.contiguous();
       const auto bytes = static_cast<std::size_t>(image.numel()) * image.element_size();
@@ -237,14 +297,14 @@ void DdpEngine::start_buffers() {
       at += bytes;
     }
   }
-  buffer_work_ = communicator_.broadcast(buffer_of(buffer_bytes_), 0);
+  buffer_work_ = communicator_.broadcast(buffer_of(buffer_bytes_), pass_.buffer_root);
 }
 
 void DdpEngine::finish_buffers() {
   if (buffers_.empty()) return;
   buffer_work_.wait().or_throw();
   buffer_work_ = Work{};
-  if (communicator_.rank() == 0) return;
+  if (communicator_.rank() == pass_.buffer_root) return;
   const at::NoGradGuard no_grad;
   const auto* at = static_cast<const char*>(buffer_bytes_.data_ptr());
   for (auto& tensor : buffers_) {

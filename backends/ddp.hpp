@@ -1,5 +1,7 @@
 #pragma once
 
+#include "bucket_reduction.hpp"
+
 #include <troupe/accelerator.hpp>
 
 #include <ATen/core/Tensor.h>
@@ -25,6 +27,13 @@ struct BucketPlan {
 /// gradient of at least that size is a bucket of its own and is not copied.
 [[nodiscard]] std::vector<BucketPlan> plan_buckets(const NamedTensors& params, std::size_t cap_bytes, std::size_t in_place_bytes);
 
+/// One backward's part in the engine.
+struct Pass {
+  int buffer_root = 0;       ///< the rank whose buffers everyone gets
+  bool hold_back = false;    ///< buckets start in finish(): several engines then start theirs in one order on all ranks
+  bool may_be_idle = false;  ///< no gradient at all means that the loss is another model's, not an error
+};
+
 /// Replicated training of one module over one communicator.
 ///
 /// Autograd leaves a parameter's first gradient without a copy ("steals" it). That is kept: small gradients are then
@@ -45,10 +54,13 @@ class DdpEngine {
   DdpEngine& operator=(const DdpEngine&) = delete;
 
   /// Gradients of the backward that follows are reduced as they become ready.
-  void begin();
+  void begin(const Pass& pass = {});
   /// Launches what is left and waits. Throws Failure{InvalidArgument} naming parameters without a gradient, unless
   /// find_unused_parameters; Failure with the communicator's reason when a peer did not come.
   void finish();
+  /// Takes part in the others' begin() and finish() with gradients of zero. This rank's gradients are lost, as far as
+  /// they lie in buckets; its parameters stay.
+  void shadow(const Pass& pass);
   /// Forgets a backward that threw.
   void cancel() noexcept;
 
@@ -66,7 +78,7 @@ class DdpEngine {
     BucketPlan plan;
     at::Tensor flat;  // in_place: the gradient while it is under way
     std::size_t num_ready = 0;
-    Work work;
+    std::unique_ptr<BucketReduction> reduction;  // last: waits while `flat` lives
   };
 
   void add_bucket(BucketPlan plan);
@@ -74,7 +86,11 @@ class DdpEngine {
   void mark_ready(std::size_t param);
   void launch_ready();
   void complete_unused();
+  /// For each parameter: did any rank have a gradient?
+  [[nodiscard]] std::vector<std::uint8_t> agree_on_unused();
   void drop_globally_unused();
+  void reduce_buckets();
+  [[nodiscard]] bool idle() const;
   void start_buffers();
   void finish_buffers();
 
@@ -88,6 +104,9 @@ class DdpEngine {
   std::size_t next_ = 0;  // first bucket not launched
   std::size_t done_ = 0;  // first launched bucket that was not seen finished
   bool active_ = false;
+  Pass pass_;
+  std::size_t num_gradients_ = 0;  // of this pass
+  bool local_ = false;             // gradients came that no pass has reduced
 };
 
 /// Checks that all ranks have the same parameters and gives every rank those, and the buffers, of rank 0. Throws
@@ -95,7 +114,10 @@ class DdpEngine {
 void make_equal_on_all_ranks(Communicator& communicator, const NamedTensors& params, const NamedTensors& buffers);
 /// Every rank's bytes of any length, in rank order.
 [[nodiscard]] std::vector<std::string> all_gather_bytes(Communicator& communicator, const std::string& bytes);
-/// Rank 0's elements in every rank's tensors, 25 MiB at a time.
-void broadcast_from_zero(Communicator& communicator, const std::vector<at::Tensor>& tensors);
+/// The elements of `root` in every rank's tensors, 25 MiB at a time.
+void broadcast_tensors(Communicator& communicator, const std::vector<at::Tensor>& tensors, int root);
+inline void broadcast_from_zero(Communicator& communicator, const std::vector<at::Tensor>& tensors) {
+  broadcast_tensors(communicator, tensors, 0);
+}
 
 }  // namespace troupe::detail

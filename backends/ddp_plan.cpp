@@ -63,7 +63,7 @@ std::vector<std::string> all_gather_bytes(Communicator& communicator, const std:
   return all;
 }
 
-void broadcast_from_zero(Communicator& communicator, const std::vector<at::Tensor>& tensors) {
+void broadcast_tensors(Communicator& communicator, const std::vector<at::Tensor>& tensors, int root) {
   std::size_t total = 0;
   for (const auto& tensor : tensors) total += static_cast<std::size_t>(tensor.numel()) * tensor.element_size();
   if (total == 0) return;
@@ -86,9 +86,9 @@ void broadcast_from_zero(Communicator& communicator, const std::vector<at::Tenso
   };
   for (std::size_t begin = 0; begin < total; begin += window) {
     const auto end = std::min(total, begin + window);
-    if (communicator.rank() == 0) visit(begin, end, [](char* tensor, char* buffer, std::size_t n) { std::memcpy(buffer, tensor, n); });
-    communicator.broadcast({staging, end - begin, DType::U8}, 0).wait().or_throw();
-    if (communicator.rank() != 0) visit(begin, end, [](char* tensor, char* buffer, std::size_t n) { std::memcpy(tensor, buffer, n); });
+    if (communicator.rank() == root) visit(begin, end, [](char* tensor, char* buffer, std::size_t n) { std::memcpy(buffer, tensor, n); });
+    communicator.broadcast({staging, end - begin, DType::U8}, root).wait().or_throw();
+    if (communicator.rank() != root) visit(begin, end, [](char* tensor, char* buffer, std::size_t n) { std::memcpy(tensor, buffer, n); });
   }
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     if (!dense[i].is_same(tensors[i])) at::Tensor{tensors[i]}.copy_(dense[i]);

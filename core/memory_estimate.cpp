@@ -26,17 +26,17 @@ struct Kept {
 /// What a rank needs beside its resident state: gathered units under ShardParameters, else reduction buckets.
 std::int64_t transient(const ModelSize& m, const ShardingOptions& s, std::int64_t ranks, std::int64_t param_bytes) {
   const std::int64_t reduce_bytes = s.reduce_dtype ? bytes_of(*s.reduce_dtype) : 4;
-  const bool only_root = m.largest_unit == 0;
   if (s.strategy != ShardingStrategy::ShardParameters) {
     return ranks == 1 ? 0 : std::min(m.num_params, 2 * s.reduce_bucket_elements) * reduce_bytes;
   }
   if (ranks == 1 && param_bytes == 4) return 0;
-  const auto unit = only_root ? m.root_unit : m.largest_unit;
-  const bool whole_model = !s.reshard_after_forward;  // everything stays gathered until backward is through
-  const std::int64_t copies = 1 + (s.backward_prefetch && !only_root ? 1 : 0) + 1;
-  const auto gathered = whole_model ? (m.num_params + m.num_frozen) * param_bytes + unit * param_bytes
-                                    : copies * unit * param_bytes + (only_root ? 0 : m.root_unit * param_bytes);
-  return gathered + unit * reduce_bytes + unit * reduce_bytes / ranks;
+  // A unit's gradients and the reduction of them; while layers run, one more unit is gathered.
+  const auto reducing = [&](std::int64_t unit) { return unit * (param_bytes + reduce_bytes) + unit * reduce_bytes / ranks; };
+  if (!s.reshard_after_forward) return (m.num_params + m.num_frozen) * param_bytes + reducing(std::max(m.largest_unit, m.root_unit));
+  const std::int64_t held = (m.root_unit + m.num_persistent) * param_bytes;
+  const std::int64_t ahead = s.backward_prefetch ? 2 : 1;
+  const auto in_layers = m.largest_unit == 0 ? 0 : ahead * m.largest_unit * param_bytes + reducing(m.largest_unit);
+  return held + std::max(in_layers, reducing(m.root_unit));
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
 #include <cstring>
-#include <deque>
+#include <numeric>
 #include <thread>
 
 namespace troupe {
@@ -43,7 +43,8 @@ at::Tensor copy_of(ConstBuffer buffer, DType as) {
 }
 
 struct Group {
-  explicit Group(C10dParts p) : parts(std::move(p)), rank(parts.backend->getRank()), size(parts.backend->getSize()) {}
+  explicit Group(C10dParts p)
+      : parts(std::move(p)), rank(parts.backend->getRank()), size(parts.backend->getSize()), recorder(parts.name, rank, ranks()) {}
   Group(const Group&) = delete;
   Group& operator=(const Group&) = delete;
   ~Group() {
@@ -53,9 +54,20 @@ struct Group {
   }
   C10dParts parts;
   int rank, size;
-  std::uint64_t sequence = 0;
+  FlightRecorder recorder;
   bool closed = false;
   [[nodiscard]] bool together() const { return parts.board->size() == size; }
+  [[nodiscard]] std::vector<int> ranks() const {
+    if (together()) return parts.board->members();
+    std::vector<int> all(static_cast<std::size_t>(size));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
+  void finish(std::uint64_t sequence, Errc outcome) {
+    const auto now = Clock::now();
+    recorder.finish(sequence, outcome, now);
+    if (together()) parts.board->note_finished(rank, sequence, now);
+  }
 
   /// Once the group is broken, what is under way must end too.
   Outcome broken() {
@@ -67,17 +79,24 @@ struct Group {
 /// One collective: c10d's work on tensors of ours, and where its result goes.
 class C10dState final : public Work::State {
  public:
-  C10dState(std::shared_ptr<Group> group, Awaited awaited, Buffer output, bool mean)
-      : group_(std::move(group)), awaited_(awaited), output_(output), mean_(mean) {}
+  C10dState(std::shared_ptr<Group> group, const Request& request, Awaited awaited)
+      : group_(std::move(group)),
+        awaited_(awaited),
+        what_(request.collective()),
+        label_(group_->recorder.label()),
+        output_(request.output),
+        mean_(request.op == ReduceOp::Mean && request.reduces()) {}
   ~C10dState() override = default;
 
   std::vector<at::Tensor> in, out;             ///< kept until c10d is done with them
   std::size_t result_offset = 0;               ///< of the caller's part in out[0], bytes
   c10::intrusive_ptr<c10d::Work> work;
 
+  [[nodiscard]] std::string text() const { return describe(what_, awaited_.sequence, label_); }
   void fail(Outcome outcome) {
     outcome_ = std::move(outcome);
     finished_ = true;
+    group_->finish(awaited_.sequence, outcome_.code());
   }
   bool poll() override {
     if (finished_) return true;
@@ -103,14 +122,13 @@ class C10dState final : public Work::State {
       if (work->isSuccess()) return deliver();  // just after the look at it timed out
       // A lost connection is news here before its cause is known: let the one who ended the group speak first.
       for (int i = 0; i < 10 && !board.is_broken(); ++i) std::this_thread::sleep_for(kLook);
-      const std::string text = error.what();
-      board.fail(Errc::Aborted, std::string{name(awaited_.call)} + " #" + std::to_string(awaited_.sequence) + " failed in " +
-                                    group_->parts.name + ": " + text.substr(0, text.find('\n')));
+      const std::string why = error.what();
+      board.fail(Errc::Aborted, text() + " failed in " + group_->parts.name + ": " + why.substr(0, why.find('\n')));
     }
     if (!board.is_broken() && group_->together()) end_when_nobody_comes(board, group_->rank, awaited_);
     if (!board.is_broken() && Clock::now() > awaited_.deadline)
-      board.fail(Errc::DeadlinePassed, std::string{name(awaited_.call)} + " #" + std::to_string(awaited_.sequence) +
-                                           " was not finished in time (" + group_->parts.name + " does not say who did not come)");
+      board.fail(Errc::DeadlinePassed,
+                 text() + " was not finished in time (" + group_->parts.name + " does not say who did not come)");
     if (board.is_broken()) fail(group_->broken());
   }
 
@@ -121,12 +139,15 @@ class C10dState final : public Work::State {
       std::memcpy(output_.data, from, output_.bytes);
     }
     finished_ = true;
+    group_->finish(awaited_.sequence, Errc::Ok);
     in.clear();
     out.clear();
   }
 
   std::shared_ptr<Group> group_;
   Awaited awaited_;
+  Collective what_;
+  CollectiveLabel label_;
   Buffer output_;
   bool mean_;
   bool finished_ = false;
@@ -152,7 +173,7 @@ class C10dCommunicator final : public RequestCommunicator {
   std::unique_ptr<Communicator> split(int color) override {
     if (!group_->parts.split) throw Failure{Errc::Unsupported, "split: " + group_->parts.name + " has no way to make a new group"};
     const auto place = new_seat(exchange_colors(*this, color), rank());
-    const auto key = std::to_string(group_->sequence) + "-" + std::to_string(color);
+    const auto key = std::to_string(group_->recorder.sequence()) + "-" + std::to_string(color);
     auto made = group_->parts.split(key, place.rank, place.members, timeout_);
     barrier().wait().or_throw();  // from here on a rank of the new group that goes is one that left
     return made;
@@ -160,14 +181,14 @@ class C10dCommunicator final : public RequestCommunicator {
   void abort(const std::string& reason) noexcept override { group_->parts.board->fail(Errc::Aborted, reason); }
   std::shared_ptr<void> allocate(std::size_t bytes) override { return allocate_from_heap(bytes); }
   void set_timeout(std::chrono::milliseconds timeout) override { timeout_ = timeout; }
+  FlightRecorder& recorder() noexcept override { return group_->recorder; }
 
  protected:
   Work post(const Request& request) override {
     auto& board = *group_->parts.board;
-    const auto sequence = ++group_->sequence;
-    const Awaited awaited{request.call, sequence, Clock::now() + timeout_, timeout_};
-    const bool mean = request.op == ReduceOp::Mean && (request.call == Call::AllReduce || request.call == Call::ReduceScatter);
-    auto state = std::make_shared<C10dState>(group_, awaited, request.output, mean);
+    const auto now = Clock::now();
+    const Awaited awaited{group_->recorder.post(request.collective(), now), now + timeout_, timeout_};
+    auto state = std::make_shared<C10dState>(group_, request, awaited);
     if (group_->together()) tell(request, awaited);
     if (board.is_broken()) {
       state->fail(group_->broken());
@@ -176,8 +197,8 @@ class C10dCommunicator final : public RequestCommunicator {
     try {
       state->work = start(*state, request);
     } catch (const std::exception& error) {
-      board.fail(Errc::Unsupported, std::string{detail::name(request.call)} + " #" + std::to_string(sequence) + " cannot start in " +
-                                        group_->parts.name + ": " + std::string{error.what()}.substr(0, 200));
+      board.fail(Errc::Unsupported, state->text() + " cannot start in " + group_->parts.name + ": " +
+                                        std::string{error.what()}.substr(0, 200));
       state->fail(group_->broken());
     }
     return Work{std::move(state)};
@@ -191,6 +212,10 @@ class C10dCommunicator final : public RequestCommunicator {
     switch (request.call) {
       case Call::AllReduce: return start_all_reduce(state, request);
       case Call::ReduceScatter: return start_reduce_scatter(state, request);
+      case Call::ReduceToOwners:  // backends have parts of one size only
+        state.out = {widened_copy(request)};
+        state.result_offset = request.begins[static_cast<std::size_t>(rank())] * size_of(request.output.dtype);
+        return start_all_reduce(state, request);
       case Call::AllGather:
         state.in = {copy_of(request.input, DType::U8)};
         state.out = {empty(request.output.bytes, DType::U8)};
@@ -211,9 +236,12 @@ class C10dCommunicator final : public RequestCommunicator {
     options.reduceOp = reduce_op(request.dtype(), request.op);
     return backend().allreduce(state.out, options);
   }
+  static at::Tensor widened_copy(const Request& request) {
+    const auto input = copy_of(request.input, request.input.dtype);
+    return widens(request) ? input.to(at::kFloat) : input;
+  }
   c10::intrusive_ptr<c10d::Work> start_reduce_scatter(C10dState& state, const Request& request) {
-    auto input = copy_of(request.input, request.input.dtype);
-    if (widens(request)) input = input.to(at::kFloat);
+    auto input = widened_copy(request);
     // Backends differ in which reductions their reduce_scatter knows; all know them in all_reduce.
     if (reduce_op(request.dtype(), request.op) != c10d::ReduceOp::SUM) {
       state.out = {input};
@@ -232,18 +260,11 @@ class C10dCommunicator final : public RequestCommunicator {
     const auto ranks = static_cast<std::uint64_t>(size());
     const auto round = (awaited.sequence - 1) / kSlots;
     while (slot.posted.load(std::memory_order_acquire) < round * ranks && !board.is_broken()) {  // 64 calls behind us
-      end_when_nobody_comes(board, rank(), {awaited.call, awaited.sequence - kSlots, awaited.deadline, awaited.timeout});
+      end_when_nobody_comes(board, rank(), {awaited.sequence - kSlots, awaited.deadline, awaited.timeout});
       std::this_thread::sleep_for(kLook);
     }
     if (board.is_broken()) return;
-    auto& record = board.record(awaited.sequence, rank());
-    record.call = request.call;
-    record.op = request.op;
-    record.dtype = request.dtype();
-    record.result = request.output.dtype;
-    record.root = request.root;
-    record.bytes = request.bytes();
-    record.sequence.store(awaited.sequence, std::memory_order_release);
+    board.say(rank(), {awaited.sequence, request.collective(), group_->recorder.label()});
     if (slot.posted.fetch_add(1, std::memory_order_acq_rel) + 1 == (round + 1) * ranks) (void)agree(board, awaited.sequence);
   }
 

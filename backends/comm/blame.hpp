@@ -10,7 +10,6 @@ namespace troupe::detail {
 
 /// A collective that a rank waits for.
 struct Awaited {
-  Call call;
   std::uint64_t sequence;
   std::chrono::steady_clock::time_point deadline;
   std::chrono::milliseconds timeout;  ///< what the deadline came from
@@ -18,6 +17,9 @@ struct Awaited {
 
 /// Sets of ranks as people write them: "0, 2-5".
 [[nodiscard]] std::string list_ranks(const std::vector<int>& ranks);
+/// "rank 3 is at all_gather #812 of `encoder.5` (F32 x 1024); ranks 0-2 are at …": the smallest party first, since it is
+/// most likely the one that went astray. `ranks[i]` said `calls[i]`.
+[[nodiscard]] std::string parties(const std::vector<int>& ranks, const std::vector<std::string>& calls);
 
 /// True when all ranks, which must have posted, called the same; else fails the group, naming each rank's call.
 [[nodiscard]] bool agree(SharedState& state, std::uint64_t sequence);

@@ -8,16 +8,6 @@ namespace troupe {
 
 namespace {
 
-class Failed final : public Work::State {
- public:
-  explicit Failed(Outcome outcome) : outcome_(std::move(outcome)) {}
-  bool poll() override { return true; }
-  Outcome wait() override { return outcome_; }
-
- private:
-  Outcome outcome_;
-};
-
 /// A fault, and how many operations of the seat there were: of its group and those split from it.
 struct Plan {
   Fault fault;
@@ -37,7 +27,7 @@ class FaultyCommunicator final : public detail::CommunicatorDecorator {
  protected:
   Work post(const detail::Request& request) override {
     auto outcome = strike();
-    return outcome.ok() ? detail::perform(group(), request) : Work{std::make_shared<Failed>(std::move(outcome))};
+    return outcome.ok() ? detail::perform(group(), request) : detail::failed_work(std::move(outcome));
   }
 
  private:

@@ -45,6 +45,7 @@ class LocalCommunicator final : public detail::RequestCommunicator {
     return arena_ ? arena_->allocate(bytes) : detail::allocate_from_heap(bytes);
   }
   void set_timeout(std::chrono::milliseconds timeout) override { seat_->set_timeout(timeout); }
+  FlightRecorder& recorder() noexcept override { return seat_->recorder(); }
 
  protected:
   Work post(const detail::Request& request) override { return seat_->post(request); }

@@ -8,31 +8,38 @@
 
 namespace troupe::detail {
 
-enum class Call : std::uint8_t { AllReduce, ReduceScatter, AllGather, Broadcast, Barrier };
-
-[[nodiscard]] std::string_view name(Call call) noexcept;
+using troupe::Call;
 
 /// A collective as a value: what a rank asks for.
 struct Request {
   Call call = Call::Barrier;
   ReduceOp op = ReduceOp::Sum;
   int root = 0;
-  ConstBuffer input;  ///< of a broadcast: the root's buffer, empty elsewhere
-  Buffer output;
+  ConstBuffer input = {};  ///< of a broadcast: the root's buffer, empty elsewhere
+  Buffer output = {};
+  std::span<const std::size_t> begins = {};  ///< of reduce_to_owners
 
   /// Of what is sent; the output of a reduction may be wider.
   [[nodiscard]] DType dtype() const noexcept { return has_input() ? input.dtype : output.dtype; }
   /// All ranks ask for the same number.
   [[nodiscard]] std::size_t bytes() const noexcept { return has_input() ? input.bytes : output.bytes; }
+  [[nodiscard]] Collective collective() const noexcept { return {call, op, dtype(), output.dtype, root, bytes()}; }
+  [[nodiscard]] bool reduces() const noexcept {
+    return call == Call::AllReduce || call == Call::ReduceScatter || call == Call::ReduceToOwners;
+  }
 
  private:
-  [[nodiscard]] bool has_input() const noexcept { return call == Call::ReduceScatter || call == Call::AllGather; }
+  [[nodiscard]] bool has_input() const noexcept {
+    return call == Call::ReduceScatter || call == Call::AllGather || call == Call::ReduceToOwners;
+  }
 };
 
-/// Throws Failure{InvalidArgument} when the request makes no sense in a group of `size`.
-void check(const Request& request, int size);
+/// Throws Failure{InvalidArgument} when the request makes no sense for `rank` in a group of `size`.
+void check(const Request& request, int rank, int size);
 /// True when 16-bit sums are to be handed out as they are, in fp32.
 [[nodiscard]] bool widens(const Request& request) noexcept;
+/// A collective that has failed already.
+[[nodiscard]] Work failed_work(Outcome outcome);
 /// Asks `group` for it.
 [[nodiscard]] Work perform(Communicator& group, const Request& request);
 
@@ -41,6 +48,7 @@ class RequestCommunicator : public Communicator {
  public:
   Work all_reduce(Buffer buffer, ReduceOp op) final;
   Work reduce_scatter(ConstBuffer input, Buffer output, ReduceOp op) final;
+  Work reduce_to_owners(ConstBuffer buffer, std::span<const std::size_t> begins, Buffer output, ReduceOp op) final;
   Work all_gather(ConstBuffer input, Buffer output) final;
   Work broadcast(Buffer buffer, int root) final;
   Work barrier() final;
@@ -64,6 +72,7 @@ class CommunicatorDecorator : public RequestCommunicator {
   void abort(const std::string& reason) noexcept override { group_->abort(reason); }
   std::shared_ptr<void> allocate(std::size_t bytes) override { return group_->allocate(bytes); }
   void set_timeout(std::chrono::milliseconds timeout) override { group_->set_timeout(timeout); }
+  FlightRecorder& recorder() noexcept override { return group_->recorder(); }
 
  protected:
   [[nodiscard]] Communicator& group() noexcept { return *group_; }

@@ -26,6 +26,24 @@ void pause() noexcept {
 #endif
 }
 
+/// Bytes of a reduction's buffers that go to one rank, or (owner -1) to all.
+struct Part {
+  int owner;
+  std::size_t begin, end;
+};
+
+Part part_of(const Request& request, int ranks, std::size_t at) {
+  const auto bytes = request.bytes();
+  if (request.call == Call::AllReduce) return {-1, 0, bytes};
+  if (request.call == Call::ReduceScatter) {
+    const auto part = bytes / static_cast<std::size_t>(ranks);
+    return {static_cast<int>(at / part), at / part * part, (at / part + 1) * part};
+  }
+  const auto element = size_of(request.dtype());
+  const auto next = std::upper_bound(request.begins.begin(), request.begins.end(), at / element);
+  return {static_cast<int>(next - request.begins.begin()) - 1, *(next - 1) * element, *next * element};
+}
+
 }  // namespace
 
 bool Operation::poll() { return finished_ || seat_->poll(*this); }
@@ -39,7 +57,11 @@ Outcome Operation::wait() {
 }
 
 Seat::Seat(std::shared_ptr<SharedState> state, int rank, std::shared_ptr<Arena> arena)
-    : state_(std::move(state)), rank_(rank), arena_(std::move(arena)), timeout_(state_->header().timeout_ms) {
+    : state_(std::move(state)),
+      rank_(rank),
+      arena_(std::move(arena)),
+      timeout_(state_->header().timeout_ms),
+      recorder_(arena_ ? "shared_memory" : "threads", rank, state_->members()) {
   // Waiting awake helps only while the rank that is waited for has a core of its own.
   spins_ = static_cast<unsigned>(state_->root().size()) <= std::thread::hardware_concurrency() ? 2000 : 20;
 }
@@ -53,15 +75,16 @@ void Seat::leave() noexcept {
 Work Seat::post(const Request& request) {
   auto operation = std::make_shared<Operation>(shared_from_this(), request);
   if (!pending_.empty()) progress(Effort::Share);
-  while (!pending_.empty() && sequence_ + 1 - pending_.front()->sequence_ >= kSlots) wait(*std::shared_ptr{pending_.front()});
+  while (!pending_.empty() && sequence() + 1 - pending_.front()->sequence_ >= kSlots) wait(*std::shared_ptr{pending_.front()});
   if (state_->is_broken()) {
     operation->outcome_ = state_->failure();
     operation->finished_ = true;
     operation->seat_.reset();
     return Work{std::move(operation)};
   }
-  operation->sequence_ = ++sequence_;
-  operation->deadline_ = Clock::now() + timeout_;
+  const auto now = Clock::now();
+  operation->sequence_ = recorder_.post(request.collective(), now);
+  operation->deadline_ = now + timeout_;
   pending_.push_back(operation);
   start(*operation);
   return Work{std::move(operation)};
@@ -101,15 +124,9 @@ void Seat::start(Operation& operation) {
   const auto& request = operation.request_;
   lay_out(operation);
   auto& record = state_->record(operation.sequence_, rank_);
-  record.call = request.call;
-  record.op = request.op;
-  record.dtype = request.dtype();
-  record.result = request.output.dtype;
-  record.root = request.root;
-  record.bytes = request.bytes();
   record.input = reachable_input(operation);
   record.output = reachable_output(operation, record.input);
-  record.sequence.store(operation.sequence_, std::memory_order_release);
+  state_->say(rank_, {operation.sequence_, request.collective(), recorder_.label()});
 
   auto& slot = state_->slot(operation.sequence_);
   const auto ranks = static_cast<std::uint64_t>(state_->size());
@@ -151,7 +168,7 @@ void Seat::wait(Operation& operation) {
     }
     if (changed) continue;
     const auto& first = *pending_.front();
-    end_when_nobody_comes(*state_, rank_, {first.request_.call, first.sequence_, first.deadline_, timeout_});
+    end_when_nobody_comes(*state_, rank_, {first.sequence_, first.deadline_, timeout_});
     state_->sleep(seen, first.deadline_);
   }
 }
@@ -194,33 +211,29 @@ void Seat::take_chunks(Operation& operation, std::uint32_t limit) {
 }
 
 void Seat::do_chunk(Operation& operation, std::uint32_t chunk) {
-  const auto bytes = state_->record(operation.sequence_, rank_).bytes;
+  const auto bytes = operation.request_.bytes();
   const auto begin = chunk * operation.chunk_bytes_;
   const auto end = std::min<std::size_t>(bytes, begin + operation.chunk_bytes_);
-  const auto call = operation.request_.call;
-  if (call == Call::AllReduce || call == Call::ReduceScatter) reduce_range(operation, begin, end);
+  if (operation.request_.reduces()) reduce_range(operation, begin, end);
   else copy_range(operation, begin, end);
 }
 
 void Seat::reduce_range(const Operation& operation, std::size_t begin, std::size_t end) {
   const auto& request = operation.request_;
   const int ranks = state_->size();
-  const auto bytes = state_->record(operation.sequence_, rank_).bytes;
-  const bool scatter = request.call == Call::ReduceScatter;
-  const auto part = scatter ? bytes / static_cast<std::size_t>(ranks) : bytes;
-  const auto widening = size_of(request.output.dtype) / size_of(request.dtype());
+  const auto element = size_of(request.dtype());
+  const auto widening = size_of(request.output.dtype) / element;
   while (begin < end) {
-    const auto owner = static_cast<int>(begin / part);  // of this part of the result; 0 when all ranks want all of it
-    const auto stop = std::min(end, (begin / part + 1) * part);
+    const auto part = part_of(request, ranks, begin);
+    const auto stop = std::min(end, part.end);
     sources_.clear();
     targets_.clear();
     for (int r = 0; r < ranks; ++r) {
       const auto& record = state_->record(operation.sequence_, r);
       sources_.push_back(state_->resolve(record.input) + begin);
-      if (!scatter) targets_.push_back(state_->resolve(record.output) + begin);
-      else if (r == owner) targets_.push_back(state_->resolve(record.output) + begin % part * widening);
+      if (r == part.owner || part.owner < 0) targets_.push_back(state_->resolve(record.output) + (begin - part.begin) * widening);
     }
-    reduce({request.dtype(), request.output.dtype, request.op}, sources_, targets_, (stop - begin) / size_of(request.dtype()));
+    reduce({request.dtype(), request.output.dtype, request.op}, sources_, targets_, (stop - begin) / element);
     begin = stop;
   }
 }
@@ -235,7 +248,7 @@ void Seat::copy_range(const Operation& operation, std::size_t begin, std::size_t
     const auto* data = state_->resolve(source.input) + begin;
     for (int to = 0; to < ranks; ++to) {
       auto* target = state_->resolve(state_->record(operation.sequence_, to).output) + begin;
-      if (gather) target += static_cast<std::size_t>(from) * source.bytes;
+      if (gather) target += static_cast<std::size_t>(from) * request.bytes();
       if (target != data) std::memcpy(target, data, end - begin);
     }
   }
@@ -244,6 +257,13 @@ void Seat::copy_range(const Operation& operation, std::size_t begin, std::size_t
 void Seat::complete(Operation& operation) {
   const auto& output = operation.request_.output;
   if (operation.output_copy_ && output.bytes != 0) std::memcpy(output.data, operation.output_copy_.get(), output.bytes);
+  end(operation, Errc::Ok);
+}
+
+void Seat::end(Operation& operation, Errc outcome) {
+  const auto now = Clock::now();
+  recorder_.finish(operation.sequence_, outcome, now);
+  state_->note_finished(rank_, operation.sequence_, now);
   operation.input_copy_.reset();
   operation.output_copy_.reset();
   operation.finished_ = true;
@@ -255,10 +275,7 @@ void Seat::fail_all() {
   const auto failure = state_->failure();
   for (auto& operation : pending_) {
     operation->outcome_ = failure;
-    operation->input_copy_.reset();
-    operation->output_copy_.reset();
-    operation->finished_ = true;
-    operation->seat_.reset();
+    end(*operation, failure.code());
   }
   pending_.clear();
 }

@@ -52,7 +52,8 @@ class Seat : public std::enable_shared_from_this<Seat> {
   [[nodiscard]] SharedState& state() noexcept { return *state_; }
   [[nodiscard]] int rank() const noexcept { return rank_; }
   /// Of the latest collective, from 1: the same on all ranks that have called the same.
-  [[nodiscard]] std::uint64_t sequence() const noexcept { return sequence_; }
+  [[nodiscard]] std::uint64_t sequence() const noexcept { return recorder_.sequence(); }
+  [[nodiscard]] FlightRecorder& recorder() noexcept { return recorder_; }
   [[nodiscard]] std::chrono::milliseconds timeout() const noexcept { return timeout_; }
   void set_timeout(std::chrono::milliseconds timeout) noexcept { timeout_ = timeout; }
 
@@ -75,6 +76,7 @@ class Seat : public std::enable_shared_from_this<Seat> {
   void reduce_range(const Operation& operation, std::size_t begin, std::size_t end);
   void copy_range(const Operation& operation, std::size_t begin, std::size_t end);
   void complete(Operation& operation);
+  void end(Operation& operation, Errc outcome);
   void fail_all();
   void settle() noexcept;
 
@@ -83,7 +85,7 @@ class Seat : public std::enable_shared_from_this<Seat> {
   std::shared_ptr<Arena> arena_;
   std::chrono::milliseconds timeout_;
   int spins_;
-  std::uint64_t sequence_ = 0;
+  FlightRecorder recorder_;
   std::deque<std::shared_ptr<Operation>> pending_;
   std::vector<std::byte*> sources_, targets_;
 };

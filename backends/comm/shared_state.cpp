@@ -1,5 +1,7 @@
 #include "shared_state.hpp"
 
+#include "packed.hpp"
+
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <sys/mman.h>
@@ -19,7 +21,7 @@ namespace troupe::detail {
 namespace {
 
 constexpr std::uint64_t kMagic = 0x6d6f632d72747274;  // "trtr-com"
-constexpr std::uint32_t kVersion = 2;
+constexpr std::uint32_t kVersion = 3;
 constexpr std::size_t kPage = 4096;
 /// Address space, not memory: pages come when touched.
 constexpr std::size_t kArenaBytes = std::size_t{16} << 30;
@@ -186,6 +188,33 @@ std::optional<std::uint64_t> SharedState::address_of(const void* data, std::size
   if (bytes == 0) return 0;
   if (p < space_ || p + bytes > space_ + memory_->bytes) return std::nullopt;
   return static_cast<std::uint64_t>(p - space_);
+}
+
+void SharedState::say(int r, const Said& said) noexcept {
+  constexpr auto order = std::memory_order_release;  // who reads one of these also sees `begun`
+  auto& to = record(said.sequence, r);
+  to.begun.store(said.sequence, std::memory_order_relaxed);
+  to.what.store(pack(said.collective), order);
+  to.bytes.store(said.collective.bytes, order);
+  for (std::size_t i = 0; i < CollectiveLabel::kWords; ++i) to.label[i].store(said.label.words[i], order);
+  to.sequence.store(said.sequence, order);
+  rank(r).posted.store(said.sequence, order);
+}
+
+std::optional<Said> SharedState::said(int r, std::uint64_t sequence) noexcept {
+  constexpr auto order = std::memory_order_acquire;
+  auto& from = record(sequence, r);
+  if (sequence == 0 || from.sequence.load(order) != sequence) return std::nullopt;
+  Said said{sequence, unpack(from.what.load(order), from.bytes.load(order)), {}};
+  for (std::size_t i = 0; i < CollectiveLabel::kWords; ++i) said.label.words[i] = from.label[i].load(order);
+  if (from.begun.load(std::memory_order_relaxed) != sequence) return std::nullopt;
+  return said;
+}
+
+void SharedState::note_finished(int r, std::uint64_t sequence, std::chrono::steady_clock::time_point now) noexcept {
+  auto& state = rank(r);
+  state.finished_at.store(now.time_since_epoch().count(), std::memory_order_relaxed);
+  state.finished.store(sequence, std::memory_order_release);
 }
 
 void SharedState::announce() noexcept {

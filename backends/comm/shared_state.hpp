@@ -17,17 +17,22 @@ namespace troupe::detail {
 /// Collectives that may be under way at once.
 constexpr std::uint64_t kSlots = 64;
 
-/// What one rank said it calls. Written by its rank, read by all once everyone has posted.
+/// What one rank said it calls. Its rank may write the next while others, who blame it, read: then the marks differ.
 struct alignas(64) Record {
+  std::atomic<std::uint64_t> begun;     ///< sequence that is being written
   std::atomic<std::uint64_t> sequence;  ///< of the latest collective posted here, from 1; 0: none yet
-  Call call;
-  ReduceOp op;
-  DType dtype;
-  DType result;  ///< type of the output
-  std::int32_t root;
-  std::uint64_t bytes;
-  std::uint64_t input;  ///< address in this process (threads) or offset in the memfd (processes)
-  std::uint64_t output;
+  std::atomic<std::uint64_t> what;      ///< packed
+  std::atomic<std::uint64_t> bytes;
+  std::uint64_t input;   ///< address in this process (threads) or offset in the memfd (processes)
+  std::uint64_t output;  ///< these two are read only by ranks that met here
+  std::atomic<std::uint64_t> label[CollectiveLabel::kWords];
+};
+
+/// A copy of what a record says.
+struct Said {
+  std::uint64_t sequence;
+  Collective collective;
+  CollectiveLabel label;
 };
 
 /// Where the ranks meet for collective s (slot s % kSlots). A rank posts s only after its own s - kSlots is finished,
@@ -44,6 +49,9 @@ struct alignas(64) RankState {
   std::atomic<std::uint32_t> working;  ///< inside a chunk: may touch peers' buffers
   std::atomic<std::uint32_t> left;     ///< gave up its seat
   std::atomic<std::uint32_t> joined;   ///< took its seat
+  std::atomic<std::uint64_t> posted;   ///< sequence of its latest collective
+  std::atomic<std::uint64_t> finished;      ///< and of the latest that it saw the end of
+  std::atomic<std::int64_t> finished_at;    ///< steady clock, which the processes of a host share
 };
 
 struct Header {
@@ -58,7 +66,7 @@ struct Header {
   alignas(64) std::atomic<std::uint32_t> broken;    ///< 0: fine, 1: text is being written, 2: broken
   std::atomic<std::uint32_t> num_left;
   Errc broken_code;
-  char broken_text[1984];
+  char broken_text[4000];
 };
 
 /// Mapped memory, unmapped at the end.
@@ -106,6 +114,11 @@ class SharedState : public std::enable_shared_from_this<SharedState> {
   [[nodiscard]] Record& record(std::uint64_t sequence, int r) noexcept {
     return records_[(sequence % kSlots) * static_cast<std::uint64_t>(size_) + static_cast<std::uint64_t>(r)];
   }
+  /// Writes down that rank `r` calls this; the ranks must still count it in the slot.
+  void say(int r, const Said& said) noexcept;
+  /// The other way; nothing when the rank has gone on meanwhile, or never was there.
+  [[nodiscard]] std::optional<Said> said(int r, std::uint64_t sequence) noexcept;
+  void note_finished(int r, std::uint64_t sequence, std::chrono::steady_clock::time_point now) noexcept;
   [[nodiscard]] int size() const noexcept { return size_; }
   [[nodiscard]] bool between_processes() const noexcept { return space_ != nullptr; }
   /// Ranks of the first group that this one was split from, in its order: what people know the ranks by.

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <numeric>
 #include <optional>
 #include <thread>
 #include <tuple>
@@ -83,8 +84,6 @@ class Seat : public std::enable_shared_from_this<Seat> {
       parent.settle(begun, "ncclCommSplit", Clock::now() + seat_.timeout).or_throw();
       return ncclInProgress;  // the new one's own state tells
     });
-    (void)nccl_.CommUserRank(comm_, &seat_.rank);
-    (void)nccl_.CommCount(comm_, &seat_.size);
   }
   Seat(const Seat&) = delete;
   Seat& operator=(const Seat&) = delete;
@@ -101,6 +100,8 @@ class Seat : public std::enable_shared_from_this<Seat> {
     if (code != cudaSuccess) throw Failure{Errc::Unsupported, where() + call + ": " + gpu_.GetErrorString(code)};
   }
 
+  FlightRecorder& recorder() noexcept { return *recorder_; }
+
   std::string where() const { return "NCCL rank " + std::to_string(seat_.rank) + " of " + std::to_string(seat_.size) + ": "; }
 
   void request_abort(const std::string& reason) noexcept { abort_->make(reason); }
@@ -113,14 +114,14 @@ class Seat : public std::enable_shared_from_this<Seat> {
   }
 
   /// Waits until a non-blocking NCCL call has taken effect.
-  Outcome settle(ncclResult_t result, const std::string& call, Clock::time_point deadline) {
+  Outcome settle(ncclResult_t result, std::string_view what, Clock::time_point deadline) {
     while (result == ncclInProgress) {
       if (auto now = state(); !now.ok()) return now;
-      if (Clock::now() >= deadline) return fail(Errc::DeadlinePassed, call + ": not every rank came within the deadline");
+      if (Clock::now() >= deadline) return fail(Errc::DeadlinePassed, std::string{what} + ": not every rank came within the deadline");
       std::this_thread::sleep_for(std::chrono::microseconds(50));
       if (const auto asked = nccl_.CommGetAsyncError(comm_, &result); asked != ncclSuccess) result = asked;
     }
-    if (result != ncclSuccess) return fail(Errc::Internal, call + ": " + nccl_.GetErrorString(result));
+    if (result != ncclSuccess) return fail(Errc::Internal, std::string{what} + ": " + nccl_.GetErrorString(result));
     return {};
   }
 
@@ -143,6 +144,11 @@ class Seat : public std::enable_shared_from_this<Seat> {
       ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
       config.blocking = 0;
       settle(begin(config), call, Clock::now() + seat_.timeout).or_throw();
+      (void)nccl_.CommUserRank(comm_, &seat_.rank);
+      (void)nccl_.CommCount(comm_, &seat_.size);
+      std::vector<int> ranks(static_cast<std::size_t>(seat_.size));
+      std::iota(ranks.begin(), ranks.end(), 0);
+      recorder_ = std::make_unique<FlightRecorder>("nccl", seat_.rank, std::move(ranks));
     } catch (...) {
       if (comm_) (void)nccl_.CommAbort(std::exchange(comm_, nullptr));
       close();
@@ -169,16 +175,17 @@ class Seat : public std::enable_shared_from_this<Seat> {
   ncclComm_t comm_ = nullptr;
   cudaStream_t stream_ = nullptr;
   std::optional<Outcome> failure_;
+  std::unique_ptr<FlightRecorder> recorder_;
   std::shared_ptr<AbortRequest> abort_ = std::make_shared<AbortRequest>(nullptr);
 };
 
 /// A collective on the stream, finished when its event has passed.
 class NcclWork final : public Work::State {
  public:
-  NcclWork(std::shared_ptr<Seat> seat, std::string call, Outcome begun)
-      : seat_(std::move(seat)), call_(std::move(call)), deadline_(Clock::now() + seat_->options().timeout) {
+  NcclWork(std::shared_ptr<Seat> seat, std::uint64_t sequence, const Collective& what, Outcome begun)
+      : seat_(std::move(seat)), sequence_(sequence), what_(what), label_(seat_->recorder().label()), deadline_(Clock::now() + seat_->options().timeout) {
     if (!begun.ok()) {
-      outcome_ = std::move(begun);
+      end(std::move(begun));
       return;
     }
     seat_->check(seat_->gpu().EventCreateWithFlags(&done_, cudaEventDisableTiming), "cudaEventCreate");
@@ -191,25 +198,21 @@ class NcclWork final : public Work::State {
   bool poll() override {
     if (outcome_) return true;
     if (auto now = seat_->state(); !now.ok()) {
-      outcome_ = std::move(now);
+      end(std::move(now));
       return true;
     }
     const auto event = seat_->gpu().EventQuery(done_);
-    if (event == cudaSuccess) {
-      outcome_ = Outcome{};
-      return true;
-    }
     if (event != cudaErrorNotReady) {
-      outcome_ = seat_->fail(Errc::Internal, call_ + ": " + seat_->gpu().GetErrorString(event));
+      end(event == cudaSuccess ? Outcome{} : seat_->fail(Errc::Internal, text() + ": " + seat_->gpu().GetErrorString(event)));
       return true;
     }
     ncclResult_t error = ncclSuccess;
     (void)seat_->nccl().CommGetAsyncError(seat_->comm(), &error);
     if (error != ncclSuccess && error != ncclInProgress) {
-      outcome_ = seat_->fail(Errc::Internal, call_ + ": " + seat_->nccl().GetErrorString(error));
+      end(seat_->fail(Errc::Internal, text() + ": " + seat_->nccl().GetErrorString(error)));
     } else if (Clock::now() >= deadline_) {
-      outcome_ = seat_->fail(Errc::DeadlinePassed, call_ + ": a rank did not come within " +
-                                                       std::to_string(seat_->options().timeout.count()) + " ms");
+      end(seat_->fail(Errc::DeadlinePassed,
+                      text() + ": a rank did not come within " + std::to_string(seat_->options().timeout.count()) + " ms"));
     }
     return outcome_.has_value();
   }
@@ -220,8 +223,16 @@ class NcclWork final : public Work::State {
   }
 
  private:
+  std::string text() const { return describe(what_, sequence_, label_); }
+  void end(Outcome outcome) {
+    seat_->recorder().finish(sequence_, outcome.code(), Clock::now());
+    outcome_ = std::move(outcome);
+  }
+
   std::shared_ptr<Seat> seat_;
-  std::string call_;
+  std::uint64_t sequence_;
+  Collective what_;
+  CollectiveLabel label_;
   Clock::time_point deadline_;
   cudaEvent_t done_ = nullptr;
   std::optional<Outcome> outcome_;
@@ -250,6 +261,7 @@ class NcclCommunicator final : public detail::RequestCommunicator {
     return owned;
   }
   void set_timeout(milliseconds timeout) override { seat_->set_timeout(timeout); }
+  FlightRecorder& recorder() noexcept override { return seat_->recorder(); }
 
  protected:
   /// Runs the collective on the communication stream, after what the compute stream has queued.
@@ -258,18 +270,32 @@ class NcclCommunicator final : public detail::RequestCommunicator {
       throw Failure{Errc::Unsupported, "reduce_scatter: NCCL does not widen " + std::string{name_of(request)} + "; give it F32"};
     // Bits that are only moved need no type.
     const bool moved = request.call == detail::Call::AllGather || request.call == detail::Call::Broadcast;
-    const auto type = moved ? ncclUint8 : nccl_type(request.dtype(), detail::name(request.call));
-    const auto text = std::string{detail::name(request.call)} + " #" + std::to_string(++sequence_);
+    const auto type = moved ? ncclUint8 : nccl_type(request.dtype(), troupe::name(request.call));
+    const auto now = Clock::now();
+    const auto sequence = seat_->recorder().post(request.collective(), now);
     auto outcome = seat_->state();
     if (outcome.ok()) {
       wait_for_compute();
-      outcome = seat_->settle(run(request, type), text, Clock::now() + seat_->options().timeout);
+      outcome = seat_->settle(run(request, type), troupe::name(request.call), now + seat_->options().timeout);
     }
-    return Work{std::make_shared<NcclWork>(seat_, text, std::move(outcome))};
+    return Work{std::make_shared<NcclWork>(seat_, sequence, request.collective(), std::move(outcome))};
   }
 
  private:
   static std::string_view name_of(const detail::Request& request) { return troupe::name(request.dtype()); }
+
+  ncclResult_t run_reduce_to_owners(const detail::Request& request, ncclDataType_t type, ncclRedOp_t op) {
+    const auto& nccl = seat_->nccl();
+    if (const auto begun = nccl.GroupStart(); begun != ncclSuccess) return begun;
+    ncclResult_t result = ncclSuccess;
+    for (int owner = 0; owner < size() && (result == ncclSuccess || result == ncclInProgress); ++owner) {
+      const auto r = static_cast<std::size_t>(owner);
+      const auto* from = static_cast<const std::byte*>(request.input.data) + request.begins[r] * size_of(request.dtype());
+      result = nccl.Reduce(from, request.output.data, request.begins[r + 1] - request.begins[r], type, op, owner, seat_->comm(), seat_->stream());
+    }
+    const auto ended = nccl.GroupEnd();
+    return result == ncclSuccess || result == ncclInProgress ? ended : result;
+  }
 
   ncclResult_t run(const detail::Request& request, ncclDataType_t type) {
     const auto& [nccl, in, out] = std::tie(seat_->nccl(), request.input, request.output);
@@ -278,6 +304,7 @@ class NcclCommunicator final : public detail::RequestCommunicator {
       case detail::Call::AllReduce: return nccl.AllReduce(out.data, out.data, out.count(), type, op, seat_->comm(), seat_->stream());
       case detail::Call::ReduceScatter:
         return nccl.ReduceScatter(in.data, out.data, out.count(), type, op, seat_->comm(), seat_->stream());
+      case detail::Call::ReduceToOwners: return run_reduce_to_owners(request, type, op);
       case detail::Call::AllGather: return nccl.AllGather(in.data, out.data, in.bytes, type, seat_->comm(), seat_->stream());
       case detail::Call::Broadcast:
         return nccl.Broadcast(out.data, out.data, out.bytes, type, request.root, seat_->comm(), seat_->stream());
@@ -296,7 +323,6 @@ class NcclCommunicator final : public detail::RequestCommunicator {
 
   std::shared_ptr<Seat> seat_;
   std::shared_ptr<void> barrier_memory_;
-  std::uint64_t sequence_ = 0;
 };
 
 }  // namespace

@@ -20,6 +20,9 @@ struct NcclTable {
   decltype(&ncclCommDestroy) CommDestroy;
   decltype(&ncclAllReduce) AllReduce;
   decltype(&ncclReduceScatter) ReduceScatter;
+  decltype(&ncclReduce) Reduce;
+  decltype(&ncclGroupStart) GroupStart;
+  decltype(&ncclGroupEnd) GroupEnd;
   decltype(&ncclAllGather) AllGather;
   decltype(&ncclBroadcast) Broadcast;
   decltype(&ncclGetErrorString) GetErrorString;

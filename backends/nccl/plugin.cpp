@@ -11,7 +11,7 @@ namespace {
 NcclTable real_nccl() {
   return {&ncclGetVersion,        &ncclGetUniqueId, &ncclCommInitRankConfig, &ncclCommSplit,     &ncclCommCount,
           &ncclCommUserRank,      &ncclCommGetAsyncError, &ncclCommAbort,    &ncclCommFinalize,  &ncclCommDestroy,
-          &ncclAllReduce,         &ncclReduceScatter, &ncclAllGather,        &ncclBroadcast,     &ncclGetErrorString};
+          &ncclAllReduce,         &ncclReduceScatter, &ncclReduce, &ncclGroupStart, &ncclGroupEnd, &ncclAllGather,        &ncclBroadcast,     &ncclGetErrorString};
 }
 
 GpuTable real_gpu() {

@@ -1,14 +1,23 @@
 #pragma once
 
+#include <troupe/accumulation.hpp>
+#include <troupe/comm_hook.hpp>
+#include <troupe/deepspeed_plugin.hpp>
+#include <troupe/fsdp_plugin.hpp>
+#include <troupe/memory_account.hpp>
 #include <troupe/data/data_loader.hpp>
 #include <troupe/optimizer.hpp>
+#include <troupe/profile.hpp>
 #include <troupe/random.hpp>
 #include <troupe/scheduler.hpp>
 #include <troupe/sharding_options.hpp>
+#include <troupe/split.hpp>
 #include <troupe/train_context.hpp>
 
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,6 +39,15 @@ struct DistributedDataParallelKwargs {
   double bucket_cap_mb = 25;
   bool find_unused_parameters = false;
   bool broadcast_buffers = true;
+  CommHook comm_hook = CommHook::NO;
+  CommWrapper comm_wrapper = CommWrapper::NO;
+  CommStateOption comm_state_option{};
+};
+
+/// Of torch.autocast.
+struct AutocastKwargs {
+  bool enabled = true;                        ///< false: no autocast inside, whatever mixed_precision says
+  std::optional<bool> cache_enabled = {};     ///< of cast weights; nothing: as it is
 };
 
 /// Upstream's surprises, for those who must reproduce them. All off by default.
@@ -47,7 +65,16 @@ struct AcceleratorOptions {
   /// parameters and so computing are of that precision; masters, gradient sums and optimizer state stay fp32.
   ShardingOptions sharding{};
   LossScale loss_scale{};  ///< of FP16
+  /// Settings of DeepSpeed or FSDP instead of the above and of mixed_precision, which must then be left alone or agree.
+  /// "auto" values are settled by the first prepare() of a model, from what is prepared with it, and the effective
+  /// configuration is printed. At most one of the three.
+  std::optional<DeepSpeedPlugin> deepspeed_plugin{};
+  std::optional<FullyShardedDataParallelPlugin> fsdp_plugin{};
+  std::optional<EffectiveConfig> config{};  ///< settled already: `accelerate_options(file).config`
+  std::vector<std::int64_t> hidden_sizes{};  ///< of the model, for DeepSpeed's "auto" sizes
   Compat compat{};
+  /// Instead of gradient_accumulation_steps and sync_with_dataloader, which must then be left alone.
+  std::optional<GradientAccumulationPlugin> gradient_accumulation_plugin{};
 };
 
 /// Ends something at the end of a scope.
@@ -89,21 +116,40 @@ class Accelerator {
   void prepare_scheduler(LRScheduler& scheduler);
 
   /// Opens one accumulation step, until the next one: gradients are reduced, and a prepared optimizer and scheduler
-  /// act, only on a window's last one. Models may be named, as in Accelerate; all prepared ones are meant.
+  /// act, only on a window's last one. Several models share the window: all prepared ones are meant, and naming some
+  /// only checks that they are prepared. A backward that reaches none of a model's parameters does not concern it.
   template <class... Models>
-  Scope accumulate(const Models&...) {
+  Scope accumulate(const Models&... models) {
+    check_prepared("accumulate", {module_of(models)...});
     return accumulate();
   }
   Scope accumulate();
-  /// Gradients stay local inside.
-  Scope no_sync();
+  /// Gradients stay local inside: those of the models named, or of all. Sharded gradients are reduced and stay sharded.
+  template <class... Models>
+  Scope no_sync(const Models&... models) {
+    return no_sync(std::vector<const torch::nn::Module*>{module_of(models)...});
+  }
+  Scope no_sync(const std::vector<const torch::nn::Module*>& models = {});
+  /// Inside, backward reduces a replicated model's gradients even within no_sync and before a window's end. As in
+  /// Accelerate, sharded models reduce as their strategy does.
+  template <class Model>
+  Scope trigger_sync_in_backward(const Model& model) {
+    return trigger_sync(module_of(model));
+  }
   /// Autocast while alive when mixed_precision says so.
   Scope autocast();
+  Scope autocast(const AutocastKwargs& kwargs);
   /// Divides by the accumulation steps, runs backward, and, on a window's last step, leaves gradients averaged over
   /// ranks. A plain `loss.backward()` leaves them local.
   void backward(const at::Tensor& loss);
+  /// For losses that are means over different numbers of things, tokens say: gradients become those of
+  /// Σ weight·loss / Σ weight over all batches of the window and all ranks. The ranks' weights are added before the
+  /// window's last backward. One call per accumulate(), on all of a window or none of it. A loss of weight 0 must be finite.
+  /// Throws Failure{InvalidArgument} on a negative weight, or when all weights of a window are 0.
+  void backward(const at::Tensor& loss, double weight);
   /// Scales gradients so that their joint L2 norm is at most `max_norm`; returns the norm before, the same number on
-  /// every rank and, to fp32 rounding, under every strategy. Nothing (and 0) unless `sync_gradients()`.
+  /// every rank and, to fp32 rounding, under every strategy. Nothing (and 0) unless `sync_gradients()`. With a plugin's
+  /// gradient_clipping, backward has clipped already: then this returns the norm before that, and does nothing.
   double clip_grad_norm(const std::vector<at::Tensor>& parameters, double max_norm);
   /// Limits every element of the gradients to [-clip_value, clip_value], under every strategy.
   void clip_grad_value(const std::vector<at::Tensor>& parameters, double clip_value);
@@ -111,6 +157,10 @@ class Accelerator {
   /// True from a `backward` whose gradients overflowed on some rank until the next one that ends a window: the
   /// optimizers' and schedulers' steps between do nothing, on all ranks.
   [[nodiscard]] bool optimizer_step_was_skipped() const noexcept;
+  /// What a plugin came down to; nothing without one. `auto` values are settled once a model is prepared.
+  [[nodiscard]] const std::optional<EffectiveConfig>& config() const noexcept;
+  /// This rank's memory by category.
+  [[nodiscard]] const MemoryAccount& memory();
   /// The loss scale that the next backward uses; 1 without fp16.
   [[nodiscard]] double loss_scale() const noexcept;
 
@@ -126,6 +176,63 @@ class Accelerator {
                                                 bool pad_first = false);
   [[nodiscard]] at::Tensor broadcast(const at::Tensor& tensor, int from_process = 0);
   void wait_for_everyone();
+  /// This process's share of the inputs: contiguous, in rank order, the first ones one longer. apply_padding repeats
+  /// the last item until all shares are as long as the longest. A tensor is cut along dim 0, as are all of a map's,
+  /// which must be equally long. Throws Failure{InvalidArgument}.
+  template <class T>
+  [[nodiscard]] std::vector<T> split_between_processes(const std::vector<T>& inputs, bool apply_padding = false) const {
+    const auto indices = split_indices(static_cast<std::int64_t>(inputs.size()), apply_padding);
+    std::vector<T> share;
+    share.reserve(indices.size());
+    for (const auto i : indices) share.push_back(inputs[static_cast<std::size_t>(i)]);
+    return share;
+  }
+  [[nodiscard]] at::Tensor split_between_processes(const at::Tensor& inputs, bool apply_padding = false) const;
+  [[nodiscard]] std::map<std::string, at::Tensor> split_between_processes(const std::map<std::string, at::Tensor>& inputs,
+                                                                          bool apply_padding = false) const;
+  /// Any rank may raise a flag, which check_trigger lowers. check_trigger is collective: true on all ranks when one or
+  /// more had raised it since the last check.
+  void set_trigger() noexcept;
+  [[nodiscard]] bool check_trigger();
+
+  /// Lets ranks have different numbers of batches: runs `body`, the training loop, and then takes part in the
+  /// reductions of those that still run theirs, with gradients of zero. Averages stay over all ranks, as with torch's
+  /// Join(divide_by_initial_world_size=True). At the end everyone has the parameters, buffers, optimizer and scheduler
+  /// state of the lowest rank that ran longest (torch leaves the optimizers behind). Inside, `body` may call no collective but
+  /// backward's. Collective. With one process, or sharded models (with a notice), it is `body()`.
+  /// @param even_batches of the prepared loaders, for the epochs that begin inside.
+  void join_uneven_inputs(const std::function<void()>& body, std::optional<bool> even_batches = std::nullopt);
+
+  /// Records what this rank's thread computes, until the Profiler goes (see there).
+  [[nodiscard]] Profiler profile(ProfileKwargs kwargs = {}) const;
+  /// Forgets everything prepared, and an open window; call it on every rank. Models keep their parameters, loaders
+  /// their share.
+  void free_memory();
+  void clear() { free_memory(); }
+
+  /// Runs `f` on one process only.
+  template <class F>
+  void on_main_process(F&& f) const {
+    on_process(0, std::forward<F>(f));
+  }
+  template <class F>
+  void on_last_process(F&& f) const {
+    on_process(num_processes() - 1, std::forward<F>(f));
+  }
+  template <class F>
+  void on_process(int process, F&& f) const {
+    if (process_index() == process) std::forward<F>(f)();
+  }
+  /// Runs `f` on one process of every node.
+  template <class F>
+  void on_local_main_process(F&& f) const {
+    on_local_process(0, std::forward<F>(f));
+  }
+  template <class F>
+  void on_local_process(int process, F&& f) const {
+    if (local_process_index() == process) std::forward<F>(f)();
+  }
+
   /// The main process runs the scope first, the others after it.
   Scope main_process_first();
   /// On the main process only.
@@ -133,7 +240,9 @@ class Accelerator {
 
   [[nodiscard]] bool is_main_process() const noexcept;
   [[nodiscard]] bool is_last_process() const noexcept;
+  [[nodiscard]] bool is_local_main_process() const noexcept { return local_process_index() == 0; }
   [[nodiscard]] int process_index() const noexcept;
+  [[nodiscard]] int local_process_index() const noexcept;
   [[nodiscard]] int num_processes() const noexcept;
   [[nodiscard]] std::shared_ptr<torch::nn::Module> unwrap_model(std::shared_ptr<torch::nn::Module> model) const;
   /// Parameters (masters) and buffers of a prepared model, whole, by name; under sharding gathered, on rank 0 only:
@@ -164,8 +273,16 @@ class Accelerator {
   template <class M>
   void prepare_one(torch::nn::ModuleHolder<M>& m) { prepare_model(m.ptr()); }
   void finish_prepare();
+  template <class M>
+  static const torch::nn::Module* module_of(const std::shared_ptr<M>& m) { return m.get(); }
+  template <class M>
+  static const torch::nn::Module* module_of(const torch::nn::ModuleHolder<M>& m) { return m.ptr().get(); }
+  void check_prepared(const char* call, const std::vector<const torch::nn::Module*>& models) const;
+  Scope trigger_sync(const torch::nn::Module* model);
+  [[nodiscard]] std::vector<std::int64_t> split_indices(std::int64_t length, bool apply_padding) const;
   void write_state(const std::filesystem::path& directory);
 
+  friend class LocalSGD;
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -2,15 +2,15 @@
 
 #include <troupe/buffer.hpp>
 #include <troupe/errors.hpp>
+#include <troupe/flight_recorder.hpp>
 
 #include <chrono>
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
 
 namespace troupe {
-
-enum class ReduceOp : std::uint8_t { Sum, Mean, Max, Min };
 
 /// A collective under way. Movable; destroying an unfinished one waits for it.
 class Work {
@@ -36,8 +36,8 @@ class Work {
   ~Work() { finish(); }
 
   [[nodiscard]] bool poll() { return !state_ || state_->poll(); }
-  /// The failure names the ranks that did not come (DeadlinePassed), each rank's call (CollectiveMismatch) or
-  /// the reason given to `abort` (Aborted).
+  /// The failure names the ranks that did not come and what they did last (DeadlinePassed), each rank's call
+  /// (CollectiveMismatch) or the reason given to `abort` (Aborted).
   Outcome wait() { return state_ ? state_->wait() : Outcome{}; }
 
  private:
@@ -56,7 +56,7 @@ class Work {
 ///
 /// Results are bitwise equal on all ranks: a reduction adds in rank order 0, 1, … N-1, in fp32 for 16-bit floats.
 ///
-/// Threads: one caller at a time per object, except `abort`, which any thread may call.
+/// Threads: one caller at a time per object, except `abort` and what `recorder` allows, which any thread may call.
 /// Errors: a silent, lost or disagreeing peer is an Outcome of `Work::wait`; after one, the group is broken and
 /// every later call fails with the same text. A wrong argument throws Failure{InvalidArgument}.
 class Communicator {
@@ -76,6 +76,11 @@ class Communicator {
   /// `output` may be part `rank()` of `input` itself. Of a BF16 or F16 `input`, `output` may be F32: the sum as it was
   /// added, not rounded.
   [[nodiscard]] virtual Work reduce_scatter(ConstBuffer input, Buffer output, ReduceOp op) = 0;
+  /// Rank r's `output` becomes the reduction over all ranks of elements [begins[r], begins[r+1]) of `buffer`: a
+  /// reduce_scatter whose parts may be uneven or empty, straight from a gradient. `begins` [N+1] is the same on all
+  /// ranks, ascending from 0 to the buffer's end, and must live like a buffer. `output` may be that part of `buffer`
+  /// itself; of BF16 or F16 it may be F32.
+  [[nodiscard]] virtual Work reduce_to_owners(ConstBuffer buffer, std::span<const std::size_t> begins, Buffer output, ReduceOp op) = 0;
   /// `output` [N*n] becomes every rank's `input` [n], in rank order. `input` may be part `rank()` of `output`.
   [[nodiscard]] virtual Work all_gather(ConstBuffer input, Buffer output) = 0;
   /// `buffer` [n] becomes that of `root`.
@@ -97,6 +102,12 @@ class Communicator {
 
   /// Longest wait of one collective for its peers.
   virtual void set_timeout(std::chrono::milliseconds timeout) = 0;
+
+  /// What this rank called here, and what it sent.
+  [[nodiscard]] virtual FlightRecorder& recorder() noexcept = 0;
+  /// Names whose the next collectives are ("encoder.5"), in the record and in failures. Costs a copy of 80 bytes.
+  void set_label(std::string_view label) noexcept { recorder().set_label(label); }
+  [[nodiscard]] Traffic traffic() noexcept { return recorder().traffic(); }
 };
 
 /// A group of one: every collective is a copy.

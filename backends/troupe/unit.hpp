@@ -5,7 +5,7 @@
 #include <torch/nn/pimpl.h>
 
 #include <memory>
-#include <troupe/tensors_of.hpp>
+#include <troupe/activation_checkpointing.hpp>
 #include <type_traits>
 #include <utility>
 
@@ -30,9 +30,30 @@ class Unit : public torch::nn::Module {
   void set_unit_hooks(std::shared_ptr<UnitHooks> hooks) { hooks_ = std::move(hooks); }
   [[nodiscard]] const std::shared_ptr<UnitHooks>& unit_hooks() const noexcept { return hooks_; }
 
+  /// From the next call on, forward keeps its inputs instead of its activations and runs again in backward, without
+  /// hooks of its own; see `troupe::checkpoint`. @param offload what is kept waits in host memory.
+  void set_activation_checkpointing(bool on, bool offload = false) noexcept {
+    checkpointing_ = on;
+    offload_ = on && offload;
+  }
+  [[nodiscard]] bool activation_checkpointing() const noexcept { return checkpointing_; }
+  [[nodiscard]] bool activation_offload() const noexcept { return offload_; }
+  /// True if a parameter in it requires a gradient.
+  [[nodiscard]] bool trains() const;
+
  private:
+  template <class Impl>
+  friend class UnitHolder;
+  [[noreturn]] void refuse_mode_change() const;
+  [[noreturn]] void refuse_arguments() const;
+
   std::shared_ptr<UnitHooks> hooks_;
+  bool checkpointing_ = false;
+  bool offload_ = false;
 };
+
+/// Sets it for the units in `model` that lie in no other; for `model` itself if it is the only one. Returns how many.
+int set_activation_checkpointing(torch::nn::Module& model, bool on, bool offload = false);
 
 /// The holder that TROUPE_UNIT makes: its call operator runs the hooks round `forward`. Outputs: tensors; vectors,
 /// optionals, pairs and tuples of them; structs whose `tensors()` returns `std::tie` of their members.
@@ -44,17 +65,36 @@ class UnitHolder : public torch::nn::ModuleHolder<Impl> {
 
   template <class... Args>
   auto operator()(Args&&... args) {
-    Impl& impl = *this->get();
-    const auto hooks = impl.unit_hooks();  // lives over the call
-    if (!hooks) return impl.forward(std::forward<Args>(args)...);
+    const auto hooks = this->get()->unit_hooks();  // lives over the call
+    if (!hooks) return run(std::forward<Args>(args)...);
     hooks->pre_forward();
-    auto output = impl.forward(std::forward<Args>(args)...);
+    auto output = run(std::forward<Args>(args)...);
     static_assert(detail::is_known<decltype(output)>, "give the struct that forward returns a member `auto tensors() { return std::tie(...); }`");
     detail::for_each_tensor(output, [&hooks](const at::Tensor& tensor) {
       if (tensor.defined() && tensor.requires_grad()) hooks->on_output(tensor);
     });
     hooks->post_forward();
     return output;
+  }
+
+ private:
+  template <class... Args>
+  auto run(Args&&... args) {
+    auto& impl = *this->get();
+    if (!impl.activation_checkpointing() || !c10::GradMode::is_enabled()) return impl.forward(std::forward<Args>(args)...);
+    if constexpr (!detail::can_be_kept<Args...>) {
+      impl.refuse_arguments();
+    } else {
+      bool leads_to_gradient = impl.trains();
+      const auto look = [&](const at::Tensor& tensor) { leads_to_gradient = leads_to_gradient || (tensor.defined() && tensor.requires_grad()); };
+      (detail::for_each_tensor(args, look), ...);
+      if (!leads_to_gradient) return impl.forward(std::forward<Args>(args)...);
+      auto forward = [module = this->ptr(), training = impl.is_training()](auto&&... values) {
+        if (module->is_training() != training) module->refuse_mode_change();
+        return module->forward(std::forward<decltype(values)>(values)...);
+      };
+      return detail::run_checkpointed(impl.activation_offload(), std::move(forward), std::forward<Args>(args)...);
+    }
   }
 };
 

@@ -172,7 +172,10 @@ std::optional<std::string> Section::choice(const std::string& key, const std::ve
   for (const auto& candidate : words) {
     if (lower(candidate) == word) return candidate;
   }
-  const auto nearest = value->is_string() ? nearest_name(word, words) : std::string{};
+  std::vector<std::string> lowered;
+  for (const auto& candidate : words) lowered.push_back(lower(candidate));
+  auto nearest = value->is_string() ? nearest_name(word, lowered) : std::string{};
+  if (!nearest.empty()) nearest = words[static_cast<std::size_t>(std::find(lowered.begin(), lowered.end(), nearest) - lowered.begin())];
   wrong(key, "one of " + join(words) + (nearest.empty() ? "" : " (did you mean '" + nearest + "'?)"));
 }
 

@@ -22,15 +22,15 @@ struct Document;
 ///     auto plugin = DeepSpeedPlugin::from_json("zero3.json");
 ///     auto config = plugin.resolve({.num_processes = 4, .batch_sizes = {16}, .hidden_sizes = {768}});
 struct DeepSpeedPlugin {
-  std::optional<int> zero_stage;  ///< 0 to 3; default 2 without a file
-  std::optional<int> gradient_accumulation_steps;
-  std::optional<double> gradient_clipping;
-  std::optional<std::string> offload_optimizer_device;  ///< "none", "cpu", "nvme"
-  std::optional<std::string> offload_param_device;
-  std::optional<std::string> offload_optimizer_nvme_path;
-  std::optional<std::string> offload_param_nvme_path;
-  std::optional<bool> zero3_init_flag;
-  std::optional<bool> zero3_save_16bit_model;
+  std::optional<int> zero_stage{};  ///< 0 to 3; default 2 without a file
+  std::optional<int> gradient_accumulation_steps{};
+  std::optional<double> gradient_clipping{};
+  std::optional<std::string> offload_optimizer_device{};  ///< "none", "cpu", "nvme"
+  std::optional<std::string> offload_param_device{};
+  std::optional<std::string> offload_optimizer_nvme_path{};
+  std::optional<std::string> offload_param_nvme_path{};
+  std::optional<bool> zero3_init_flag{};
+  std::optional<bool> zero3_save_16bit_model{};
   bool is_train_batch_min = true;  ///< an "auto" micro batch is the smallest of the loaders', else the largest
 
   /// A file, or JSON text that begins with '{'. Checks everything that does not depend on the program.
@@ -42,8 +42,8 @@ struct DeepSpeedPlugin {
   [[nodiscard]] EffectiveConfig resolve(const ConfigFacts& facts = {}) const;
 
   /// Where fields came from when they were read elsewhere ("accelerate.yaml:deepspeed_config.zero_stage"), by field.
-  std::map<std::string, std::string> origins;
-  std::shared_ptr<const detail::Document> hf_ds_config;  ///< from_json's, from_dict's
+  std::map<std::string, std::string> origins{};
+  std::shared_ptr<const detail::Document> hf_ds_config{};  ///< from_json's, from_dict's
 };
 
 }  // namespace troupe

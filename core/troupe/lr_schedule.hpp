@@ -8,10 +8,10 @@ namespace troupe {
 
 /// A learning rate schedule by DeepSpeed's names: the `scheduler` section of its JSON. Fields of other types are unused.
 struct LRScheduleConfig {
-  std::string type;  ///< WarmupLR, WarmupDecayLR, WarmupCosineLR, OneCycle or LRRangeTest
+  std::string type{};  ///< WarmupLR, WarmupDecayLR, WarmupCosineLR, OneCycle or LRRangeTest
 
   double warmup_min_lr = 0;             ///< WarmupLR, WarmupDecayLR
-  std::optional<double> warmup_max_lr;  ///< none: the optimizer's
+  std::optional<double> warmup_max_lr{};  ///< none: the optimizer's
   std::int64_t warmup_num_steps = 1000; ///< taken as 2 when it is 1
   bool warmup_log = true;               ///< warmup_type: "log", else "linear"
   std::int64_t total_num_steps = 0;     ///< WarmupDecayLR, WarmupCosineLR
@@ -22,9 +22,9 @@ struct LRScheduleConfig {
   double cycle_max_lr = 0;
   double decay_lr_rate = 0;
   std::int64_t cycle_first_step_size = 2000;
-  std::optional<std::int64_t> cycle_second_step_size;  ///< none: the first
+  std::optional<std::int64_t> cycle_second_step_size{};  ///< none: the first
   std::int64_t cycle_first_stair_count = 0;            ///< 0: no stairs
-  std::optional<std::int64_t> cycle_second_stair_count;
+  std::optional<std::int64_t> cycle_second_stair_count{};
   std::int64_t decay_step_size = 0;  ///< 0: no decay after the cycle
 
   double lr_range_test_min_lr = 1e-3;  ///< LRRangeTest

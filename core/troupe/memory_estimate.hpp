@@ -13,7 +13,8 @@ struct ModelSize {
   std::int64_t num_frozen = 0;    ///< others: no gradient, no optimizer state
   std::int64_t largest_unit = 0;  ///< parameters of the largest unit but the root
   std::int64_t root_unit = 0;     ///< parameters in no other unit: gathered while the step runs
-  int num_units = 1;              ///< the root counted
+  std::int64_t num_persistent = 0;  ///< parameters that stay gathered (persistence_threshold)
+  int num_units = 1;                ///< the root counted
 };
 
 /// How the state of one parameter is held; shares and gathering follow from the ShardingOptions.
@@ -39,8 +40,9 @@ struct MemoryEstimate {
 /// ShardOptimizer 8Ψ + 8Ψ/N, ShardGradients 4Ψ + 12Ψ/N, ShardParameters 16Ψ/N and what is gathered. With a 16-bit
 /// param_dtype and fp32 masters, ShardOptimizer holds 2Ψ + gradients + 12Ψ/N, ShardGradients 2Ψ + gradients/N + 12Ψ/N;
 /// ShardParameters keeps its share in fp32 and casts while gathering, so it stays at 16Ψ/N.
-/// Gathered, for the largest unit ψ, parameters of b bytes and gradients of r bytes reduced: the unit, the one that is
-/// prefetched, its gradients and the reduction before it: (3b + r)ψ, + rψ/N, + b·root. Shares are rounded up.
+/// Gathered, with parameters of b bytes and gradients of r bytes reduced: b·(root and persistent parameters), and the
+/// larger of what the largest other unit ψ needs in backward (itself, the one that is prefetched, its gradients, their
+/// reduction: (3b + r)ψ + rψ/N) and what the root's gradients need ((b + r)·root + r·root/N). Shares are rounded up.
 /// Throws Failure{InvalidArgument} when `ranks` < 1 or shard_group_size does not divide it.
 [[nodiscard]] MemoryEstimate estimate_memory(const ModelSize& model, const ShardingOptions& sharding, int ranks,
                                              const StateTypes& types = {});

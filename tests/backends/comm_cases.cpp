@@ -183,10 +183,10 @@ void bitwise(Communicator& group, const std::string&) {
 
 /// Sums that 16 bits cannot hold: 257 is no bf16, 2049 no f16.
 void widened(Communicator& group, const std::string&) {
-  constexpr std::size_t n = 1027;
   const auto ranks = static_cast<std::size_t>(group.size());
-  for (const bool own : {true, false}) {
+  for (const std::size_t n : {std::size_t{1027}, std::size_t{40'003}}) {  // one chunk, and many
     for (const auto dtype : {DType::BF16, DType::F16}) {
+      const bool own = n == 1027;
       const double big = dtype == DType::BF16 ? 256 : 2048;
       Memory whole(group, n * ranks * 2, own), part(group, n * 4, own);
       for (std::size_t i = 0; i < n * ranks; ++i) put(dtype, whole.data(), i, group.rank() == 0 ? big : static_cast<double>(1 + i % 2));
@@ -194,7 +194,48 @@ void widened(Communicator& group, const std::string&) {
       for (std::size_t i = 0; i < n; ++i) {
         const auto at = i + n * static_cast<std::size_t>(group.rank());
         const auto wanted = big + static_cast<double>((ranks - 1) * (1 + at % 2));
-        TROUPE_CHECK(static_cast<const float*>(part.data())[i] == static_cast<float>(wanted), std::to_string(at) + " got " + std::to_string(static_cast<const float*>(part.data())[i]));
+        const auto got = get(DType::F32, part.data(), i);
+        TROUPE_CHECK(got == wanted, std::to_string(at) + " got " + std::to_string(got));
+      }
+    }
+  }
+}
+
+/// Parts of every kind: even, empty at either end, everything to one rank.
+void owners(Communicator& group, const std::string&) {
+  const auto ranks = static_cast<std::size_t>(group.size()), rank = static_cast<std::size_t>(group.rank());
+  for (const std::size_t n : {std::size_t{0}, std::size_t{5}, std::size_t{1027}, std::size_t{100'003}}) {
+    std::vector<std::vector<std::size_t>> ranges(3, std::vector<std::size_t>(ranks + 1));
+    for (std::size_t r = 0; r <= ranks; ++r) {
+      ranges[0][r] = r * n / ranks;
+      ranges[1][r] = r == ranks ? n : std::min(n, r * r * 7 / 2);
+      ranges[2][r] = r == ranks ? n : 0;  // the last rank owns all
+    }
+    for (const auto& begins : ranges) {
+      const auto mine = begins[rank + 1] - begins[rank];
+      for (const bool own : {true, false}) {
+        for (const auto dtype : {DType::F32, DType::BF16, DType::I64}) {
+          const Shape s{group, dtype, n, own};
+          Memory whole(group, s.bytes(), own), part(group, mine * 8, own);
+          const auto fill = [&] {
+            for (std::size_t i = 0; i < n; ++i) put(dtype, whole.data(), i, value(dtype, group.rank(), i));
+          };
+          const auto verify = [&](DType type, const void* data) {
+            for (std::size_t i = 0; i < mine; ++i)
+              TROUPE_CHECK(get(type, data, i) == reduced(dtype, ReduceOp::Sum, group.size(), begins[rank] + i), s.text() + std::to_string(i));
+          };
+          fill();
+          const ConstBuffer all{whole.data(), s.bytes(), dtype};
+          group.reduce_to_owners(all, begins, {part.data(), mine * size_of(dtype), dtype}, ReduceOp::Sum).wait().or_throw();
+          verify(dtype, part.data());
+          auto* inside = static_cast<std::byte*>(whole.data()) + begins[rank] * size_of(dtype);
+          group.reduce_to_owners(all, begins, {inside, mine * size_of(dtype), dtype}, ReduceOp::Sum).wait().or_throw();
+          verify(dtype, inside);
+          if (dtype != DType::BF16 || group.name() == "nccl") continue;
+          fill();
+          group.reduce_to_owners(all, begins, {part.data(), mine * 4, DType::F32}, ReduceOp::Sum).wait().or_throw();
+          verify(DType::F32, part.data());
+        }
       }
     }
   }
@@ -210,7 +251,7 @@ float sum_of(Communicator& group, float mine) {
   return values[0];
 }
 
-void split(Communicator& group, const std::string&) {
+void split(Communicator& group, const std::string& rounds) {
   const int rank = group.rank(), size = group.size();
   float same = 0, everyone = 0;
   int peers = 0;
@@ -220,13 +261,13 @@ void split(Communicator& group, const std::string&) {
     same += static_cast<float>(r);
     ++peers;
   }
-  for (int round = 0; round < 3; ++round) {  // groups come and go
+  for (int round = 0; round < (rounds.empty() ? 3 : std::stoi(rounds)); ++round) {  // groups come and go
     const auto part = group.split(rank % 2);
     TROUPE_CHECK(part->size() == peers && part->rank() == rank / 2, std::to_string(part->rank()) + " of " + std::to_string(part->size()));
     TROUPE_CHECK(part->name() == group.name());
     const auto alone = part->split(part->rank());
     TROUPE_CHECK(alone->size() == 1 && alone->rank() == 0);
-    for (int turn = 0; turn < 100; ++turn) {
+    for (int turn = 0; turn < 30; ++turn) {
       const auto mine = static_cast<float>(rank);
       if (turn % 3 == 0) TROUPE_CHECK(sum_of(group, mine) == everyone);
       TROUPE_CHECK(sum_of(*part, mine) == same);
@@ -300,6 +341,7 @@ void deadline(Communicator& group, const std::string&) {
   }
   std::vector<float> values(8);
   const auto start = std::chrono::steady_clock::now();
+  group.set_label("encoder.5");
   auto work = group.all_reduce({values.data(), 32, DType::F32}, ReduceOp::Sum);
   const auto outcome = work.wait();
   const auto took = std::chrono::steady_clock::now() - start;
@@ -313,10 +355,82 @@ void deadline(Communicator& group, const std::string&) {
 void mismatch(Communicator& group, const std::string&) {
   std::vector<float> values(8);
   group.barrier().wait().or_throw();
+  group.set_label(group.rank() == 1 ? "encoder.6" : "encoder.5");
   const auto outcome = group.rank() == 1 ? group.broadcast({values.data(), 16, DType::F32}, 0).wait()
                                          : group.all_reduce({values.data(), 32, DType::F32}, ReduceOp::Sum).wait();
   TROUPE_CHECK(outcome.code() == Errc::CollectiveMismatch, outcome.text());
   say(outcome.text());
+}
+
+void astray(Communicator& group, const std::string&) {
+  group.barrier().wait().or_throw();
+  if (group.rank() == 1) {
+    std::this_thread::sleep_for(std::chrono::milliseconds{400});
+  } else {
+    group.set_timeout(std::chrono::milliseconds{200});
+  }
+  const auto ranks = static_cast<std::size_t>(group.size());
+  std::vector<float> part(8), whole(8 * ranks);
+  const Buffer small{part.data(), 32, DType::F32}, large{whole.data(), 32 * ranks, DType::F32};
+  group.set_label(group.rank() == 2 ? "encoder.5" : "encoder.6");
+  const auto outcome = (group.rank() == 2 ? group.all_gather(small, large) : group.reduce_scatter(large, small, ReduceOp::Mean)).wait();
+  TROUPE_CHECK(outcome.code() == Errc::CollectiveMismatch, outcome.text());
+  say(outcome.text());
+}
+
+void traffic(Communicator& group, const std::string&) {
+  const auto ranks = static_cast<std::uint64_t>(group.size());
+  constexpr std::size_t n = 1200;
+  std::vector<Traffic> before;  // a wrapper may have split its group
+  for (std::size_t c = 0; c < kNumCalls; ++c) before.push_back(group.recorder().traffic(static_cast<Call>(c)));
+  const auto sum_before = group.traffic();
+  Memory whole(group, n * ranks * 4, true), part(group, n * 4, true);
+  std::memset(whole.data(), 0, n * ranks * 4);
+  std::memset(part.data(), 0, n * 4);
+  const Buffer all{whole.data(), n * ranks * 4, DType::F32}, one{part.data(), n * 4, DType::F32};
+  struct Wanted {
+    Call call;
+    std::uint64_t bytes;
+  };
+  const auto check = [&](Wanted wanted) {
+    const auto got = group.recorder().traffic(wanted.call), old = before[static_cast<std::size_t>(wanted.call)];
+    TROUPE_CHECK(got.calls == old.calls + 1 && got.sent_bytes == old.sent_bytes + wanted.bytes,
+                 std::string{name(wanted.call)} + " " + std::to_string(got.sent_bytes));
+  };
+  group.all_reduce(one, ReduceOp::Sum).wait().or_throw();
+  check({Call::AllReduce, 2 * 4 * n * (ranks - 1) / ranks});
+  group.reduce_scatter(all, one, ReduceOp::Sum).wait().or_throw();
+  check({Call::ReduceScatter, 4 * n * (ranks - 1)});  // of n * N elements
+  group.all_gather(one, all).wait().or_throw();
+  check({Call::AllGather, 4 * n * (ranks - 1)});
+  group.broadcast(one, 0).wait().or_throw();
+  check({Call::Broadcast, 4 * n * (ranks - 1) / ranks});
+  group.barrier().wait().or_throw();
+  check({Call::Barrier, 0});
+  const auto sum = group.traffic();
+  TROUPE_CHECK(sum.calls == sum_before.calls + 5);
+  TROUPE_CHECK(sum.sent_bytes == sum_before.sent_bytes + 3 * 4 * n * (ranks - 1) / ranks + 2 * 4 * n * (ranks - 1));
+}
+
+void record(Communicator& group, const std::string& argument) {
+  const std::size_t many = std::stoull(argument);
+  Memory memory(group, 4096, true);
+  std::memset(memory.data(), 0, 4096);
+  group.set_label("loss");
+  group.all_reduce({memory.data(), 40, DType::F32}, ReduceOp::Max).wait().or_throw();
+  group.set_label("");
+  for (std::size_t i = 0; i < many; ++i) group.broadcast({memory.data(), 8, DType::F64}, 0).wait().or_throw();
+  const auto before = std::chrono::steady_clock::now();
+  group.set_label("encoder.layers.0");
+  group.all_reduce({memory.data(), 24, DType::I64}, ReduceOp::Sum).wait().or_throw();
+  const auto entries = group.recorder().entries();
+  TROUPE_CHECK(entries.size() == std::min(FlightRecorder::kCapacity, many + 2), std::to_string(entries.size()));
+  TROUPE_CHECK(entries.front().sequence == many + 3 - entries.size());
+  TROUPE_CHECK(entries.front().label == (entries.front().sequence == 1 ? "loss" : ""));
+  const auto& last = entries.back();
+  TROUPE_CHECK(last.sequence == many + 2 && last.label == "encoder.layers.0" && last.outcome == Errc::Ok && !last.under_way);
+  TROUPE_CHECK((last.collective == Collective{Call::AllReduce, ReduceOp::Sum, DType::I64, DType::I64, 0, 24}));
+  TROUPE_CHECK(last.posted >= before && last.finished >= last.posted && last.finished <= std::chrono::steady_clock::now());
 }
 
 template <class F>
@@ -338,6 +452,15 @@ void bad_arguments(Communicator& group, const std::string&) {
   TROUPE_CHECK(throws([&] { return group.broadcast({v.data(), 8, DType::I32}, group.size()); }));
   TROUPE_CHECK(throws([&] { return group.all_gather(Buffer{v.data(), 8, DType::I32}, Buffer{v.data(), 8 * ranks + 4, DType::I32}); }));
   TROUPE_CHECK(throws([&] { return group.reduce_scatter(Buffer{v.data(), 8 * ranks, DType::I32}, Buffer{v.data(), 8, DType::F32}, ReduceOp::Sum); }));
+  const auto elements = static_cast<std::size_t>(16);
+  std::vector<std::size_t> begins(ranks + 1, elements);
+  begins[0] = 0;
+  const Buffer all{v.data(), elements * 4, DType::I32}, mine{v.data(), group.rank() == 0 ? elements * 4 : 0, DType::I32};
+  const Buffer wrong{v.data(), 4, DType::I32};
+  TROUPE_CHECK(throws([&] { return group.reduce_to_owners(all, begins, wrong, ReduceOp::Sum); }));
+  TROUPE_CHECK(throws([&] { return group.reduce_to_owners(all, std::span{begins}.first(ranks), mine, ReduceOp::Sum); }));
+  begins[ranks] = elements - 1;
+  TROUPE_CHECK(throws([&] { return group.reduce_to_owners(all, begins, mine, ReduceOp::Sum); }));
   group.barrier().wait().or_throw();  // nothing was posted
 }
 
@@ -352,6 +475,10 @@ void register_contract(bool whole_dtypes) {
   bodies["bitwise"] = bitwise;
   bodies["deadline"] = deadline;
   bodies["mismatch"] = mismatch;
+  bodies["astray"] = astray;
+  bodies["traffic"] = traffic;
+  bodies["record"] = record;
+  bodies["owners"] = owners;
   bodies["widened"] = widened;
   bodies["split"] = split;
   bodies["abort_parent"] = abort_parent;

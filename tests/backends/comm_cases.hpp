@@ -10,8 +10,12 @@ namespace troupe::testing_ranks {
 ///   in_place                scatter and gather in a part of the whole
 ///   deadline                rank 1 does not come; everybody else names it, and later calls say the same
 ///   mismatch                rank 1 calls something else
+///   astray                  rank 2 calls something else, and rank 1 does not come
+///   traffic                 counted bytes against the formulas
+///   record <collectives>    the flight recorder's entries
+///   owners                  uneven and empty parts reduced to their owners
 ///   widened                 16-bit floats scattered as fp32 sums
-///   split                   groups of a part of the ranks, and of a part of those, used in turn with the first
+///   split <rounds>          groups of a part of the ranks, and of a part of those, used in turn with the first
 ///   abort_parent            rank 0 aborts the group; ranks that wait in a split one are free (they say when)
 ///   lost_in_split           rank 3 does not come in a split group; its peer there names it by its first rank
 ///   bad_arguments           wrong sizes, roots and types throw

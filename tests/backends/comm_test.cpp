@@ -36,8 +36,11 @@ TEST_P(Contract, CombinesManyElements) { EXPECT_EQ(run("collectives", "100003"),
 TEST_P(Contract, KeepsManyCollectivesUnderWay) { EXPECT_EQ(run("overlap"), ""); }
 TEST_P(Contract, ScattersAndGathersInPlace) { EXPECT_EQ(run("in_place"), ""); }
 TEST_P(Contract, AddsInRankOrderOnEveryRank) { EXPECT_EQ(run("bitwise"), ""); }
+TEST_P(Contract, ReducesUnevenPartsToTheirOwners) { EXPECT_EQ(run("owners"), ""); }
 TEST_P(Contract, HandsOutSumsOf16BitFloatsUnrounded) { EXPECT_EQ(run("widened"), ""); }
 TEST_P(Contract, SplitsIntoGroupsOfAPartOfTheRanks) { EXPECT_EQ(run("split"), ""); }
+TEST_P(Contract, CountsWhatItSends) { EXPECT_EQ(run("traffic"), ""); }
+TEST_P(Contract, RecordsItsCollectives) { EXPECT_EQ(run("record", "30"), ""); }
 TEST_P(Contract, RefusesWrongArguments) { EXPECT_EQ(run("bad_arguments"), ""); }
 
 INSTANTIATE_TEST_SUITE_P(Local, Contract, testing::Combine(testing::Values("threads", "shared_memory"), testing::Values(1, 2, 3, 4)),
@@ -51,16 +54,18 @@ TEST_P(Faults, TheDeadlineNamesTheRankThatDidNotCome) {
   EXPECT_EQ(failures(results), "");
   const std::string waiting = size == 2 ? "0" : "0, 2, 3";
   for (const auto& result : results)
-    EXPECT_EQ(result.text, "all_reduce #2: rank 1 did not come within 200 ms (waiting: " + waiting + ")\n");
+    EXPECT_THAT(result.text, AllOf(HasSubstr("all_reduce #2 of `encoder.5` (sum, F32 x 8): rank 1 did not come within 200 ms (waiting: " +
+                                             waiting + "); rank 1's last was barrier #1, finished 0."),
+                                   HasSubstr(" s ago")));
 }
 
 TEST_P(Faults, AMismatchNamesEachRanksCall) {
   const auto [implementation, size] = GetParam();
   const auto results = Ranks{implementation, size, "mismatch"}.join();
   EXPECT_EQ(failures(results), "");
-  for (const auto& result : results)
-    EXPECT_EQ(result.text, "collective #2 differs between ranks: " + std::string{size == 2 ? "rank 0" : "ranks 0, 2, 3"} +
-                               " called all_reduce sum 32 bytes F32; rank 1 called broadcast from rank 0 16 bytes F32\n");
+  const std::string reduce = " at all_reduce #2 of `encoder.5` (sum, F32 x 8)", broadcast = " at broadcast #2 of `encoder.6` (from rank 0, F32 x 4)";
+  const auto wanted = size == 2 ? "rank 0 is" + reduce + "; rank 1 is" + broadcast : "rank 1 is" + broadcast + "; ranks 0, 2, 3 are" + reduce;
+  for (const auto& result : results) EXPECT_EQ(result.text, "ranks disagree: " + wanted + "\n");
 }
 
 void abort_from_rank_0(Communicator& group, const std::string&) {
@@ -90,22 +95,31 @@ TEST_P(Faults, AnAbortFreesEveryRankWithin100Milliseconds) {
   }
 }
 
-class SplitFaults : public testing::TestWithParam<const char*> {};
+class FaultsOfFour : public testing::TestWithParam<const char*> {};
 
-TEST_P(SplitFaults, AnAbortFreesRanksThatWaitInASplitGroupWithin100Milliseconds) {
+TEST_P(FaultsOfFour, AnAbortFreesRanksThatWaitInASplitGroupWithin100Milliseconds) {
   const auto results = Ranks{GetParam(), 4, "abort_parent"}.join();
   ASSERT_EQ(failures(results), "");
   for (std::size_t r = 1; r < results.size(); ++r)
     EXPECT_LT(std::chrono::nanoseconds{std::stoll(results[r].text) - std::stoll(results[0].text)}, milliseconds{100});
 }
 
-TEST_P(SplitFaults, ADeadlineNamesRanksAsInTheFirstGroup) {
+TEST_P(FaultsOfFour, ADeadlineNamesRanksAsInTheFirstGroup) {
   const auto results = Ranks{GetParam(), 4, "lost_in_split"}.join();
   EXPECT_EQ(failures(results), "");
-  EXPECT_THAT(results[1].text, HasSubstr("rank 3 did not come within 200 ms (waiting: 1)"));
+  EXPECT_THAT(results[1].text, HasSubstr("barrier #2 in the group of ranks 1, 3: rank 3 did not come within 200 ms (waiting: 1); rank 3's last "
+                                         "was barrier #1, finished"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Local, SplitFaults, testing::Values("threads", "shared_memory"), [](const auto& i) { return std::string{i.param}; });
+TEST_P(FaultsOfFour, ADeadlineNamesAlsoThoseWhoCameButDisagree) {
+  const auto results = Ranks{GetParam(), 4, "astray"}.join();
+  EXPECT_EQ(failures(results), "");
+  for (const auto& result : results)
+    EXPECT_THAT(result.text, HasSubstr("ranks disagree: rank 2 is at all_gather #2 of `encoder.5` (F32 x 8); ranks 0, 3 are at reduce_scatter #2 "
+                                       "of `encoder.6` (mean, F32 x 32); rank 1 did not come within 200 ms; rank 1's last was barrier #1, finished"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Local, FaultsOfFour, testing::Values("threads", "shared_memory"), [](const auto& i) { return std::string{i.param}; });
 
 void leave_early(Communicator& group, const std::string&) {
   group.barrier().wait().or_throw();
@@ -162,13 +176,15 @@ TEST(ProcessFaults, TheDeadlineFreesThePeersOfAKilledRank) {
   ranks.kill(1, SIGKILL);
   const auto results = ranks.join();
   EXPECT_TRUE(results[0].ok) << results[0].text;
-  EXPECT_THAT(results[0].text, HasSubstr("barrier #2: rank 1 did not come within 300 ms (waiting: 0)"));
+  EXPECT_THAT(results[0].text, HasSubstr("barrier #2: rank 1 did not come within 300 ms (waiting: 0); rank 1's last was barrier #1, finished"));
 }
 
 /// Works until killed: wherever the kill strikes, in a chunk or between two.
 void work_forever(Communicator& group, const std::string&) {
   const auto memory = group.allocate(8 << 20);
   const Buffer buffer{memory.get(), 8 << 20, DType::F32};
+  group.barrier().wait().or_throw();  // all have started
+  group.set_timeout(milliseconds{400});
   for (int step = 0;; ++step) {
     if (step == 5) say("working");
     const auto outcome = group.all_reduce(buffer, ReduceOp::Sum).wait();
@@ -178,7 +194,7 @@ void work_forever(Communicator& group, const std::string&) {
 
 TEST(ProcessFaults, AKillInTheMiddleOfWorkWedgesNobody) {
   for (int delay = 0; delay < 12; ++delay) {
-    Ranks ranks{"shared_memory", 3, "work_forever", "", milliseconds{400}};
+    Ranks ranks{"shared_memory", 3, "work_forever"};
     for (int r = 0; r < 3; ++r) ASSERT_TRUE(ranks.wait_for(r, "working"));
     std::this_thread::sleep_for(std::chrono::microseconds{delay * 700});
     ranks.kill(delay % 3, SIGKILL);
@@ -225,8 +241,10 @@ TEST(SharedGroup, HandsOutZeroedMemoryThatIsUsedAgain) {
 TEST(ThreadGroup, TheDeadlineCountsAlsoWhenNobodyElseIsThere) {
   const auto seats = make_thread_group(3, milliseconds{50});
   const auto outcome = seats[2]->barrier().wait();
-  EXPECT_EQ(outcome.text(), "barrier #1: ranks 0, 1 did not come within 50 ms (waiting: 2)");
+  EXPECT_EQ(outcome.text(), "barrier #1: ranks 0, 1 did not come within 50 ms (waiting: 2); rank 0 has called nothing yet; rank 1 has called nothing yet");
 }
+
+TEST(ThreadGroup, RecordsTheLast2000Collectives) { EXPECT_EQ(failures(Ranks{"threads", 2, "record", "2300"}.join()), ""); }
 
 TEST(ThreadGroup, PostingNeverWaits) {
   const auto seats = make_thread_group(2, milliseconds{30'000});

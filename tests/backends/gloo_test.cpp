@@ -35,25 +35,32 @@ std::vector<RankResult> run(int size, const std::string& body, const std::string
 class GlooContract : public testing::TestWithParam<int> {};
 
 void everything(Communicator& group, const std::string&) {
+  registry().bodies.at("traffic")(group, "");
   for (const auto* n : {"0", "1", "1027", "20001"}) registry().bodies.at("collectives")(group, n);
-  for (const auto* body : {"overlap", "in_place", "widened", "split", "bad_arguments"}) registry().bodies.at(body)(group, "");
+  for (const auto* body : {"overlap", "in_place", "owners", "widened", "bad_arguments"}) registry().bodies.at(body)(group, "");
+  registry().bodies.at("split")(group, "1");
 }
 
 TEST_P(GlooContract, CombinesEverySizeTypeAndReduction) { EXPECT_EQ(failures(run(GetParam(), "everything")), ""); }
+
+TEST_P(GlooContract, RecordsItsCollectives) { EXPECT_EQ(failures(run(GetParam(), "record", "30")), ""); }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, GlooContract, testing::Values(1, 2, 3, 4));
 
 TEST(Gloo, TheDeadlineNamesTheRankThatDidNotCome) {
   const auto results = run(3, "deadline");
   EXPECT_EQ(failures(results), "");
-  for (const auto& result : results) EXPECT_EQ(result.text, "all_reduce #2: rank 1 did not come within 200 ms (waiting: 0, 2)\n");
+  for (const auto& result : results) 
+    EXPECT_THAT(result.text, HasSubstr("all_reduce #2 of `encoder.5` (sum, F32 x 8): rank 1 did not come within 200 ms (waiting: 0, 2); rank 1's "
+                                       "last was barrier #1, finished 0."));
 }
 
 TEST(Gloo, AMismatchNamesEachRanksCall) {
   const auto results = run(2, "mismatch");
   EXPECT_EQ(failures(results), "");
   EXPECT_EQ(results[0].text,
-            "collective #2 differs between ranks: rank 0 called all_reduce sum 32 bytes F32; rank 1 called broadcast from rank 0 16 bytes F32\n");
+            "ranks disagree: rank 0 is at all_reduce #2 of `encoder.5` (sum, F32 x 8); rank 1 is at broadcast #2 of `encoder.6` (from rank 0, "
+            "F32 x 4)\n");
 }
 
 void abort_from_rank_0(Communicator& group, const std::string&) {
@@ -93,7 +100,8 @@ TEST(Gloo, AnAbortFreesRanksThatWaitInASplitGroupWithin100Milliseconds) {
 TEST(Gloo, ADeadlineNamesRanksAsInTheFirstGroup) {
   const auto results = run(4, "lost_in_split");
   EXPECT_EQ(failures(results), "");
-  EXPECT_THAT(results[1].text, HasSubstr("rank 3 did not come within 200 ms (waiting: 1)"));
+  EXPECT_THAT(results[1].text, HasSubstr("barrier #2 in the group of ranks 1, 3: rank 3 did not come within 200 ms (waiting: 1); rank 3's last "
+                                         "was barrier #1, finished"));
 }
 
 void killed(Communicator& group, const std::string&) {

@@ -188,6 +188,14 @@ ncclResult_t reduce_scatter(const void* in, void* out, size_t count, ncclDataTyp
   });
 }
 
+ncclResult_t reduce_to(const void* in, void* out, size_t count, ncclDataType_t type, ncclRedOp_t op, int root, ncclComm_t comm, cudaStream_t stream) {
+  return enqueue(comm, stream, {in, out}, [=](const std::vector<Part>& parts) {
+    std::vector<char> sum(count * bytes_of(type));
+    reduce(parts, 0, count, type, op, sum.data());
+    if (count) std::memcpy(parts[static_cast<std::size_t>(root)].output, sum.data(), sum.size());
+  });
+}
+
 ncclResult_t all_gather(const void* in, void* out, size_t count, ncclDataType_t type, ncclComm_t comm, cudaStream_t stream) {
   return enqueue(comm, stream, {in, out}, [=](const std::vector<Part>& parts) {
     const auto bytes = count * bytes_of(type);
@@ -304,6 +312,9 @@ NcclTable nccl() {
           [](ncclComm_t comm) { return delete comm_of(comm), ncclSuccess; },
           &all_reduce,
           &reduce_scatter,
+          &reduce_to,
+          [] { return ncclSuccess; },
+          [] { return ncclSuccess; },
           &all_gather,
           &broadcast,
           [](ncclResult_t result) { return result == ncclInternalError ? "host stand-in: planted failure" : "host stand-in: error"; }};

@@ -3,6 +3,8 @@
 #include "host_nccl.hpp"
 #include "nccl_communicator.hpp"
 
+#include <troupe/checked_communicator.hpp>
+
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -55,7 +57,10 @@ TEST_P(NcclContract, CombinesEverySizeTypeAndReduction) {
 TEST_P(NcclContract, KeepsManyCollectivesUnderWay) { EXPECT_EQ(run("overlap"), ""); }
 TEST_P(NcclContract, ScattersAndGathersInPlace) { EXPECT_EQ(run("in_place"), ""); }
 TEST_P(NcclContract, AddsInRankOrderOnEveryRankAsTheStandInDoes) { EXPECT_EQ(run("bitwise"), ""); }
+TEST_P(NcclContract, ReducesUnevenPartsToTheirOwners) { EXPECT_EQ(run("owners"), ""); }
 TEST_P(NcclContract, SplitsIntoGroupsOfAPartOfTheRanks) { EXPECT_EQ(run("split"), ""); }
+TEST_P(NcclContract, CountsWhatItSends) { EXPECT_EQ(run("traffic"), ""); }
+TEST_P(NcclContract, RecordsItsCollectives) { EXPECT_EQ(run("record", "30"), ""); }
 TEST_P(NcclContract, RefusesWrongArguments) { EXPECT_EQ(run("bad_arguments"), ""); }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, NcclContract, testing::Values(1, 2, 3, 4));
@@ -144,6 +149,16 @@ TEST(NcclLogic, RefusesWhatNcclHasNoTypeFor) {
   });
 }
 
+TEST(NcclLogic, InDebugModeAMismatchNamesEachRanksCall) {
+  ncclUniqueId id;
+  (void)host_nccl::nccl().GetUniqueId(&id);
+  const auto results = testing_ranks::Ranks{"nccl_checked", 4, "mismatch", "", milliseconds(20'000), {id.internal, sizeof id.internal}}.join();
+  EXPECT_EQ(testing_ranks::failures(results), "");
+  for (const auto& result : results)
+    EXPECT_EQ(result.text, "ranks disagree: rank 1 is at broadcast #2 of `encoder.6` (from rank 0, F32 x 4); ranks 0, 2, 3 are at all_reduce #2 of "
+                           "`encoder.5` (sum, F32 x 8)\n");
+}
+
 TEST(NcclLogic, AnAbortOfAGroupEndsTheOnesSplitFromIt) {
   on_ranks(2, milliseconds(20'000), [](Communicator& group) {
     const auto whole = group.split(0);
@@ -172,11 +187,13 @@ TEST(NcclLogic, ASplitEndsAtTheDeadlineWhenARankDoesNotCome) {
 int main(int argc, char** argv) {
   using namespace troupe;
   testing_ranks::register_contract(false);
-  testing_ranks::registry().on_threads.insert("nccl");
-  testing_ranks::registry().joins["nccl"] = [](const std::string& place, int rank, int size, milliseconds timeout) {
+  testing_ranks::registry().on_threads = {"nccl", "nccl_checked"};
+  const auto join = [](const std::string& place, int rank, int size, milliseconds timeout) {
     NcclSeat seat{.id = {}, .rank = rank, .size = size, .device = 0, .timeout = timeout};
     place.copy(seat.id.internal, sizeof seat.id.internal);
     return make_nccl_communicator(host_nccl::nccl(), host_nccl::gpu(), seat);
   };
+  testing_ranks::registry().joins["nccl"] = join;
+  testing_ranks::registry().joins["nccl_checked"] = [join](const auto&... arguments) { return checked_communicator(join(arguments...)); };
   return testing_ranks::main_of_ranks(argc, argv);
 }

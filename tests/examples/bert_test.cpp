@@ -115,6 +115,27 @@ TEST(bert, SeesTheDataThatAnEngineSets) {
   EXPECT_EQ(model(input).logits_BC.abs().max().item<double>(), 0);
 }
 
+TEST(bert, GivesTheSameGradientsWithActivationCheckpointing) {
+  BertForSequenceClassification model{tiny()};
+  const auto input = batch();
+  const auto gradients = [&] {
+    model->zero_grad();
+    set_seed(2);
+    model(input).loss.backward();
+    std::vector<at::Tensor> result;
+    for (const auto& parameter : model->parameters()) result.push_back(parameter.grad());
+    return result;
+  };
+  const auto expect_same = [](const auto& ours, const auto& expected) {
+    for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_TRUE(ours[i].equal(expected[i])) << i;
+  };
+  const auto plain = gradients();
+  EXPECT_EQ(set_activation_checkpointing(*model, true), 2);
+  expect_same(gradients(), plain);
+  model->set_activation_checkpointing(true);  // the layers' checkpoints in the model's own
+  expect_same(gradients(), plain);
+}
+
 TEST(bert, NewWeightsAreNormalAndTheirRankDecidesThem) {
   set_seed(7);
   BertForSequenceClassification first{tiny()};

@@ -1,0 +1,102 @@
+"""Runs the command `troupe` the way a user does, well and badly."""
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import unittest
+
+CONFIGS = pathlib.Path(os.environ["TROUPE_CONFIGS"])
+GOLDEN = pathlib.Path(os.environ["TROUPE_GOLDEN_DIR"])
+
+
+def troupe(*words):
+    done = subprocess.run([os.environ["TROUPE_PROGRAM"], *map(str, words)], capture_output=True, text=True, timeout=20)
+    return done.returncode, done.stdout, done.stderr
+
+
+class Cli(unittest.TestCase):
+    def refused(self, code, text, *words):
+        got, out, err = troupe(*words)
+        self.assertEqual((got, out), (code, ""), err)
+        self.assertIn(text, err)
+        self.assertLessEqual(len(err.splitlines()), 2)
+
+    def test_config_prints_values_and_sources(self):
+        file = CONFIGS / "guide_deepspeed.json"
+        code, out, err = troupe("config", "--micro-batch-size", 16, file, "--world-size", 4, "--hidden-size", 768)
+        self.assertEqual((code, err), (0, ""))
+        rows = {line.split()[0]: line for line in out.splitlines()}
+        self.assertIn("7680", rows["persistence_threshold"])
+        self.assertTrue(rows["persistence_threshold"].endswith("auto: 10*hidden_size"))
+        self.assertTrue(rows["strategy"].endswith(f"{file}:zero_optimization.stage"))
+        self.assertIn("64", rows["train_batch_size"])
+        self.assertIn("round_robin_gradients: shards are equal", out)
+
+    def test_config_prints_json_and_what_is_not_known_yet(self):
+        code, out, _ = troupe("config", CONFIGS / "guide_deepspeed.json", "--json")
+        self.assertEqual(code, 0)
+        made = json.loads(out)
+        self.assertEqual(made["values"]["gradient_clipping"], {"value": "1", "source": "auto: 1.0"})
+        self.assertTrue(any("hidden_size" in line for line in made["unresolved"]))
+        self.refused(1, "needs the model's hidden_size", "config", CONFIGS / "guide_deepspeed.json", "--strict")
+
+    def test_config_reads_accelerate_files(self):
+        for name in ("multi_gpu.yaml", "deepspeed.yaml", "fsdp.yaml", "deepspeed_file.yaml"):
+            code, out, err = troupe("config", CONFIGS / name, "--json")
+            self.assertEqual(code, 0, err)
+            self.assertIn(json.loads(out)["values"]["num_processes"]["value"], ("8", "4"))
+
+    def test_help_and_wrong_words(self):
+        for words in (["--help"], ["config", "--help"], ["estimate-memory", "--help"]):
+            code, out, err = troupe(*words)
+            self.assertEqual((code, err), (0, ""))
+            self.assertIn("Usage: troupe", out)
+        self.refused(2, "'conifg' is unknown; did you mean 'config'?", "conifg")
+        self.refused(2, "'--wrld-size' is unknown; did you mean '--world-size'?", "config", "x.json", "--wrld-size", 3)
+        self.refused(2, "FILE is required", "config")
+        self.refused(2, "--world-size", "config", "x.json", "--world-size", "many")
+        self.refused(2, "say what to do", *[])
+
+    def test_wrong_files_are_one_clear_line(self):
+        self.refused(1, "nowhere.json: there is no such file", "config", "nowhere.json")
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "a.yaml"
+            file.write_text("distributed_type: FSDP\nfsdp_config:\n  fsdp_verson: 2\n")
+            self.refused(1, f"{file}:3: fsdp_config.fsdp_verson: is unknown; did you mean 'fsdp_version'?", "config", file)
+            self.refused(1, "has no model.safetensors", "estimate-memory", folder)
+            broken = pathlib.Path(folder) / "model.safetensors"
+            broken.write_bytes(b"\xff" * 40)
+            self.refused(1, str(broken), "estimate-memory", folder)
+
+    def test_estimate_follows_zero_arithmetic(self):
+        code, out, err = troupe("estimate-memory", GOLDEN / "a_tiny_bert", "--ranks", 2, "--json")
+        self.assertEqual((code, err), (0, ""))
+        made = json.loads(out)
+        psi = made["num_params"]
+        resident = {line["strategy"]: line["resident"] for line in made["bytes_per_rank"]}
+        self.assertEqual(psi % 2, 0)
+        self.assertEqual(resident, {"replicate": 16 * psi, "zero1": 12 * psi, "zero2": 10 * psi, "zero3": 8 * psi})
+        self.assertGreater(made["num_units"], 1)
+
+    def test_estimate_takes_strategy_precision_and_config(self):
+        model = GOLDEN / "a_tiny_bert"
+        code, out, _ = troupe("estimate-memory", model, "--strategy", "zero2", "--ranks", 4, "--precision", "bf16", "--grad-dtype", "param", "--json")
+        self.assertEqual(code, 0)
+        made = json.loads(out)
+        self.assertEqual(made["bytes_per_rank"][0]["formula"], "2Ψ + 14Ψ/N")
+        code, out, err = troupe("estimate-memory", model, "--ranks", 2, "--config", CONFIGS / "guide_deepspeed.json", "--json")
+        self.assertEqual(code, 0, err)
+        line = json.loads(out)["bytes_per_rank"][0]
+        self.assertEqual((line["strategy"], line["optimizer"]), ("zero3", 0))
+        self.assertEqual(line["offloaded"], 4 * made["num_params"])
+        self.refused(2, "--strategy", "estimate-memory", model, "--strategy", "zero4")
+        self.refused(2, "excludes", "estimate-memory", model, "--strategy", "zero3", "--config", "x.json")
+
+    def test_starts_without_libtorch(self):
+        linked = subprocess.run(["ldd", os.environ["TROUPE_PROGRAM"]], capture_output=True, text=True, check=True).stdout
+        self.assertNotIn("torch", linked)
+
+
+if __name__ == "__main__":
+    unittest.main()
