@@ -60,6 +60,10 @@ class GuardedCommunicator final : public Communicator {
   Work reduce_scatter(ConstBuffer input, Buffer output, ReduceOp op) override {
     return guarded([&] { return inner_.reduce_scatter(input, output, op); });
   }
+  Work reduce_to_owners(ConstBuffer buffer, std::span<const std::size_t> begins, Buffer output, ReduceOp op) override {
+    return guarded([&] { return inner_.reduce_to_owners(buffer, begins, output, op); });
+  }
+  FlightRecorder& recorder() noexcept override { return inner_.recorder(); }
   Work all_gather(ConstBuffer input, Buffer output) override {
     return guarded([&] { return inner_.all_gather(input, output); });
   }
