@@ -8,9 +8,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <cmath>
 #include <iostream>
-#include <map>
 
 namespace troupe {
 
@@ -70,6 +68,7 @@ Accelerator::Accelerator(TrainContext& context, AcceleratorOptions options) {
   }
   set_intra_op_threads(std::max(1, context.scaling().cpus_per_worker));
   impl_ = std::make_unique<Impl>(context, std::move(options));
+  impl_->configure(/*partial=*/true);
 }
 
 Accelerator::~Accelerator() {
@@ -97,13 +96,14 @@ void Accelerator::prepare_scheduler(LRScheduler& scheduler) {
 void Accelerator::finish_prepare() {
   auto& i = *impl_;
   const auto added = std::exchange(i.added, {});
+  if (!added.empty()) i.configure(/*partial=*/false);
   for (auto& model : i.models) {
     if (std::find(added.begin(), added.end(), model.module) == added.end()) continue;
     auto params = named(model.module->named_parameters());
     const bool trained = std::any_of(params.begin(), params.end(), [](const auto& p) { return p.second.requires_grad(); });
     const auto sharding = i.sharding();
     if (sharding.strategy != ShardingStrategy::Replicate) {
-      model.shards = std::make_unique<detail::ShardEngine>(i.communicator, model.module, sharding);
+      model.shards = std::make_unique<detail::ShardEngine>(i.communicator, model.module, sharding, i.memory);
     } else if (trained && i.communicator.size() > 1) {
       model.engine = std::make_unique<detail::DdpEngine>(i.communicator, std::move(params), named(model.module->named_buffers()), i.options.ddp);
     }
@@ -152,28 +152,9 @@ void Accelerator::backward(const at::Tensor& loss) {
 }
 
 double Accelerator::clip_grad_norm(const std::vector<at::Tensor>& parameters, double max_norm) {
-  auto& i = *impl_;
-  if (!i.gate->sync) return 0;
-  const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> replicated;
-  std::map<detail::ShardEngine*, std::vector<at::Tensor>> sharded;
-  for (const auto& parameter : parameters) {
-    if (auto* shards = i.shards_of(parameter)) {
-      auto& grads = sharded[shards];
-      const auto& grad = shards->piece_of(parameter).grad();
-      if (grad.defined() && grad.numel() > 0) grads.push_back(grad);
-    } else if (parameter.grad().defined()) {
-      replicated.push_back(parameter.grad());
-    }
-  }
-  double squares = detail::sum_of_squares(replicated);
-  for (auto& [shards, grads] : sharded) squares += shards->sum_over_group(detail::sum_of_squares(grads));
-  const auto norm = std::sqrt(squares);
-  const auto factor = max_norm / (norm + 1e-6);  // as torch.nn.utils.clip_grad_norm_
-  if (factor >= 1) return norm;                  // not when it is not a number
-  detail::scale_(replicated, static_cast<float>(factor));
-  for (auto& [shards, grads] : sharded) detail::scale_(grads, static_cast<float>(factor));
-  return norm;
+  if (!impl_->gate->sync) return 0;
+  if (impl_->config && impl_->config->gradient_clipping > 0) return impl_->last_norm;
+  return impl_->clip(parameters, max_norm);
 }
 
 void Accelerator::clip_grad_value(const std::vector<at::Tensor>& parameters, double clip_value) {

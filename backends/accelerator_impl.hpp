@@ -36,7 +36,7 @@ struct Accelerator::Impl {
   TrainContext& context;
   Communicator& communicator;
   AcceleratorOptions options;
-  const GradientAccumulationPlugin accumulation;
+  GradientAccumulationPlugin accumulation;
   std::vector<Model> models;
   std::vector<Optimizer*> optimizers;
   std::vector<LRScheduler*> schedulers;
@@ -51,6 +51,11 @@ struct Accelerator::Impl {
   double divisor = 1;                                             // of losses
   int no_sync_depth = 0;
   LossScaler scaler;  // 1 and static without fp16
+  std::optional<EffectiveConfig> config;  // of a plugin
+  bool config_settled = false;
+  double last_norm = 0;  // before clipping by the plugin
+  MemoryAccount memory;
+  MemoryAccount::Charge optimizer_charge;
   int local_depth = 0;  // inside a LocalSGD: nothing is reduced
   struct Weights {      // of backward(loss, weight) in the open window
     double sum = 0;
@@ -79,6 +84,10 @@ struct Accelerator::Impl {
   /// Epoch, position and seed of every loader.
   [[nodiscard]] nlohmann::ordered_json loader_state() const;
   void load_loader_state(const nlohmann::ordered_json& state);
+  /// Takes over what a plugin says; `partial`: before anything is prepared, when "auto" values cannot be settled.
+  void configure(bool partial);
+  [[nodiscard]] ConfigFacts facts() const;
+  double clip(const std::vector<at::Tensor>& parameters, double max_norm);
   /// Strategy and element types for a prepared model.
   [[nodiscard]] ShardingOptions sharding() const;
   /// Agrees on overflow, and updates the loss scale.

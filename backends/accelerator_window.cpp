@@ -6,6 +6,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace troupe {
 
@@ -19,9 +20,44 @@ ShardingOptions Accelerator::Impl::sharding() const {
 
 void Accelerator::Impl::end_window() {
   gate->skip = false;
-  if (options.mixed_precision != Precision::FP16) return;
+  if (options.mixed_precision == Precision::FP16) {
+    const at::NoGradGuard no_grad;
+    agree_on_overflow(detail::unscale_(all_gradients(), scaler.scale()));
+  }
+  if (!config || !(config->gradient_clipping > 0)) return;
+  std::vector<at::Tensor> parameters;
+  for (const auto& model : models) {
+    for (const auto& parameter : model.module->parameters()) {
+      if (parameter.requires_grad()) parameters.push_back(parameter);
+    }
+  }
+  last_norm = clip(parameters, config->gradient_clipping);
+}
+
+double Accelerator::Impl::clip(const std::vector<at::Tensor>& parameters, double max_norm) {
   const at::NoGradGuard no_grad;
-  agree_on_overflow(detail::unscale_(all_gradients(), scaler.scale()));
+  std::vector<at::Tensor> replicated;
+  std::vector<std::pair<detail::ShardEngine*, std::vector<at::Tensor>>> sharded;  // in prepare's order, as on every rank
+  for (const auto& model : models) {
+    if (model.shards) sharded.emplace_back(model.shards.get(), std::vector<at::Tensor>{});
+  }
+  for (const auto& parameter : parameters) {
+    if (auto* shards = shards_of(parameter)) {
+      const auto& grad = shards->piece_of(parameter).grad();
+      const auto mine = std::find_if(sharded.begin(), sharded.end(), [&](const auto& entry) { return entry.first == shards; });
+      if (grad.defined() && grad.numel() > 0) mine->second.push_back(grad);
+    } else if (parameter.grad().defined()) {
+      replicated.push_back(parameter.grad());
+    }
+  }
+  double squares = detail::sum_of_squares(replicated);
+  for (auto& [shards, grads] : sharded) squares += shards->sum_over_group(detail::sum_of_squares(grads));
+  const auto norm = std::sqrt(squares);
+  const auto factor = max_norm / (norm + 1e-6);  // as torch.nn.utils.clip_grad_norm_
+  if (factor >= 1) return norm;                  // not when it is not a number
+  detail::scale_(replicated, static_cast<float>(factor));
+  for (auto& [shards, grads] : sharded) detail::scale_(grads, static_cast<float>(factor));
+  return norm;
 }
 
 void Accelerator::Impl::agree_on_overflow(std::uint8_t overflow) {
@@ -51,6 +87,7 @@ void Accelerator::Impl::repoint(Optimizer& optimizer) {
   }
   if (!sharded) return;
   optimizer.repoint(std::move(pieces));
+  if (const auto& offload = sharding().offload_optimizer; offload.place != Offload::Place::None) optimizer.set_offload(offload, communicator.rank());
   optimizer.set_after_step([engines] {
     for (auto* shards : engines) shards->after_step();
   });

@@ -62,8 +62,10 @@ std::shared_ptr<void> BufferPool::take(std::size_t bytes) {
     }
   }
   if (!slot.memory) slot = {communicator_.allocate(bytes), bytes};
+  slot.charge = account_.charge(MemoryCategory::Gathered, static_cast<std::int64_t>(slot.bytes), MemoryAccount::Source::Elsewhere);
   auto* data = slot.memory.get();
   return {data, [slots = slots_, slot = std::move(slot)](void*) mutable {
+            slot.charge = {};
             const std::scoped_lock lock{slots->mutex};
             slots->free.push_back(std::move(slot));
           }};
@@ -88,6 +90,7 @@ FlatGroup::FlatGroup(ShardWorld& world, GroupPlan plan, const NamedTensors& para
   } else {
     master_ = communicator_tensor(world_.gather, shard_numel_, master_type_);
   }
+  charge_resident();
   for (auto& p : params_) p.view = full_.narrow(0, p.offset, p.numel).view(p.sizes);
   fill_masters();
   if (plan_.freed) {
@@ -99,6 +102,15 @@ FlatGroup::FlatGroup(ShardWorld& world, GroupPlan plan, const NamedTensors& para
   state_ = State::Whole;
   stale_ = false;
   show_parameters();
+}
+
+void FlatGroup::charge_resident() {
+  const auto bytes = [](const at::Tensor& t) { return t.numel() * static_cast<std::int64_t>(t.element_size()); };
+  const auto charge = [this](MemoryCategory category, std::int64_t n) { return world_.account.charge(category, n, MemoryAccount::Source::Elsewhere); };
+  const bool apart = compute_type_ != master_type_;
+  if (!plan_.freed) parameters_charge_ = charge(MemoryCategory::Parameters, bytes(full_));
+  // A master of another type than what is computed with is the optimizer's; of the same type it is the parameter.
+  if (plan_.freed || apart) masters_charge_ = charge(apart && !plan_.freed ? MemoryCategory::Optimizer : MemoryCategory::Parameters, bytes(master_));
 }
 
 FlatGroup::~FlatGroup() {
@@ -158,6 +170,7 @@ void FlatGroup::start_gather() {
   if (state_ == State::Released) attach(world_.pool.take(static_cast<std::size_t>(full_.numel()) * full_.element_size()));
   const auto part = full_.narrow(0, shard_numel_ * rank, shard_numel_);
   if (compute_type_ != master_type_) part.copy_(master_);
+  world_.gather.set_label(plan_.label);
   gather_work_ = world_.gather.all_gather(buffer_of(compute_type_ == master_type_ ? master_ : part), buffer_of(full_));
   state_ = State::Gathering;
 }
@@ -248,8 +261,13 @@ void FlatGroup::start_reduce() {
     }
   }
   const bool first = std::none_of(params_.begin(), params_.end(), [](const auto& p) { return p.piece.grad().defined(); });
-  if (!grad_shard_.defined()) grad_shard_ = communicator_tensor(world_.reduce, shard_numel_, master_type_);
+  if (!grad_shard_.defined()) {
+    grad_shard_ = communicator_tensor(world_.reduce, shard_numel_, master_type_);
+    gradients_charge_ = world_.account.charge(MemoryCategory::Gradients, shard_numel_ * static_cast<std::int64_t>(grad_shard_.element_size()),
+                                              MemoryAccount::Source::Elsewhere);
+  }
   incoming_ = first ? grad_shard_ : pooled(shard_numel_, master_type_);
+  world_.reduce.set_label(plan_.label);
   reduce_work_ = world_.reduce.reduce_scatter(buffer_of(grads_), buffer_of(incoming_), ReduceOp::Mean);
   reducing_ = true;
 }
@@ -262,7 +280,10 @@ void FlatGroup::finish_reduce() {
   reducing_ = false;
   grads_.reset();
   kept_.reset();
-  if (world_.replicas) world_.replicas->all_reduce(buffer_of(incoming_), ReduceOp::Mean).wait().or_throw();
+  if (world_.replicas) {
+    world_.replicas->set_label(plan_.label);
+    world_.replicas->all_reduce(buffer_of(incoming_), ReduceOp::Mean).wait().or_throw();
+  }
   if (world_.options.reduce_dtype && *world_.options.reduce_dtype != DType::F32) {
     incoming_.copy_(incoming_.to(scalar_type_of(*world_.options.reduce_dtype)));
   }

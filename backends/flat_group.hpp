@@ -3,6 +3,7 @@
 #include "shard_plan.hpp"
 
 #include <troupe/communicator.hpp>
+#include <troupe/memory_account.hpp>
 #include <troupe/sharding_options.hpp>
 
 #include <ATen/core/Tensor.h>
@@ -19,7 +20,7 @@ namespace troupe::detail {
 /// Threads: any; buffers may outlive the pool.
 class BufferPool {
  public:
-  explicit BufferPool(Communicator& communicator) : communicator_(communicator) {}
+  BufferPool(Communicator& communicator, MemoryAccount account) : communicator_(communicator), account_(std::move(account)) {}
   /// At least `bytes`, contents undefined; free again with the last copy of the handle.
   [[nodiscard]] std::shared_ptr<void> take(std::size_t bytes);
 
@@ -27,12 +28,14 @@ class BufferPool {
   struct Slot {
     std::shared_ptr<void> memory;
     std::size_t bytes = 0;
+    MemoryAccount::Charge charge;  // while in use
   };
   struct Slots {
     std::mutex mutex;
     std::vector<Slot> free;
   };
   Communicator& communicator_;
+  MemoryAccount account_;
   std::shared_ptr<Slots> slots_ = std::make_shared<Slots>();
 };
 
@@ -42,6 +45,7 @@ struct ShardWorld {
   Communicator& reduce;      ///< … and gradients here: two orders of calls that need not agree
   Communicator* replicas;    ///< ranks that hold the same shard, in hybrid sharding; else nullptr
   const ShardingOptions& options;
+  MemoryAccount account;
   BufferPool pool;
 };
 
@@ -120,6 +124,7 @@ class FlatGroup {
   };
 
   void lay_out(const NamedTensors& params);
+  void charge_resident();
   void fill_masters();
   void attach(std::shared_ptr<void> memory);
   void detach();
@@ -146,6 +151,7 @@ class FlatGroup {
   std::size_t num_taken_ = 0;
   bool reducing_ = false;
   Work reduce_work_;
+  MemoryAccount::Charge parameters_charge_, masters_charge_, gradients_charge_;
 };
 
 }  // namespace troupe::detail

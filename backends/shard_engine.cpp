@@ -76,7 +76,7 @@ struct ShardEngine::Hook final : torch::autograd::PostAccumulateGradHook {
   Place place;
 };
 
-ShardEngine::ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::Module> module, const ShardingOptions& options)
+ShardEngine::ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::Module> module, const ShardingOptions& options, MemoryAccount account)
     : communicator_(communicator), module_(std::move(module)), options_(options) {
   const int group_size = shard_group_size(communicator, options_);
   plan_ = plan_shards(*module_, options_);
@@ -88,13 +88,17 @@ ShardEngine::ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::
   shard_group_ = communicator.split(shard);
   reduce_group_ = communicator.split(shard);
   if (group_size < communicator.size()) replica_group_ = communicator.split(communicator.rank() % group_size);
-  world_.reset(new ShardWorld{*shard_group_, *reduce_group_, replica_group_.get(), options_, BufferPool{*shard_group_}});
+  world_.reset(new ShardWorld{*shard_group_, *reduce_group_, replica_group_.get(), options_, account, BufferPool{*shard_group_, account}});
   for (auto& group : plan_.groups) groups_.push_back(std::make_unique<FlatGroup>(*world_, group, plan_.params));
   for (const auto& unit : plan_.units) {
     units_.push_back(std::make_shared<UnitState>(*this, unit));
     unit.module->set_unit_hooks(units_.back());
   }
   install_hooks();
+  if (options_.buffer_dtype) convert_buffers();
+  if (options_.activation_checkpointing && set_activation_checkpointing(*module_, true, options_.activation_checkpointing_offload) == 0) {
+    throw Failure{Errc::Unsupported, "sharding: activation_checkpointing is set, but the model has no unit (TROUPE_UNIT) that could run again"};
+  }
   if (communicator.rank() == 0) {
     for (const auto& notice : plan_.notices) std::cerr << "sharding: " << notice << "\n";
   }
@@ -113,6 +117,7 @@ void ShardEngine::install_hooks() {
       const auto& [name, tensor] = plan_.params[group->plan().params[i]];
       const Place place{group.get(), i};
       places_.emplace(tensor.unsafeGetTensorImpl(), place);
+      by_name_.emplace(name, place);
       if (!group->plan().trained) continue;
       if (torch::autograd::impl::post_acc_grad_hooks(tensor)) {
         throw Failure{Errc::InvalidArgument, "prepare: parameter " + name + " has a gradient hook already: was its model prepared before?"};
@@ -126,6 +131,7 @@ void ShardEngine::install_hooks() {
 
 void ShardEngine::pre_forward(UnitState& unit) {
   for (auto* group : unit.groups) group->finish_gather();
+  if (active_) return;  // run again in backward, by activation checkpointing
   if (last_entered_ && last_entered_ != &unit) {
     last_entered_->next = &unit;
     unit.previous = last_entered_;
@@ -259,11 +265,9 @@ const ShardEngine::Place* ShardEngine::place_of(const at::Tensor& parameter) con
 }
 
 const ShardEngine::Place& ShardEngine::place_named(const std::string& name) const {
-  for (const auto& [key, tensor] : plan_.params) {
-    if (key != name) continue;
-    if (const auto* place = place_of(tensor)) return *place;
-  }
-  throw Failure{Errc::NotFound, "sharding: the module has no sharded parameter " + name};
+  const auto found = by_name_.find(name);
+  if (found == by_name_.end()) throw Failure{Errc::NotFound, "sharding: the module has no sharded parameter " + name};
+  return found->second;
 }
 
 at::Tensor ShardEngine::piece_of(const at::Tensor& parameter) const {
@@ -298,6 +302,19 @@ std::vector<at::Tensor> ShardEngine::gradients() const {
     if (group->kept().defined()) grads.push_back(group->kept());
   }
   return grads;
+}
+
+ShardEngine::Sent ShardEngine::sent() const {
+  return {world_->gather.recorder().traffic(Call::AllGather).sent_bytes, world_->reduce.recorder().traffic(Call::ReduceScatter).sent_bytes,
+          world_->replicas ? world_->replicas->recorder().traffic(Call::AllReduce).sent_bytes : 0};
+}
+
+void ShardEngine::convert_buffers() {
+  const at::NoGradGuard no_grad;
+  const auto type = *options_.buffer_dtype == DType::BF16 ? at::kBFloat16 : *options_.buffer_dtype == DType::F16 ? at::kHalf : at::kFloat;
+  for (auto& buffer : module_->buffers()) {
+    if (buffer.is_floating_point()) buffer.set_data(buffer.to(type));
+  }
 }
 
 double ShardEngine::sum_over_group(double value) {

@@ -29,7 +29,7 @@ namespace troupe::detail {
 class ShardEngine {
  public:
   /// Collective: checks that all ranks have the same parameters, gives everyone rank 0's, and shards them.
-  ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::Module> module, const ShardingOptions& options);
+  ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::Module> module, const ShardingOptions& options, MemoryAccount account = {});
   ~ShardEngine();
   ShardEngine(const ShardEngine&) = delete;
   ShardEngine& operator=(const ShardEngine&) = delete;
@@ -78,6 +78,11 @@ class ShardEngine {
 
   [[nodiscard]] const ShardPlan& plan() const noexcept { return plan_; }
   [[nodiscard]] const ShardingOptions& options() const noexcept { return options_; }
+  /// What this rank sent so far: of parameters, of gradients, and of gradients between replicas.
+  struct Sent {
+    std::uint64_t parameters = 0, gradients = 0, replicas = 0;
+  };
+  [[nodiscard]] Sent sent() const;
 
  private:
   struct UnitState;
@@ -88,6 +93,7 @@ class ShardEngine {
   };
 
   void install_hooks();
+  void convert_buffers();
   void on_gradient(Place place);
   void launch_ready();
   void launch(FlatGroup& group);
@@ -110,6 +116,7 @@ class ShardEngine {
   std::vector<std::unique_ptr<FlatGroup>> groups_;
   std::vector<std::shared_ptr<UnitState>> units_;
   std::unordered_map<const void*, Place> places_;  // by TensorImpl
+  std::unordered_map<std::string, Place> by_name_;
 
   std::vector<UnitState*> forwarded_;  // units of this step, in order of their first forward
   UnitState* last_entered_ = nullptr;  // by a forward

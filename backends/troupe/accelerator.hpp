@@ -2,6 +2,9 @@
 
 #include <troupe/accumulation.hpp>
 #include <troupe/comm_hook.hpp>
+#include <troupe/deepspeed_plugin.hpp>
+#include <troupe/fsdp_plugin.hpp>
+#include <troupe/memory_account.hpp>
 #include <troupe/data/data_loader.hpp>
 #include <troupe/optimizer.hpp>
 #include <troupe/profile.hpp>
@@ -62,6 +65,13 @@ struct AcceleratorOptions {
   /// parameters and so computing are of that precision; masters, gradient sums and optimizer state stay fp32.
   ShardingOptions sharding{};
   LossScale loss_scale{};  ///< of FP16
+  /// Settings of DeepSpeed or FSDP instead of the above and of mixed_precision, which must then be left alone or agree.
+  /// "auto" values are settled by the first prepare() of a model, from what is prepared with it, and the effective
+  /// configuration is printed. At most one of the three.
+  std::optional<DeepSpeedPlugin> deepspeed_plugin{};
+  std::optional<FullyShardedDataParallelPlugin> fsdp_plugin{};
+  std::optional<EffectiveConfig> config{};  ///< settled already: `accelerate_options(file).config`
+  std::vector<std::int64_t> hidden_sizes{};  ///< of the model, for DeepSpeed's "auto" sizes
   Compat compat{};
   /// Instead of gradient_accumulation_steps and sync_with_dataloader, which must then be left alone.
   std::optional<GradientAccumulationPlugin> gradient_accumulation_plugin{};
@@ -138,7 +148,8 @@ class Accelerator {
   /// Throws Failure{InvalidArgument} on a negative weight, or when all weights of a window are 0.
   void backward(const at::Tensor& loss, double weight);
   /// Scales gradients so that their joint L2 norm is at most `max_norm`; returns the norm before, the same number on
-  /// every rank and, to fp32 rounding, under every strategy. Nothing (and 0) unless `sync_gradients()`.
+  /// every rank and, to fp32 rounding, under every strategy. Nothing (and 0) unless `sync_gradients()`. With a plugin's
+  /// gradient_clipping, backward has clipped already: then this returns the norm before that, and does nothing.
   double clip_grad_norm(const std::vector<at::Tensor>& parameters, double max_norm);
   /// Limits every element of the gradients to [-clip_value, clip_value], under every strategy.
   void clip_grad_value(const std::vector<at::Tensor>& parameters, double clip_value);
@@ -146,6 +157,10 @@ class Accelerator {
   /// True from a `backward` whose gradients overflowed on some rank until the next one that ends a window: the
   /// optimizers' and schedulers' steps between do nothing, on all ranks.
   [[nodiscard]] bool optimizer_step_was_skipped() const noexcept;
+  /// What a plugin came down to; nothing without one. `auto` values are settled once a model is prepared.
+  [[nodiscard]] const std::optional<EffectiveConfig>& config() const noexcept;
+  /// This rank's memory by category.
+  [[nodiscard]] const MemoryAccount& memory();
   /// The loss scale that the next backward uses; 1 without fp16.
   [[nodiscard]] double loss_scale() const noexcept;
 

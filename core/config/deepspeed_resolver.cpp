@@ -8,6 +8,12 @@
 
 namespace troupe::detail {
 
+namespace {
+
+constexpr std::int64_t max_batch = 2'147'483'647;  // times 10^6 steps times 4096 ranks still fits
+
+}  // namespace
+
 EffectiveConfig DeepSpeedResolver::resolve() {
   out_.num_processes = facts_.num_processes;
   if (facts_.num_processes) out_.sources["num_processes"] = "argument";
@@ -267,7 +273,12 @@ std::optional<std::int64_t> DeepSpeedResolver::micro_batch() {
   const std::string key = "train_micro_batch_size_per_gpu";
   auto sizes = facts_.batch_sizes;
   if (facts_.split_batches && facts_.num_processes) {
-    for (auto& size : sizes) size /= *facts_.num_processes;
+    for (auto& size : sizes) {
+      if (size % *facts_.num_processes != 0) {
+        root_.fail(key, "batches of " + std::to_string(size) + " cannot be split evenly over " + std::to_string(*facts_.num_processes) + " ranks");
+      }
+      size /= *facts_.num_processes;
+    }
   }
   if (root_.is_auto(key)) {
     if (sizes.empty() || (facts_.split_batches && !facts_.num_processes)) {
@@ -279,7 +290,7 @@ std::optional<std::int64_t> DeepSpeedResolver::micro_batch() {
                         (facts_.split_batches ? ", split" : "");
     return is_train_batch_min_ ? *least : *most;
   }
-  const auto given = root_.integer(key, 1);
+  const auto given = root_.integer(key, 1, max_batch);
   if (!given) return std::nullopt;
   from(key, root_, key);
   if (!sizes.empty() && std::find(sizes.begin(), sizes.end(), *given) == sizes.end()) {
@@ -310,7 +321,7 @@ void DeepSpeedResolver::batches() {
     out_.sources[steps_key] = "argument";
   }
   const bool train_auto = root_.is_auto(train_key);
-  const auto train = train_auto ? std::nullopt : root_.integer(train_key, 1);
+  const auto train = train_auto ? std::nullopt : root_.integer(train_key, 1);  // compared only: no product of it
   if (train) from(train_key, root_, train_key);
   const bool micro_open = root_.is_auto(micro_key) && !micro;
 

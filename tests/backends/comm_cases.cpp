@@ -183,10 +183,10 @@ void bitwise(Communicator& group, const std::string&) {
 
 /// Sums that 16 bits cannot hold: 257 is no bf16, 2049 no f16.
 void widened(Communicator& group, const std::string&) {
-  constexpr std::size_t n = 1027;
   const auto ranks = static_cast<std::size_t>(group.size());
-  for (const bool own : {true, false}) {
+  for (const std::size_t n : {std::size_t{1027}, std::size_t{40'003}}) {  // one chunk, and many
     for (const auto dtype : {DType::BF16, DType::F16}) {
+      const bool own = n == 1027;
       const double big = dtype == DType::BF16 ? 256 : 2048;
       Memory whole(group, n * ranks * 2, own), part(group, n * 4, own);
       for (std::size_t i = 0; i < n * ranks; ++i) put(dtype, whole.data(), i, group.rank() == 0 ? big : static_cast<double>(1 + i % 2));
@@ -194,7 +194,8 @@ void widened(Communicator& group, const std::string&) {
       for (std::size_t i = 0; i < n; ++i) {
         const auto at = i + n * static_cast<std::size_t>(group.rank());
         const auto wanted = big + static_cast<double>((ranks - 1) * (1 + at % 2));
-        TROUPE_CHECK(static_cast<const float*>(part.data())[i] == static_cast<float>(wanted), std::to_string(at) + " got " + std::to_string(static_cast<const float*>(part.data())[i]));
+        const auto got = get(DType::F32, part.data(), i);
+        TROUPE_CHECK(got == wanted, std::to_string(at) + " got " + std::to_string(got));
       }
     }
   }

@@ -54,7 +54,8 @@ TEST(FlightRecorder, CanBeReadByAnotherThreadAtAnyTime) {
     }
   });
   std::uint64_t seen = 0;
-  for (int i = 0; i < 200 || seen < 5 * FlightRecorder::kCapacity; ++i) {
+  const auto until = Clock::now() + milliseconds{400};
+  while (Clock::now() < until || seen < 5 * FlightRecorder::kCapacity) {
     for (const auto& entry : recorder.entries()) {
       ASSERT_EQ(entry.label, std::to_string(entry.sequence)) << "half of one entry and half of another";
       ASSERT_EQ(entry.collective.bytes, 4 * entry.sequence);

@@ -82,6 +82,7 @@ ShardResult train_sharded(TrainContext& context, const ShardCase& c) {
   Accelerator accelerator{context, {.mixed_precision = c.precision, .gradient_accumulation_steps = c.accumulation, .sharding = c.sharding}};
   auto net = make_net();
   auto optimizer = make_optimizer(net);
+  if (c.sharding.activation_checkpointing) set_activation_checkpointing(*net, true, c.accumulation > 1);
   accelerator.prepare(net, optimizer);
   ShardResult result;
   for (int step = 0; step < c.steps; ++step) {

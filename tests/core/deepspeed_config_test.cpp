@@ -171,6 +171,9 @@ TEST(DeepSpeedConfig, SettlesEveryAutoByAcceleratesFormula) {
   c = resolve(text, facts);
   EXPECT_EQ(c.train_micro_batch_size_per_gpu, 3);
   EXPECT_EQ(c.scheduler->total_num_steps, 1000);
+  facts.batch_sizes = {8};
+  EXPECT_THAT(error_of(text, facts), HasSubstr("batches of 8 cannot be split evenly over 3 ranks"));
+  facts.batch_sizes = {9, 30};
   auto plugin = DeepSpeedPlugin::from_json(text);
   plugin.is_train_batch_min = false;
   EXPECT_EQ(plugin.resolve(facts).train_micro_batch_size_per_gpu, 10);
