@@ -30,6 +30,7 @@ class CountingCommunicator final : public Communicator {
   void abort(const std::string& reason) noexcept override { inner_.abort(reason); }
   std::shared_ptr<void> allocate(std::size_t bytes) override { return inner_.allocate(bytes); }
   void set_timeout(std::chrono::milliseconds timeout) override { inner_.set_timeout(timeout); }
+  FlightRecorder& recorder() noexcept override { return inner_.recorder(); }
 
  private:
   Communicator& inner_;
