@@ -22,7 +22,6 @@ class CountingCommunicator final : public Communicator {
   Work reduce_to_owners(ConstBuffer buffer, std::span<const std::size_t> begins, Buffer output, ReduceOp op) override {
     return inner_.reduce_to_owners(buffer, begins, output, op);
   }
-  FlightRecorder& recorder() noexcept override { return inner_.recorder(); }
   Work all_gather(ConstBuffer input, Buffer output) override { return inner_.all_gather(input, output); }
   Work broadcast(Buffer buffer, int root) override { return inner_.broadcast(buffer, root); }
   Work barrier() override { return inner_.barrier(); }
