@@ -48,6 +48,7 @@ void Accelerator::Impl::configure(bool partial) {
     config = options.deepspeed_plugin ? options.deepspeed_plugin->resolve(known) : options.fsdp_plugin->resolve(known);
   }
   options.sharding = config->sharding;
+  options.sharding.debug = options.sharding.debug || config->debug;
   options.mixed_precision = precision_from(config->mixed_precision);
   if (config->loss_scale) options.loss_scale = *config->loss_scale;
   scaler = LossScaler{options.mixed_precision == Precision::FP16 ? options.loss_scale : LossScale{.dynamic = false, .initial = 1}};
@@ -60,14 +61,28 @@ void Accelerator::Impl::configure(bool partial) {
 const std::optional<EffectiveConfig>& Accelerator::config() const noexcept { return impl_->config; }
 
 const MemoryAccount& Accelerator::memory() {
+  std::int64_t parameters = 0, gradients = 0;  // of replicated models; sharded ones keep their own account
+  for (const auto& model : impl_->models) {
+    if (model.shards) continue;
+    for (const auto& parameter : model.module->parameters()) {
+      const auto size = parameter.numel() * static_cast<std::int64_t>(parameter.element_size());
+      parameters += size;
+      if (parameter.grad().defined()) gradients += size;
+    }
+  }
   const bool on_disk = impl_->options.sharding.offload_optimizer.place == Offload::Place::Disk;
   std::int64_t bytes = 0;
   for (const auto* optimizer : impl_->optimizers) {
     if (on_disk) break;
     for (const auto& [name, tensor] : optimizer->state()) bytes += tensor.dim() ? tensor.numel() * static_cast<std::int64_t>(tensor.element_size()) : 0;
   }
-  impl_->optimizer_charge = {};
-  impl_->optimizer_charge = impl_->memory.charge(MemoryCategory::Optimizer, bytes, MemoryAccount::Source::Elsewhere);
+  const auto set = [this](MemoryAccount::Charge& charge, MemoryCategory category, std::int64_t n) {
+    charge = {};
+    charge = impl_->memory.charge(category, n, MemoryAccount::Source::Elsewhere);
+  };
+  set(impl_->optimizer_charge, MemoryCategory::Optimizer, bytes);
+  set(impl_->parameters_charge, MemoryCategory::Parameters, parameters);
+  set(impl_->gradients_charge, MemoryCategory::Gradients, gradients);
   return impl_->memory;
 }
 

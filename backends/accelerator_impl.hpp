@@ -55,7 +55,7 @@ struct Accelerator::Impl {
   bool config_settled = false;
   double last_norm = 0;  // before clipping by the plugin
   MemoryAccount memory;
-  MemoryAccount::Charge optimizer_charge;
+  MemoryAccount::Charge optimizer_charge, parameters_charge, gradients_charge;  // as memory() found them
   int local_depth = 0;  // inside a LocalSGD: nothing is reduced
   struct Weights {      // of backward(loss, weight) in the open window
     double sum = 0;

@@ -22,15 +22,6 @@ std::int64_t padded(std::int64_t n) { return (n + alignment - 1) / alignment * a
 
 bool is_16_bit(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf; }
 
-at::ScalarType scalar_type_of(DType type) {
-  switch (type) {
-    case DType::F32: return at::kFloat;
-    case DType::BF16: return at::kBFloat16;
-    case DType::F16: return at::kHalf;
-    default: throw Failure{Errc::InvalidConfig, "sharding: param_dtype is " + std::string{name(type)} + ", but it must be F32, BF16 or F16"};
-  }
-}
-
 void zero(const at::Tensor& flat, std::int64_t begin, std::int64_t end) {
   if (begin >= end) return;
   const auto bytes = static_cast<std::int64_t>(flat.element_size());
@@ -47,6 +38,15 @@ void copy_into(const at::Tensor& to, const at::Tensor& from) {
 }
 
 }  // namespace
+
+at::ScalarType scalar_type_of(DType type) {
+  switch (type) {
+    case DType::F32: return at::kFloat;
+    case DType::BF16: return at::kBFloat16;
+    case DType::F16: return at::kHalf;
+    default: throw Failure{Errc::InvalidConfig, "sharding: an element type is " + std::string{name(type)} + ", but it must be F32, BF16 or F16"};
+  }
+}
 
 std::shared_ptr<void> BufferPool::take(std::size_t bytes) {
   Slot slot;

@@ -15,6 +15,9 @@
 
 namespace troupe::detail {
 
+/// Throws Failure{InvalidConfig} for what is none of F32, BF16 and F16.
+[[nodiscard]] at::ScalarType scalar_type_of(DType type);
+
 /// Buffers that peers can reach, used again and again: fresh memory would cost a page fault for every 4 KiB of every step.
 ///
 /// Threads: any; buffers may outlive the pool.

@@ -1,6 +1,7 @@
 #include "shard_engine.hpp"
 #include "c10d/tensor_buffer.hpp"
 
+#include <troupe/checked_communicator.hpp>
 #include <troupe/errors.hpp>
 #include <troupe/unit.hpp>
 
@@ -42,6 +43,10 @@ struct ShardEngine::UnitState final : UnitHooks {
     }
   }
   void pre_forward() override { engine.pre_forward(*this); }
+  at::Tensor on_input(const at::Tensor& input) override {
+    const auto& type = engine.options_.param_dtype;
+    return type && input.defined() && input.is_floating_point() ? input.to(scalar_type_of(*type)) : input;
+  }
   void post_forward() override { engine.post_forward(*this); }
   void on_output(const at::Tensor& output) override {
     output.register_hook([this](const at::Tensor&) { engine.pre_backward(*this); });
@@ -79,15 +84,22 @@ struct ShardEngine::Hook final : torch::autograd::PostAccumulateGradHook {
 ShardEngine::ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::Module> module, const ShardingOptions& options, MemoryAccount account)
     : communicator_(communicator), module_(std::move(module)), options_(options) {
   const int group_size = shard_group_size(communicator, options_);
+  if (options_.offload_params.place == Offload::Place::Disk) {
+    throw Failure{Errc::Unsupported, "sharding: offload_params to disk is not supported; use Host, and offload_optimizer for the larger part"};
+  }
   plan_ = plan_shards(*module_, options_);
   NamedTensors buffers;
   for (const auto& item : module_->named_buffers()) buffers.emplace_back(item.key(), item.value());
   make_equal_on_all_ranks(communicator, plan_.params, buffers);
 
+  const auto split = [&](int color) {
+    auto group = communicator.split(color);
+    return options_.debug ? checked_communicator(std::move(group)) : std::move(group);
+  };
   const int shard = communicator.rank() / group_size;
-  shard_group_ = communicator.split(shard);
-  reduce_group_ = communicator.split(shard);
-  if (group_size < communicator.size()) replica_group_ = communicator.split(communicator.rank() % group_size);
+  shard_group_ = split(shard);
+  reduce_group_ = split(shard);
+  if (group_size < communicator.size()) replica_group_ = split(communicator.rank() % group_size);
   world_.reset(new ShardWorld{*shard_group_, *reduce_group_, replica_group_.get(), options_, account, BufferPool{*shard_group_, account}});
   for (auto& group : plan_.groups) groups_.push_back(std::make_unique<FlatGroup>(*world_, group, plan_.params));
   for (const auto& unit : plan_.units) {
@@ -311,7 +323,7 @@ ShardEngine::Sent ShardEngine::sent() const {
 
 void ShardEngine::convert_buffers() {
   const at::NoGradGuard no_grad;
-  const auto type = *options_.buffer_dtype == DType::BF16 ? at::kBFloat16 : *options_.buffer_dtype == DType::F16 ? at::kHalf : at::kFloat;
+  const auto type = scalar_type_of(*options_.buffer_dtype);
   for (auto& buffer : module_->buffers()) {
     if (buffer.is_floating_point()) buffer.set_data(buffer.to(type));
   }

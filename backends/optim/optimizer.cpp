@@ -120,9 +120,10 @@ void Optimizer::set_offload(const Offload& offload, int rank, DiskIo io) {
   }
   auto store = detail::make_disk_store(std::move(initial), offload, rank, io);
   std::vector<detail::StateStore::BlockSize> blocks;
+  std::size_t i = 0;
   for (const auto& group : groups_) {
     for (const auto& param : group.params) {
-      if (param.requires_grad()) blocks.push_back({param.numel(), param.scalar_type()});
+      if (handles_[i++].requires_grad()) blocks.push_back({param.numel(), param.scalar_type()});  // a piece need not say
     }
   }
   store->reserve(blocks);

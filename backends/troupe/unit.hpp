@@ -17,6 +17,8 @@ class UnitHooks {
   virtual ~UnitHooks() = default;
   /// The unit's parameters are whole when it returns.
   virtual void pre_forward() = 0;
+  /// A tensor argument as `forward` gets it: of floating point, in the type that parameters are gathered in.
+  [[nodiscard]] virtual at::Tensor on_input(const at::Tensor& input) = 0;
   /// Once for every output tensor that requires a gradient, before post_forward.
   virtual void on_output(const at::Tensor& output) = 0;
   virtual void post_forward() = 0;
@@ -68,7 +70,7 @@ class UnitHolder : public torch::nn::ModuleHolder<Impl> {
     const auto hooks = this->get()->unit_hooks();  // lives over the call
     if (!hooks) return run(std::forward<Args>(args)...);
     hooks->pre_forward();
-    auto output = run(std::forward<Args>(args)...);
+    auto output = run(as_input(*hooks, std::forward<Args>(args))...);
     static_assert(detail::is_known<decltype(output)>, "give the struct that forward returns a member `auto tensors() { return std::tie(...); }`");
     detail::for_each_tensor(output, [&hooks](const at::Tensor& tensor) {
       if (tensor.defined() && tensor.requires_grad()) hooks->on_output(tensor);
@@ -78,6 +80,14 @@ class UnitHolder : public torch::nn::ModuleHolder<Impl> {
   }
 
  private:
+  template <class Arg>
+  static decltype(auto) as_input(UnitHooks& hooks, Arg&& arg) {
+    if constexpr (detail::is_tensor<std::remove_cvref_t<Arg>>) {
+      return hooks.on_input(arg);
+    } else {
+      return std::forward<Arg>(arg);
+    }
+  }
   template <class... Args>
   auto run(Args&&... args) {
     auto& impl = *this->get();

@@ -1,13 +1,31 @@
 """A training step of a small BERT encoder (hidden 512, 4 layers, 8 heads, 128 tokens, batch 8 a rank, fused AdamW), 1 thread a rank.
 
-usage: step.py ddp|accelerate|single [--precision fp32|bf16] [--steps 8]
-single: two independent processes, no communication.  Prints {"step_s", "cpu_s"}: medians of the slower rank.
+usage: step.py ddp|accelerate|single|fsdp1|fsdp2|zero1|zero2|zero3 [--precision fp32|bf16] [--steps 8]
+single: two independent processes, no communication. fsdp*: a unit a layer; bf16 is autocast. zero*: DeepSpeed; bf16 is bf16 weights with
+fp32 masters, its own CPU AdamW.  Prints {"step_s", "cpu_s", "peak_bytes"}: medians of the slower rank, the larger peak.
 """
 import argparse
 import contextlib
+import resource
 import time
 
 import common
+
+
+def deepspeed_of(model, options):
+    import deepspeed
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), dist_init_required=False, config={
+        "train_micro_batch_size_per_gpu": 8, "train_batch_size": 16, "gradient_clipping": 0.0, "bf16": {"enabled": options.precision == "bf16"},
+        "zero_optimization": {"stage": int(options.mode[4])}, "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}},
+        "steps_per_print": 10 ** 9, "wall_clock_breakdown": False})
+
+    class Nothing:
+        def step(self):
+            engine.step()
+
+        def zero_grad(self):
+            pass
+    return engine, Nothing(), engine.backward, contextlib.nullcontext
 
 
 def rank_main(options):
@@ -29,6 +47,22 @@ def rank_main(options):
         accelerator = Accelerator(cpu=True, mixed_precision="no" if options.precision == "fp32" else "bf16")
         model, optimizer = accelerator.prepare(model, optimizer)
         backward, autocast = accelerator.backward, contextlib.nullcontext
+    elif options.mode == "fsdp1":
+        from torch.distributed.fsdp import FullyShardedDataParallel
+        from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+        from transformers.models.bert.modeling_bert import BertLayer
+        model = FullyShardedDataParallel(model, auto_wrap_policy=ModuleWrapPolicy({BertLayer}), device_id=torch.device("cpu"), use_orig_params=True)
+    elif options.mode == "fsdp2":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        mesh = init_device_mesh("cpu", (2,))
+        for layer in model.bert.encoder.layer:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    if options.mode.startswith("fsdp"):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    if options.mode.startswith("zero"):
+        model, optimizer, backward, autocast = deepspeed_of(model, options)
     generator = torch.Generator().manual_seed(rank)
     ids = torch.randint(0, 30522, (8, 128), generator=generator)
     labels = torch.randint(0, 2, (8,), generator=generator)
@@ -44,16 +78,17 @@ def rank_main(options):
         if step >= 2:
             walls.append(time.perf_counter() - wall)
             cpus.append(time.process_time() - cpu)
-    common.finish({"step_s": common.median(walls), "cpu_s": common.median(cpus)})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    common.finish({"step_s": common.median(walls), "cpu_s": common.median(cpus), "peak_bytes": peak})
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=["ddp", "accelerate", "single"])
+    parser.add_argument("mode", choices=["ddp", "accelerate", "single", "fsdp1", "fsdp2", "zero1", "zero2", "zero3"])
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--steps", type=int, default=8)
     arguments = parser.parse_args()
     if common.is_rank():
         rank_main(arguments)
     results = common.run_ranks(2, distributed=arguments.mode != "single")
-    common.emit(step_s=max(r["step_s"] for r in results), cpu_s=max(r["cpu_s"] for r in results))
+    common.emit(**{key: max(r[key] for r in results) for key in results[0]})

@@ -64,6 +64,8 @@ struct ShardingOptions {
   Offload offload_params{};
   bool activation_checkpointing = false;          ///< units run again in backward instead of keeping their activations
   bool activation_checkpointing_offload = false;  ///< what is kept lies in host memory
+  /// Ranks compare every collective of parameters and gradients before it runs, and name what differs; nothing overlaps.
+  bool debug = false;
 };
 
 /// Dynamic loss scaling for fp16.

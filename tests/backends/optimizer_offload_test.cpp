@@ -140,7 +140,8 @@ TEST(DiskOffload, NamesADirectoryThatIsMissing) {
 TEST(DiskOffload, FindsTheDiskTooSmallBeforeTrainingStarts) {
   const Directory directory;
   if (::mount("troupe_test", directory.path.c_str(), "tmpfs", 0, "size=1m") != 0) GTEST_SKIP() << "may not mount a small disk: " << std::strerror(errno);
-  AdamW optimizer{std::vector<at::Tensor>{at::randn({400'000}).requires_grad_(true)}, {}};
+  AdamW optimizer{std::vector<at::Tensor>{at::randn({800'000}).requires_grad_(true)}, {}};
+  optimizer.repoint({{at::randn({400'000})}});
   const auto failure = failure_of(optimizer, {.place = Offload::Place::Disk, .path = directory.path}, 2);
   EXPECT_EQ(failure.code(), Errc::StorageUnavailable);
   EXPECT_THAT(failure.what(), testing::AllOf(testing::HasSubstr("rank 2's file in " + directory.path.string()), testing::HasSubstr("No space left")));

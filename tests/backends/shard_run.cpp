@@ -9,6 +9,7 @@
 #include <ATen/ops/tanh.h>
 
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <sstream>
 #include <stdexcept>
@@ -201,7 +202,7 @@ ShardCase case_from(const std::string& text) {
   for (std::string word; std::getline(words, word, ',');) {
     const auto equals = word.find('=');
     const auto key = word.substr(0, equals);
-    const auto value = equals == std::string::npos ? 0 : std::stod(word.substr(equals + 1));
+    const auto value = equals == std::string::npos || std::isalpha(static_cast<unsigned char>(word[equals + 1])) ? 0 : std::stod(word.substr(equals + 1));
     if (key == "replicate") c.sharding.strategy = ShardingStrategy::Replicate;
     else if (key == "zero1") c.sharding.strategy = ShardingStrategy::ShardOptimizer;
     else if (key == "zero2") c.sharding.strategy = ShardingStrategy::ShardGradients;
@@ -212,6 +213,9 @@ ShardCase case_from(const std::string& text) {
     else if (key == "persist") c.sharding.persistence_threshold = static_cast<std::int64_t>(value);
     else if (key == "bucket") c.sharding.reduce_bucket_elements = static_cast<std::int64_t>(value);
     else if (key == "nowrap") c.sharding.wrap.kind = WrapPolicy::Kind::NoWrap;
+    else if (key == "debug") c.sharding.debug = true;
+    else if (word == "offload=host") c.sharding.offload_optimizer.place = Offload::Place::Host;
+    else if (word == "offload=disk") c.sharding.offload_optimizer = {.place = Offload::Place::Disk, .path = std::filesystem::temp_directory_path(), .chunk_bytes = 8192};
     else if (key == "recompute") c.sharding.activation_checkpointing = true;
     else if (key == "accumulation") c.accumulation = static_cast<int>(value);
     else if (key == "clip") c.clip = value;

@@ -69,6 +69,7 @@ TEST(bert, ADirectoryReadsBackAsItWasWritten) {
 struct SeenHooks : UnitHooks {
   explicit SeenHooks(std::vector<std::string>& log, std::string name)
       : log_(log), name_(std::move(name)) {}
+  at::Tensor on_input(const at::Tensor& input) override { return input; }
   void pre_forward() override { log_.push_back("before " + name_); }
   void on_output(const at::Tensor& tensor) override {
     log_.push_back(name_ + " gave " + c10::str(tensor.sizes()));
