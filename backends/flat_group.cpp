@@ -54,7 +54,7 @@ std::shared_ptr<void> BufferPool::take(std::size_t bytes) {
     const std::scoped_lock lock{slots_->mutex};
     auto best = slots_->free.end();
     for (auto it = slots_->free.begin(); it != slots_->free.end(); ++it) {
-      if (it->bytes >= bytes && it->bytes <= 2 * bytes && (best == slots_->free.end() || it->bytes < best->bytes)) best = it;
+      if (it->bytes >= bytes && it->bytes <= bytes + bytes / 8 && (best == slots_->free.end() || it->bytes < best->bytes)) best = it;
     }
     if (best != slots_->free.end()) {
       slot = std::move(*best);

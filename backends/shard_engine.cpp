@@ -20,8 +20,8 @@ namespace troupe::detail {
 
 namespace {
 
-/// Reductions under way at once; each holds a unit's gradients.
-constexpr std::size_t max_reductions = 2;
+/// Reductions under way at once; each holds a unit's gradients, beside those of the unit whose backward runs.
+constexpr std::size_t max_reductions = 1;
 
 int shard_group_size(const Communicator& communicator, const ShardingOptions& options) {
   const int size = options.shard_group_size ? options.shard_group_size : communicator.size();
@@ -145,6 +145,8 @@ void ShardEngine::pre_forward(UnitState& unit) {
   for (auto* group : unit.groups) group->finish_gather();
   if (active_) return;  // run again in backward, by activation checkpointing
   if (last_entered_ && last_entered_ != &unit) {
+    // It was kept in case it was the last one.
+    if (!last_entered_->next && options_.reshard_after_forward && !last_entered_->contains(unit)) last_entered_->release();
     last_entered_->next = &unit;
     unit.previous = last_entered_;
   }

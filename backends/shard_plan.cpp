@@ -94,13 +94,14 @@ std::vector<Candidate> choose_units(torch::nn::Module& root, const WrapPolicy& w
 }
 
 /// Adds buckets of whole parameters, in the order in which backward completes them.
-void add_whole_groups(ShardPlan& plan, const std::vector<std::size_t>& params, std::int64_t bucket_elements, const std::string& label) {
+void add_whole_groups(ShardPlan& plan, const std::vector<std::size_t>& params, bool trained, std::int64_t bucket_elements, const std::string& label) {
   NamedTensors chosen;
   for (const auto i : params) chosen.push_back(plan.params[i]);
   const auto cap = static_cast<std::size_t>(bucket_elements) * 4;
   for (auto& bucket : plan_buckets(chosen, cap, 0)) {
     auto& group = plan.groups.emplace_back();
     group.label = label + " " + std::to_string(plan.groups.size() - 1);
+    group.trained = trained;
     for (const auto i : bucket.params) group.params.push_back(params[i]);
     std::sort(group.params.begin(), group.params.end());
   }
@@ -132,7 +133,7 @@ ShardPlan plan_shards(torch::nn::Module& module, const ShardingOptions& options)
 
   const bool frees = options.strategy == ShardingStrategy::ShardParameters;
   std::vector<int> owner(plan.params.size());
-  std::vector<std::size_t> whole;
+  std::vector<std::size_t> whole, frozen;
   std::map<std::tuple<int, at::ScalarType, bool>, std::vector<std::size_t>> freed;
   for (std::size_t i = 0; i < plan.params.size(); ++i) {
     const auto& tensor = plan.params[i].second;
@@ -142,6 +143,8 @@ ShardPlan plan_shards(torch::nn::Module& module, const ShardingOptions& options)
       freed[{owner[i], tensor.scalar_type(), tensor.requires_grad()}].push_back(i);
     } else if (tensor.requires_grad()) {
       whole.push_back(i);
+    } else if (options.param_dtype) {
+      frozen.push_back(i);  // computed with in another type
     }
   }
   for (auto& [key, params] : freed) {
@@ -150,7 +153,8 @@ ShardPlan plan_shards(torch::nn::Module& module, const ShardingOptions& options)
     plan.groups.push_back({unit.name.empty() ? "root" : unit.name, std::move(params), true, std::get<2>(key)});
   }
   const auto first_whole = plan.groups.size();
-  add_whole_groups(plan, whole, options.reduce_bucket_elements, frees ? "whole" : "bucket");
+  add_whole_groups(plan, whole, true, options.reduce_bucket_elements, frees ? "whole" : "bucket");
+  add_whole_groups(plan, frozen, false, options.reduce_bucket_elements, "frozen");
   for (std::size_t g = first_whole; g < plan.groups.size(); ++g) {
     std::set<int> owners;
     for (const auto i : plan.groups[g].params) owners.insert(owner[i]);

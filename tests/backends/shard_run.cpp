@@ -80,7 +80,8 @@ at::Tensor OddNetImpl::forward(const at::Tensor& ids) {
 }
 
 ShardResult train_sharded(TrainContext& context, const ShardCase& c) {
-  Accelerator accelerator{context, {.mixed_precision = c.precision, .gradient_accumulation_steps = c.accumulation, .sharding = c.sharding}};
+  Accelerator accelerator{context, {.mixed_precision = c.precision, .gradient_accumulation_steps = c.accumulation,
+                           .ddp = {.find_unused_parameters = true}, .sharding = c.sharding}};
   auto net = make_net();
   auto optimizer = make_optimizer(net);
   if (c.sharding.activation_checkpointing) set_activation_checkpointing(*net, true, c.accumulation > 1);
@@ -89,7 +90,10 @@ ShardResult train_sharded(TrainContext& context, const ShardCase& c) {
   for (int step = 0; step < c.steps; ++step) {
     for (int m = 0; m < c.accumulation; ++m) {
       const auto window = accelerator.accumulate(net);
-      const auto loss = loss_of(net, batch(step, m, context.world_rank()));
+      const auto loss = [&] {
+        const auto scope = accelerator.autocast();
+        return loss_of(net, batch(step, m, context.world_rank()));
+      }();
       accelerator.backward(loss);
       result.losses.push_back(loss.item<double>());
       if (accelerator.sync_gradients()) {

@@ -100,6 +100,7 @@ TEST_P(Strategies, KeepWhatTheFormulasSay) {
     for (int i = 0; i < 2; ++i) {
       accelerator.backward(net(at::randn({2, 192})).sum());
       optimizer.step();
+      optimizer.zero_grad();
     }
     const auto& memory = accelerator.memory();
     const ModelSize model{.num_params = kPsi, .largest_unit = kBlock, .root_unit = kHead, .num_units = kBlocks + 1};
