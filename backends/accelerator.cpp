@@ -72,7 +72,9 @@ Accelerator::Accelerator(TrainContext& context, AcceleratorOptions options) {
 }
 
 Accelerator::~Accelerator() {
-  free_memory();
+  // What was prepared may be gone already: it is declared after the Accelerator in most loops. Optimizers that are still
+  // there find an open gate.
+  *impl_->gate = {};
 }
 
 void Accelerator::prepare_model(std::shared_ptr<torch::nn::Module> model) {
@@ -103,7 +105,7 @@ void Accelerator::finish_prepare() {
     const bool trained = std::any_of(params.begin(), params.end(), [](const auto& p) { return p.second.requires_grad(); });
     const auto sharding = i.sharding();
     if (sharding.strategy != ShardingStrategy::Replicate) {
-      model.shards = std::make_unique<detail::ShardEngine>(i.communicator, model.module, sharding, i.memory);
+      model.shards = std::make_shared<detail::ShardEngine>(i.communicator, model.module, sharding, i.memory);
     } else if (trained && i.communicator.size() > 1) {
       model.engine = std::make_unique<detail::DdpEngine>(i.communicator, std::move(params), named(model.module->named_buffers()), i.options.ddp);
     }

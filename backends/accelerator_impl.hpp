@@ -21,7 +21,7 @@ struct Accelerator::Impl {
   struct Model {
     std::shared_ptr<torch::nn::Module> module;
     std::unique_ptr<detail::DdpEngine> engine;  // none in a world of one, when nothing is trained, or
-    std::unique_ptr<detail::ShardEngine> shards = nullptr;  // when sharded
+    std::shared_ptr<detail::ShardEngine> shards = nullptr;  // when sharded
     int no_sync_depth = 0;
     int trigger_depth = 0;  // of trigger_sync_in_backward
   };

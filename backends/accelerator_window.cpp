@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 namespace troupe {
 
@@ -67,10 +68,10 @@ void Accelerator::Impl::agree_on_overflow(std::uint8_t overflow) {
 }
 
 void Accelerator::Impl::repoint(Optimizer& optimizer) {
-  bool sharded = false;
+  std::set<const detail::ShardEngine*> used;
   std::size_t i = 0;
   std::vector<std::vector<at::Tensor>> pieces;
-  std::vector<detail::ShardEngine*> engines;
+  std::vector<std::weak_ptr<detail::ShardEngine>> engines;  // an optimizer may outlive them
   for (const auto& group : optimizer.groups()) {
     auto& list = pieces.emplace_back();
     for (const auto& current : group.params) {
@@ -81,15 +82,19 @@ void Accelerator::Impl::repoint(Optimizer& optimizer) {
         continue;
       }
       list.push_back(shards->piece_of(handle));
-      sharded = true;
-      if (std::find(engines.begin(), engines.end(), shards) == engines.end()) engines.push_back(shards);
+      used.insert(shards);
     }
   }
-  if (!sharded) return;
+  if (used.empty()) return;
   optimizer.repoint(std::move(pieces));
   if (const auto& offload = sharding().offload_optimizer; offload.place != Offload::Place::None) optimizer.set_offload(offload, communicator.rank());
+  for (const auto& model : models) {
+    if (used.contains(model.shards.get())) engines.push_back(model.shards);
+  }
   optimizer.set_after_step([engines] {
-    for (auto* shards : engines) shards->after_step();
+    for (const auto& shards : engines) {
+      if (const auto alive = shards.lock()) alive->after_step();
+    }
   });
 }
 
