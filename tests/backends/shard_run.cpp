@@ -221,6 +221,7 @@ ShardCase case_from(const std::string& text) {
     else if (word == "offload=host") c.sharding.offload_optimizer.place = Offload::Place::Host;
     else if (word == "offload=disk") c.sharding.offload_optimizer = {.place = Offload::Place::Disk, .path = std::filesystem::temp_directory_path(), .chunk_bytes = 8192};
     else if (key == "recompute") c.sharding.activation_checkpointing = true;
+    else if (key == "to_host") c.sharding.activation_checkpointing_offload = true;
     else if (key == "accumulation") c.accumulation = static_cast<int>(value);
     else if (key == "clip") c.clip = value;
     else if (key == "bf16") c.precision = Precision::BF16;

@@ -45,7 +45,7 @@ std::string name_of(const testing::TestParamInfo<std::tuple<int, std::string>>& 
 const auto kAll = testing::Values("zero1", "zero2", "zero3", "zero3,reshard=0", "zero1,accumulation=2", "zero2,accumulation=4",
                                   "zero3,accumulation=2", "zero1,clip=0.5", "zero2,clip=0.5", "zero3,clip=0.5,accumulation=2",
                                   "zero2,bucket=20", "zero3,persist=20", "zero1,recompute", "zero3,recompute",
-                                  "zero3,recompute,accumulation=2", "zero2,recompute,clip=0.5", "zero3,recompute,nowrap",
+                                  "zero3,recompute,to_host,accumulation=2", "zero2,recompute,clip=0.5", "zero3,recompute,nowrap",
                                   "zero3,recompute,reshard=0", "zero3,nowrap", "zero3,prefetch=0", "zero3,zeroed,accumulation=2",
                                   "zero2,recompute,accumulation=2", "zero1,offload=host", "zero3,offload=disk,accumulation=2",
                                   "replicate", "replicate,accumulation=2,clip=0.5", "zero3,debug");
