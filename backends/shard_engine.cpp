@@ -293,7 +293,10 @@ void ShardEngine::after_step() {
   for (auto& group : groups_) {
     if (group->plan().trained) group->masters_changed();
     group->release();
-    if (!group->plan().freed) group->start_gather();
+  }
+  // Buckets are in the order of backward: what forward needs first is sent first.
+  for (auto it = groups_.rbegin(); it != groups_.rend(); ++it) {
+    if (!(*it)->plan().freed) (*it)->start_gather();
   }
   last_entered_ = nullptr;
   // Without a unit at the root nobody says when forward begins.
