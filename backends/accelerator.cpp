@@ -110,7 +110,10 @@ void Accelerator::finish_prepare() {
       model.engine = std::make_unique<detail::DdpEngine>(i.communicator, std::move(params), named(model.module->named_buffers()), i.options.ddp);
     }
   }
-  for (auto* optimizer : i.optimizers) i.repoint(*optimizer);
+  for (auto* optimizer : i.optimizers) {
+    i.name_parameters(*optimizer);
+    i.repoint(*optimizer);
+  }
 }
 
 Scope Accelerator::autocast() {

@@ -86,4 +86,22 @@ const MemoryAccount& Accelerator::memory() {
   return impl_->memory;
 }
 
+std::string Accelerator::memory_report() {
+  MemoryBytes estimate;
+  for (const auto& model : impl_->models) {
+    ModelSize size;
+    if (model.shards) {
+      size = model.shards->size();
+    } else {
+      for (const auto& p : model.module->parameters()) (p.requires_grad() ? size.num_params : size.num_frozen) += p.numel();
+    }
+    const auto bytes = estimate_memory(size, model.shards ? model.shards->options() : ShardingOptions{}, num_processes());
+    estimate[MemoryCategory::Parameters] += bytes.params;
+    estimate[MemoryCategory::Gradients] += bytes.grads;
+    estimate[MemoryCategory::Optimizer] += bytes.optimizer;
+    estimate[MemoryCategory::Gathered] += bytes.gathered;
+  }
+  return compare_memory(estimate, memory());
+}
+
 }  // namespace troupe

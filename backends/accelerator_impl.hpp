@@ -93,6 +93,8 @@ struct Accelerator::Impl {
   /// Agrees on overflow, and updates the loss scale.
   void end_window();
   void agree_on_overflow(std::uint8_t overflow);
+  /// State can then be listed under parameters' names.
+  void name_parameters(Optimizer& optimizer);
   /// Lets a prepared optimizer update this rank's pieces of sharded parameters.
   void repoint(Optimizer& optimizer);
   /// The engine that shards a parameter; nullptr: none does.

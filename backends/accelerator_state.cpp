@@ -105,6 +105,8 @@ void Accelerator::write_state(const std::filesystem::path& directory) {
   auto& schedulers = json["schedulers"] = Json::array();
   for (const auto* scheduler : i.schedulers) schedulers.push_back({{"last_step", scheduler->last_step()}});
   json["loaders"] = i.loader_state();
+  const auto& scaler = i.scaler.state();
+  json["loss_scaler"] = {{"scale", scaler.scale}, {"good_steps", scaler.good_steps}, {"hysteresis", scaler.hysteresis}};
   write_json(directory / "state.json", json);
 }
 
@@ -135,6 +137,10 @@ void Accelerator::load_state(const std::filesystem::path& directory) {
     for (std::size_t g = 0; g < lrs.size(); ++g) i.optimizers[o]->set_lr(g, lrs[g].get<double>());
   }
   i.load_loader_state(loaders);
+  if (i.options.mixed_precision == Precision::FP16 && json.contains("loss_scaler")) {
+    const auto& scaler = json["loss_scaler"];
+    i.scaler.set_state({scaler.at("scale").get<double>(), scaler.at("good_steps").get<std::int64_t>(), scaler.at("hysteresis").get<int>()});
+  }
   i.gate->sync = true;
   if (json.value("world_size", 0) == num_processes()) {
     load_generator(random_file(directory, process_index()));

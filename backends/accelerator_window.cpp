@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
 
 namespace troupe {
@@ -65,6 +66,21 @@ void Accelerator::Impl::agree_on_overflow(std::uint8_t overflow) {
   communicator.all_reduce({&overflow, 1, DType::U8}, ReduceOp::Max).wait().or_throw();
   gate->skip = overflow != 0;
   scaler.update(gate->skip);
+}
+
+void Accelerator::Impl::name_parameters(Optimizer& optimizer) {
+  std::map<const void*, std::string> names;
+  for (std::size_t m = 0; m < models.size(); ++m) {
+    const auto prefix = m ? "model_" + std::to_string(m) + "." : std::string{};
+    for (const auto& item : models[m].module->named_parameters()) names.try_emplace(item.value().unsafeGetTensorImpl(), prefix + item.key());
+  }
+  std::vector<std::string> mine;
+  for (const auto& handle : optimizer.handles()) {
+    const auto found = names.find(handle.unsafeGetTensorImpl());
+    if (found == names.end()) return;  // of a model that is not prepared (yet)
+    mine.push_back(found->second);
+  }
+  optimizer.set_names(std::move(mine));
 }
 
 void Accelerator::Impl::repoint(Optimizer& optimizer) {

@@ -6,6 +6,7 @@
 #include <troupe/unit.hpp>
 
 #include <ATen/core/grad_mode.h>
+#include <c10/util/accumulate.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 #include <torch/headeronly/version.h>
@@ -319,6 +320,27 @@ std::vector<at::Tensor> ShardEngine::gradients() const {
     if (group->kept().defined()) grads.push_back(group->kept());
   }
   return grads;
+}
+
+ModelSize ShardEngine::size() const {
+  ModelSize size;
+  for (const auto& [name, tensor] : plan_.params) {
+    const auto* place = place_of(tensor);
+    const auto numel = place ? c10::multiply_integers(place->group->sizes(place->index)) : tensor.numel();
+    (tensor.requires_grad() ? size.num_params : size.num_frozen) += numel;
+    if (place && !place->group->plan().freed && options_.strategy == ShardingStrategy::ShardParameters) size.num_persistent += numel;
+  }
+  size.num_units = std::max<int>(1, static_cast<int>(plan_.units.size()));
+  for (const auto& unit : plan_.units) {
+    std::int64_t numel = 0;
+    for (const auto g : unit.groups) {
+      if (!plan_.groups[g].freed) continue;
+      for (std::size_t i = 0; i < plan_.groups[g].params.size(); ++i) numel += c10::multiply_integers(groups_[g]->sizes(i));
+    }
+    if (unit.name.empty()) size.root_unit = numel;
+    else size.largest_unit = std::max(size.largest_unit, numel);
+  }
+  return size;
 }
 
 ShardEngine::Sent ShardEngine::sent() const {

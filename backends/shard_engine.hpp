@@ -4,6 +4,7 @@
 #include "shard_plan.hpp"
 
 #include <troupe/communicator.hpp>
+#include <troupe/memory_estimate.hpp>
 #include <troupe/sharding_options.hpp>
 
 #include <ATen/core/Tensor.h>
@@ -78,6 +79,8 @@ class ShardEngine {
 
   [[nodiscard]] const ShardPlan& plan() const noexcept { return plan_; }
   [[nodiscard]] const ShardingOptions& options() const noexcept { return options_; }
+  /// For `estimate_memory`.
+  [[nodiscard]] ModelSize size() const;
   /// What this rank sent so far: of parameters, of gradients, and of gradients between replicas.
   struct Sent {
     std::uint64_t parameters = 0, gradients = 0, replicas = 0;

@@ -161,6 +161,8 @@ class Accelerator {
   [[nodiscard]] const std::optional<EffectiveConfig>& config() const noexcept;
   /// This rank's memory by category.
   [[nodiscard]] const MemoryAccount& memory();
+  /// What the ZeRO arithmetic expects of the prepared models (with AdamW), beside what was measured, as a table.
+  [[nodiscard]] std::string memory_report();
   /// The loss scale that the next backward uses; 1 without fp16.
   [[nodiscard]] double loss_scale() const noexcept;
 
