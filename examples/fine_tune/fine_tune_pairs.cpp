@@ -82,13 +82,17 @@ struct Meter {
 void fine_tune_pairs(TrainContext& context, const Config& config) {
   const auto epochs = config.get<int>("num_train_epochs");
   const auto batch_size = config.get<std::int64_t>("per_device_train_batch_size");
-  const auto accumulation = config.get<int>("gradient_accumulation_steps");
   const auto max_grad_norm = config.get<double>("max_grad_norm");
   const auto seed = config.get<std::uint64_t>("seed");
   const std::filesystem::path model_directory = config.get<std::string>("model");
-  Accelerator accelerator{context,
-                          {.mixed_precision = precision_from(config.get<std::string>("mixed_precision")),
-                           .gradient_accumulation_steps = accumulation}};
+  AcceleratorOptions options{.mixed_precision = precision_from(config.get<std::string>("mixed_precision")),
+                             .gradient_accumulation_steps = config.get<int>("gradient_accumulation_steps")};
+  if (const auto file = config.get<std::string>("deepspeed"); !file.empty()) {
+    options.deepspeed_plugin = DeepSpeedPlugin::from_json(file);
+    options.hidden_sizes = {BertConfig::from_file(model_directory / "config.json").hidden_size};
+  }
+  Accelerator accelerator{context, options};
+  const int accumulation = accelerator.config() ? accelerator.config()->gradient_accumulation_steps : options.gradient_accumulation_steps;
 
   set_seed(seed);
   auto model = BertForSequenceClassification::from_pretrained(model_directory);

@@ -22,7 +22,8 @@ Config to_config(const FineTuneOptions& o) {
           {"max_grad_norm", o.max_grad_norm},
           {"max_length", o.max_length},
           {"seed", o.seed},
-          {"mixed_precision", o.mixed_precision}};
+          {"mixed_precision", o.mixed_precision},
+          {"deepspeed", o.deepspeed}};
 }
 
 void add_options(CLI::App& app, FineTuneOptions& o) {
@@ -42,6 +43,7 @@ void add_options(CLI::App& app, FineTuneOptions& o) {
   app.add_option("--max_length", o.max_length, "tokens of a pair, longer ones are cut")->capture_default_str()->check(CLI::Range(8, 512));
   app.add_option("--seed", o.seed, "of initialisation, dropout and shuffling")->capture_default_str();
   app.add_option("--mixed_precision", o.mixed_precision, "no or bf16")->capture_default_str()->check(CLI::IsMember({"no", "bf16"}));
+  app.add_option("--deepspeed", o.deepspeed, "a DeepSpeed JSON: train sharded by its ZeRO stage; its accumulation and clipping count");
 }
 
 void add_options(CLI::App& app, TrainerOptions& o) {

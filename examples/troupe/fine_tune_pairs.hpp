@@ -32,6 +32,7 @@ struct FineTuneOptions {
   std::int64_t max_length = 64;              ///< tokens of a pair
   std::uint64_t seed = 42;
   std::string mixed_precision = "no";        ///< "no" or "bf16"
+  std::string deepspeed;                     ///< DeepSpeed JSON; its accumulation, precision and clipping count then
 };
 
 [[nodiscard]] Config to_config(const FineTuneOptions& options);

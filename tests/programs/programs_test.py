@@ -125,6 +125,19 @@ class Programs(unittest.TestCase):
             losses.append(self.result(placement)["metrics"]["loss"])
         self.assertEqual(losses[0], losses[1])
 
+    def test_a_deepspeed_file_shards_the_same_training(self):
+        config = self.root / "zero3.json"
+        config.write_text(json.dumps({"train_micro_batch_size_per_gpu": "auto", "train_batch_size": "auto", "gradient_accumulation_steps": "auto",
+                                      "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": "auto"}}))
+        plain = self.run_program("quickstart", "--num_workers=2", name="plain")
+        self.assertEqual(plain.returncode, 0, plain.stdout + plain.stderr)
+        done = self.run_program("quickstart", "--num_workers=2", "--placement=processes", f"--deepspeed={config}", name="zero3")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("ZeRO-3", done.stdout + done.stderr)
+        self.assertAlmostEqual(self.result("plain")["metrics"]["loss"], self.result("zero3")["metrics"]["loss"], places=4)
+        config.write_text('{"zero_optimization": {"stagee": 3}}')
+        self.fails(self.run_program("quickstart", f"--deepspeed={config}", name="wrong"), "stagee", "stage")
+
     def test_bert_mrpc_runs_the_guides_example(self):
         done = self.run_program("bert_mrpc", "--num_workers=2", "--num_train_epochs=2")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
