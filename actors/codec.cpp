@@ -199,7 +199,7 @@ void serialize(Archive& ar, BarrierPassed& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, AbortRank& m) {
-  ar(m.attempt, m.reason);
+  ar(m.attempt, m.reason, m.at_once);
 }
 template <class Archive>
 void serialize(Archive& ar, RankStarted& m) {

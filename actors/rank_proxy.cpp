@@ -94,7 +94,7 @@ struct ProxyState {
       own_error->code = Errc::Aborted;
       own_error->message = order.reason;
     }
-    if (!has_started) return kill();  // nothing of the user's runs yet
+    if (!has_started || order.at_once) return kill();  // or nothing of the user's runs yet
     (void)hosted->send(order);
     kill_later();
   }

@@ -103,7 +103,7 @@ void TrainerState::stop(const std::string& reason) {
   if (stop_requests == 1) {
     self->send(group, StopGroup{attempt});
   } else {
-    self->send(group, AbortGroup{attempt, reason.empty() ? "a second stop was requested" : reason});
+    self->send(group, AbortGroup{attempt, reason.empty() ? "a second stop was requested" : reason, true});
   }
 }
 

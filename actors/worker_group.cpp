@@ -40,7 +40,7 @@ caf::message_handler orders(GroupState& state) {
         if (!state.is_stale(order.attempt)) state.stop();
       },
       [&state](const AbortGroup& order) {
-        if (!state.is_stale(order.attempt)) state.fail(Errc::Cancelled, order.reason);
+        if (!state.is_stale(order.attempt)) state.fail(Errc::Cancelled, order.reason, order.at_once);
       },
       [&state](WaitOverdue timer) {
         switch (timer.wait) {

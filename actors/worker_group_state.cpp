@@ -4,8 +4,16 @@
 #include <troupe/group_rules.hpp>
 
 #include <algorithm>
+#include <utility>
 
 namespace troupe {
+
+namespace {
+
+/// A thread that computes ends at its next call; more patience than a step takes would not be at once.
+constexpr std::chrono::milliseconds at_once_limit{2'000};
+
+}  // namespace
 
 GroupState::~GroupState() {
   // Killed before its end: no rank may be left waiting for another.
@@ -169,21 +177,23 @@ void GroupState::rank_lost(int rank, const RunError& error) {
   rank_ended(rank);
 }
 
-void GroupState::fail(Errc code, const std::string& reason) {
+void GroupState::fail(Errc code, const std::string& reason, bool at_once) {
   if (phase != Phase::Ending) {
     errors.emplace_back();
     errors.back().code = code;
     errors.back().message = reason;
   }
-  end_ranks(reason);
+  end_ranks(reason, at_once);
 }
 
-void GroupState::end_ranks(const std::string& reason) {
-  if (phase == Phase::Ending) return;
+void GroupState::end_ranks(const std::string& reason, bool at_once) {
+  const bool hurried = at_once && !std::exchange(hurry, true);
+  if (phase == Phase::Ending && !hurried) return;
   phase = Phase::Ending;
   if (placer) placer->abort(reason);
-  tell_ranks(AbortRank{order.attempt, reason});
-  wait_at_most(2 * order.run.stop_grace, Wait::End);  // a process rank's own grace ends first
+  tell_ranks(AbortRank{order.attempt, reason, at_once});
+  end_limit = at_once ? at_once_limit : 2 * order.run.stop_grace;  // a process rank's own grace ends first
+  wait_at_most(end_limit, Wait::End);
   for (int rank = 0; rank < world_size(); ++rank) {
     if (!ranks[static_cast<std::size_t>(rank)]) ended.insert(rank);  // never placed
   }
@@ -196,7 +206,7 @@ void GroupState::end_overdue() {
   errors.emplace_back();
   errors.back().code = Errc::DeadlinePassed;
   errors.back().rank = *stuck.begin();
-  errors.back().message = did_not(stuck, "end", 2 * order.run.stop_grace) +
+  errors.back().message = did_not(stuck, "end", end_limit) +
                           " after an abort; threads cannot be ended by force, placement as processes can";
   for (const auto& rank : ranks) {
     if (rank) self->send_exit(rank, caf::exit_reason::kill);

@@ -35,6 +35,8 @@ struct GroupState {
   StartGroup order;
   std::unique_ptr<RankPlacer> placer;
   Phase phase = Phase::Starting;
+  bool hurry = false;  // a second stop: no grace
+  std::chrono::milliseconds end_limit{0};  // from an abort until ranks are given up
   std::vector<caf::actor> ranks;  // empty handle: ended, or never placed
   std::set<int> started, ended, returned;
   std::map<int, std::uint64_t> stop_counts;
@@ -56,7 +58,7 @@ struct GroupState {
   void stop_counted(int rank, std::uint64_t calls);
   void stop();
   /// Records the cause and ends every rank by force.
-  void fail(Errc code, const std::string& reason);
+  void fail(Errc code, const std::string& reason, bool at_once = false);
   void start_overdue();
   void barriers_overdue();
   void stop_overdue();
@@ -82,7 +84,7 @@ struct GroupState {
   void watch_barriers();
   void fail_barriers_without(const std::set<int>& gone);
   void release_stop();
-  void end_ranks(const std::string& reason);
+  void end_ranks(const std::string& reason, bool at_once = false);
   void rank_ended(int rank);
   void finish();
 };

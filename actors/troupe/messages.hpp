@@ -63,10 +63,11 @@ struct BarrierPassed {
 };
 
 /// End now: the collective group is already aborted; the worker gets Failure{Aborted, reason} at its next call.
-/// A process that has not ended after the grace period is killed by its proxy.
+/// A process that has not ended after the grace period is killed by its proxy, with `at_once` immediately.
 struct AbortRank {
   Attempt attempt = 0;
   std::string reason;
+  bool at_once = false;
 };
 
 // ---- Rank to WorkerGroup ------------------------------------------------------------------------------------
@@ -149,6 +150,7 @@ struct StopGroup {
 struct AbortGroup {
   Attempt attempt = 0;
   std::string reason;
+  bool at_once = false;  ///< no grace: processes are killed, threads get two seconds to reach their next call
 };
 
 /// Every rank runs its train function.

@@ -7,6 +7,10 @@
 #include <string>
 #include <type_traits>
 
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
+
 namespace troupe::detail {
 
 namespace {
@@ -118,7 +122,41 @@ constexpr Kernels kKernels[] = {
 };
 constexpr Kernels kWideF16{add_f16_wide, max_f16_wide, min_f16_wide}, kWideBF16{add_bf16_wide, max_bf16_wide, min_bf16_wide};
 
+#if defined(__x86_64__)
+/// A cache line is read once and written whole to each target, so that nothing is fetched for what is overwritten.
+void stream(const std::byte* source, std::span<std::byte* const> targets, std::size_t bytes) {
+  constexpr std::size_t line = 64;
+  for (std::size_t at = 0; at + line <= bytes; at += line) {
+    const auto* from = reinterpret_cast<const __m128i*>(source + at);
+    const __m128i a = _mm_loadu_si128(from), b = _mm_loadu_si128(from + 1), c = _mm_loadu_si128(from + 2), d = _mm_loadu_si128(from + 3);
+    for (auto* target : targets) {
+      if (target == source) continue;
+      auto* to = reinterpret_cast<__m128i*>(target + at);
+      _mm_stream_si128(to, a);
+      _mm_stream_si128(to + 1, b);
+      _mm_stream_si128(to + 2, c);
+      _mm_stream_si128(to + 3, d);
+    }
+  }
+  _mm_sfence();
+  const auto rest = bytes / line * line;
+  for (auto* target : targets) {
+    if (target != source) std::memcpy(target + rest, source + rest, bytes - rest);
+  }
+}
+#endif
+
 }  // namespace
+
+void copy(const std::byte* source, std::span<std::byte* const> targets, std::size_t bytes, bool past_cache) {
+#if defined(__x86_64__)
+  const auto is_aligned = [](const std::byte* p) { return reinterpret_cast<std::uintptr_t>(p) % 64 == 0; };
+  if (past_cache && std::all_of(targets.begin(), targets.end(), is_aligned)) return stream(source, targets, bytes);
+#endif
+  for (auto* target : targets) {
+    if (target != source) std::memcpy(target, source, bytes);
+  }
+}
 
 void check_reducible(DType dtype, ReduceOp op) {
   const bool is_float = dtype == DType::F64 || dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16;

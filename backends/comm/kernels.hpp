@@ -22,4 +22,8 @@ struct Reduction {
 /// A target may be a source. Bool: sum and max are "or", min is "and". Integers wrap.
 void reduce(const Reduction& reduction, std::span<std::byte* const> sources, std::span<std::byte* const> targets, std::size_t count);
 
+/// Copies `bytes` from `source` to every target; one that is the source itself is left alone.
+/// @param past_cache writes around the caches: twice as fast for what is too large to stay in them, and slower to read next.
+void copy(const std::byte* source, std::span<std::byte* const> targets, std::size_t bytes, bool past_cache);
+
 }  // namespace troupe::detail

@@ -17,6 +17,8 @@ namespace {
 
 constexpr std::size_t kMinChunk = std::size_t{32} << 10;
 constexpr std::size_t kMaxChunk = std::size_t{1} << 20;
+/// What a gather or broadcast writes on all ranks together and from which on it cannot be found in a cache afterwards.
+constexpr std::size_t kPastCacheBytes = std::size_t{24} << 20;
 
 void pause() noexcept {
 #if defined(__x86_64__)
@@ -242,15 +244,17 @@ void Seat::copy_range(const Operation& operation, std::size_t begin, std::size_t
   const auto& request = operation.request_;
   const int ranks = state_->size();
   const bool gather = request.call == Call::AllGather;
+  const auto written = request.output.bytes * static_cast<std::size_t>(ranks);
   for (int from = 0; from < ranks; ++from) {
     if (!gather && from != request.root) continue;
     const auto& source = state_->record(operation.sequence_, from);
     const auto* data = state_->resolve(source.input) + begin;
+    targets_.clear();
     for (int to = 0; to < ranks; ++to) {
       auto* target = state_->resolve(state_->record(operation.sequence_, to).output) + begin;
-      if (gather) target += static_cast<std::size_t>(from) * request.bytes();
-      if (target != data) std::memcpy(target, data, end - begin);
+      targets_.push_back(gather ? target + static_cast<std::size_t>(from) * request.bytes() : target);
     }
+    copy(data, targets_, end - begin, written >= kPastCacheBytes);
   }
 }
 

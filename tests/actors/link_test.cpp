@@ -36,7 +36,7 @@ std::vector<LinkMessage> one_of_each() {
   run.scaling.placement = Placement::Processes;
   RunError error{Errc::RankKilled, "gone", 1, 9, std::nullopt, {"a line", ""}};
   return {Hello{"program", 7, 1, 99}, run, CountForStop{7}, StopAfter{7, 12},
-          BarrierPassed{7, 3, "bytes", Errc::DeadlinePassed, "rank 1 did not come"}, AbortRank{7, "because"},
+          BarrierPassed{7, 3, "bytes", Errc::DeadlinePassed, "rank 1 did not come"}, AbortRank{7, "because", true},
           RankStarted{7, 1, 4711},
           Reported{7, 1, 5, Metrics{{"loss", 0.25}, {"step", 3}, {"best", true}, {"note", "x"}}, "/c", 2},
           Progressed{7, 1, Progress{1, 2, 3, 4, 0.5, 6.0}}, BarrierReached{7, 1, 3, std::string("a\0b", 3)},
@@ -119,7 +119,7 @@ TEST(Frame, NamesTypeAndSizeOfOneThatIsTooLong) {
     FAIL();
   } catch (const Failure& failure) {
     EXPECT_EQ(failure.code(), Errc::ProtocolError);
-    EXPECT_THAT(failure.what(), HasSubstr("a AbortRank of 2012 bytes"));
+    EXPECT_THAT(failure.what(), HasSubstr("a AbortRank of 2013 bytes"));
   }
   auto frame = encode_frame(AbortRank{1, std::string(2000, 'x')}, limit);
   EXPECT_THROW((void)parse_frame_header(frame.substr(0, frame_header_bytes), 1000), Failure);

@@ -168,6 +168,19 @@ TEST_F(ProcessTest, KillsARankThatDoesNotEndAfterAnAbort) {
   EXPECT_TRUE(has_no_children());
 }
 
+TEST_F(ProcessTest, KillsRanksAtOnceWhenTold) {
+  order_.run.stop_grace = 60s;
+  const auto before = std::chrono::steady_clock::now();
+  const auto got = run("sleep", 2, [](auto& self, const auto& group) {
+    self->send(group, AbortGroup{3, "enough"});
+    self->send(group, AbortGroup{3, "really", true});
+  });
+  ASSERT_TRUE(got.ended->error);
+  EXPECT_EQ(got.ended->error->code, Errc::Cancelled) << text_of(got);
+  EXPECT_LT(std::chrono::steady_clock::now() - before, 5s);
+  EXPECT_TRUE(has_no_children());
+}
+
 TEST_F(ProcessTest, BringsMetricsBitByBit) {
   const auto got = run("report_odd_numbers", 1);
   ASSERT_EQ(got.reports.size(), 1u);

@@ -262,6 +262,17 @@ TEST_F(WorkerGroupTest, EndsAtOnceWhenAborted) {
   EXPECT_EQ(error.message, "second Ctrl-C");
 }
 
+TEST_F(WorkerGroupTest, WaitsTwoSecondsForRanksThatMustEndAtOnce) {
+  begin_and_start(2);
+  send(AbortGroup{attempt, "second Ctrl-C", true});
+  EXPECT_TRUE(told<AbortRank>(0)->at_once);
+  lose(0, Errc::Aborted, "second Ctrl-C");
+  time_.advance(1900ms);
+  EXPECT_EQ(trainer_->count<GroupEnded>(), 0);
+  time_.advance(200ms);
+  EXPECT_EQ(ended_with().message, "second Ctrl-C");
+}
+
 TEST_F(WorkerGroupTest, GivesUpOnRanksThatDoNotEnd) {
   begin_and_start(2);
   lose(0, Errc::TrainFunctionFailed, "boom");

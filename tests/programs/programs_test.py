@@ -232,6 +232,17 @@ class Programs(unittest.TestCase):
                 self.assertIsNone(self.result()["error"])
                 self.wait_until_gone(2)
 
+    def test_second_interrupt_ends_at_once(self):
+        for placement in ("threads", "processes"):
+            with self.subTest(placement):
+                shutil.rmtree(self.storage, ignore_errors=True)
+                process = self.start_long_run(f"--placement={placement}")
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.02)
+                process.send_signal(signal.SIGINT)
+                self.assertEqual(process.wait(4), 130)
+                self.wait_until_gone(1)
+
 
 if __name__ == "__main__":
     unittest.main()
