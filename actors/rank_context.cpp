@@ -49,6 +49,15 @@ std::filesystem::path RankContext::checkpoint_dir() {
   return directory;
 }
 
+std::filesystem::path RankContext::shared_checkpoint_dir() {
+  const auto name = "attempt_" + std::to_string(run_.attempt) + "_shared_" + std::to_string(next_shared_directory_++);
+  auto directory = std::filesystem::path(run_.run_directory) / ".staging" / name;
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) throw Failure{Errc::StorageUnavailable, "cannot make " + directory.string() + ": " + error.message()};
+  return directory;
+}
+
 std::optional<Checkpoint> RankContext::get_checkpoint() const {
   if (!run_.resume_checkpoint) return std::nullopt;
   return Checkpoint{*run_.resume_checkpoint};

@@ -26,6 +26,7 @@ class RankContext final : public TrainContext {
   void report(const Metrics& metrics, const std::optional<Checkpoint>& checkpoint) override;
   void progress(const Progress& progress) override;
   std::filesystem::path checkpoint_dir() override;
+  std::filesystem::path shared_checkpoint_dir() override;
   std::optional<Checkpoint> get_checkpoint() const override;
   void barrier() override { (void)wait_for_all({}); }
   std::string broadcast_from_rank_zero(std::string bytes) override;
@@ -41,6 +42,7 @@ class RankContext final : public TrainContext {
   std::uint64_t next_report_;
   std::uint64_t next_barrier_ = 0;
   int next_directory_ = 0;
+  int next_shared_directory_ = 0;
   std::chrono::steady_clock::time_point next_progress_;
 };
 

@@ -108,6 +108,7 @@ class AttemptContext final : public TrainContext {
   void report(const Metrics& metrics, const std::optional<Checkpoint>& checkpoint) override { inner_.report(metrics, checkpoint); }
   void progress(const Progress& progress) override { inner_.progress(progress); }
   std::filesystem::path checkpoint_dir() override { return inner_.checkpoint_dir(); }
+  std::filesystem::path shared_checkpoint_dir() override { return inner_.shared_checkpoint_dir(); }
   std::optional<Checkpoint> get_checkpoint() const override { return inner_.get_checkpoint(); }
   void barrier() override {
     ask();

@@ -49,14 +49,17 @@ class TrainContext {
   /// Sends metrics, and a checkpoint when there is one, to the Trainer and returns at once: no barrier, no copy, no
   /// disk. Ranks may report different numbers of times, or not at all.
   ///
-  /// @param checkpoint a directory this rank has finished writing, best one from `checkpoint_dir()` (moved, not
-  ///        copied). It is committed when as many ranks as it has writers have sent theirs for the same report index;
+  /// @param checkpoint a directory this rank has finished writing, or is writing in the background
+  ///        (`Checkpoint::pending`), best one from `checkpoint_dir()` or `shared_checkpoint_dir()` (moved, not copied). It is committed when as many ranks as it has writers have sent theirs for the same report index;
   ///        their files end up in one directory, and a file name used twice is an error.
   virtual void report(const Metrics& metrics, const std::optional<Checkpoint>& checkpoint = std::nullopt) = 0;
   /// Shows where training stands; rate-limited, may be dropped, costs well under a microsecond when it is.
   virtual void progress(const Progress& progress) = 0;
   /// A new empty directory in the run's storage for this rank's next checkpoint.
   [[nodiscard]] virtual std::filesystem::path checkpoint_dir() = 0;
+  /// A directory in the run's storage into which all ranks of the attempt write parts of one checkpoint: the n-th call of
+  /// every rank gives the same one. Made if it is not there; waits for nobody.
+  [[nodiscard]] virtual std::filesystem::path shared_checkpoint_dir() = 0;
   /// The newest committed checkpoint when this attempt began; nothing on a fresh run.
   [[nodiscard]] virtual std::optional<Checkpoint> get_checkpoint() const = 0;
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 
 namespace troupe {
 namespace {
@@ -186,6 +187,25 @@ TEST_F(RankTest, MakesItsCheckpointDirectoriesBelowTheRun) {
     EXPECT_TRUE(std::filesystem::is_directory(path));
     EXPECT_EQ(path.parent_path(), directory_.path() / ".staging");
   }
+}
+
+TEST_F(RankTest, SharesCheckpointDirectoriesWithItsPeers) {
+  std::vector<std::filesystem::path> made;
+  const auto train = [&](TrainContext& context, const Config&) {
+    made.push_back(context.shared_checkpoint_dir());
+    std::ofstream{made.back() / ("part_" + std::to_string(context.world_rank()))} << "x";
+    made.push_back(context.shared_checkpoint_dir());
+  };
+  start(train, run(0, 2));
+  expect<RankDone>();
+  start(train, run(1, 2));
+  expect<RankDone>();
+  ASSERT_EQ(made.size(), 4u);
+  EXPECT_EQ(made[0], made[2]);
+  EXPECT_EQ(made[1], made[3]);
+  EXPECT_NE(made[0], made[1]);
+  EXPECT_EQ(made[0].parent_path(), directory_.path() / ".staging");
+  EXPECT_TRUE(std::filesystem::exists(made[0] / "part_0") && std::filesystem::exists(made[0] / "part_1"));
 }
 
 TEST_F(RankTest, RefusesAnAbsurdNumberOfWriters) {

@@ -12,10 +12,12 @@
 
 namespace troupe::test {
 
-/// A context with a communicator and nothing else behind it. Also the context of bench/ddp_bench.cpp.
+/// A context with a communicator and, if given, a directory, and nothing else behind it. Also the context of bench/ddp_bench.cpp.
 class FakeContext final : public TrainContext {
  public:
-  explicit FakeContext(Communicator& communicator) : communicator_(communicator) {}
+  /// @param storage where `shared_checkpoint_dir` makes directories; empty: nowhere.
+  explicit FakeContext(Communicator& communicator, std::filesystem::path storage = {})
+      : communicator_(communicator), storage_(std::move(storage)) {}
   int world_rank() const noexcept override { return communicator_.rank(); }
   int world_size() const noexcept override { return communicator_.size(); }
   int local_rank() const noexcept override { return world_rank(); }
@@ -28,6 +30,12 @@ class FakeContext final : public TrainContext {
   void report(const Metrics&, const std::optional<Checkpoint>&) override {}
   void progress(const Progress&) override {}
   std::filesystem::path checkpoint_dir() override { throw Failure{Errc::Unsupported, "a FakeContext has no storage"}; }
+  std::filesystem::path shared_checkpoint_dir() override {
+    if (storage_.empty()) return checkpoint_dir();
+    auto directory = storage_ / ("shared_" + std::to_string(next_directory_++));
+    std::filesystem::create_directories(directory);
+    return directory;
+  }
   std::optional<Checkpoint> get_checkpoint() const override { return std::nullopt; }
   void barrier() override { communicator_.barrier().wait().or_throw(); }
   std::string broadcast_from_rank_zero(std::string bytes) override { return bytes; }
@@ -37,14 +45,16 @@ class FakeContext final : public TrainContext {
  private:
   Communicator& communicator_;
   ScalingConfig scaling_;
+  std::filesystem::path storage_;
+  int next_directory_ = 0;
 };
 
 /// Runs `body` as every rank of a world of `size` threads (the calling one when it is 1). A rank that throws aborts
 /// the group; the first one's exception is thrown here.
-inline void run_ranks(int size, const std::function<void(TrainContext&)>& body) {
+inline void run_ranks(int size, const std::function<void(TrainContext&)>& body, const std::filesystem::path& storage = {}) {
   if (size == 1) {
     auto self = self_communicator();
-    FakeContext context{*self};
+    FakeContext context{*self, storage};
     return body(context);
   }
   auto seats = make_thread_group(size, std::chrono::seconds{20});
@@ -53,7 +63,7 @@ inline void run_ranks(int size, const std::function<void(TrainContext&)>& body) 
   for (std::size_t r = 0; r < seats.size(); ++r) {
     threads.emplace_back([&, r] {
       try {
-        FakeContext context{*seats[r]};
+        FakeContext context{*seats[r], storage};
         body(context);
       } catch (const std::exception& error) {
         errors[r] = std::current_exception();
