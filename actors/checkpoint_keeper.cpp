@@ -39,8 +39,19 @@ struct KeeperState {
     storage->flush();
   }
 
+  void discard(const std::vector<std::string>& directories) {
+    for (const auto& directory : directories) storage->discard(directory);
+  }
+
   void commit(const CompleteCheckpoint& checkpoint) {
-    CheckpointKept kept{storage->commit(checkpoint), {}};
+    CheckpointKept kept;
+    try {
+      kept.checkpoint = storage->commit(checkpoint);
+    } catch (const Failure& failure) {
+      if (failure.code() != Errc::StorageUnavailable) throw;
+      for (const auto& [rank, directory] : checkpoint.directories) storage->discard(directory);
+      return self->send(trainer, CheckpointNotKept{checkpoint.index, failure.code(), failure.what()});
+    }
     records.push_back(kept.checkpoint);
     for (const auto index : checkpoints_to_delete(records, run.checkpoint)) {
       storage->remove(index);
@@ -67,6 +78,7 @@ caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf:
       [&state](const OpenRun& order) { state.guarded([&] { state.open(order); }); },
       [&state](const KeepReports& order) { state.guarded([&] { state.keep(order.reports); }); },
       [&state](const CommitCheckpoint& order) { state.guarded([&] { state.commit(order.checkpoint); }); },
+      [&state](const DiscardCheckpoint& order) { state.guarded([&] { state.discard(order.directories); }); },
       [&state](SettleRun) { state.self->send(state.trainer, RunSettled{}); },
       [self, &state](const FinishRun& order) {
         state.guarded([&] { state.finish(order.result); });

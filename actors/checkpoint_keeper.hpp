@@ -20,9 +20,14 @@ struct KeepReports {
   std::vector<ReportRecord> reports;
 };
 
-/// Answered by CheckpointKept or StorageFailed.
+/// Answered by CheckpointKept, by CheckpointNotKept when the disk refuses, or by StorageFailed.
 struct CommitCheckpoint {
   CompleteCheckpoint checkpoint;
+};
+
+/// Remove what a checkpoint that was given up has left in the run's staging directory. No answer.
+struct DiscardCheckpoint {
+  std::vector<std::string> directories;
 };
 
 /// Answered by RunSettled when everything before it is on its way to the disk.
@@ -47,6 +52,13 @@ struct CheckpointKept {
   std::vector<std::uint64_t> removed;
 };
 
+/// The checkpoint could not be written; nothing of it is left, and those before it are intact.
+struct CheckpointNotKept {
+  std::uint64_t index = 0;
+  Errc code = Errc::StorageUnavailable;
+  std::string text;
+};
+
 struct RunSettled {};
 struct RunFinished {};
 
@@ -64,6 +76,8 @@ struct StorageFailed {
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::OpenRun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepReports)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CommitCheckpoint)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::DiscardCheckpoint)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CheckpointNotKept)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::SettleRun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::FinishRun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::RunOpened)

@@ -207,7 +207,11 @@ void serialize(Archive& ar, RankStarted& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, Reported& m) {
-  ar(m.attempt, m.rank, m.index, m.metrics, m.checkpoint, m.num_writers);
+  ar(m.attempt, m.rank, m.index, m.metrics, m.checkpoint, m.num_writers, m.pending);
+}
+template <class Archive>
+void serialize(Archive& ar, CheckpointWritten& m) {
+  ar(m.attempt, m.rank, m.index, numbered(m.error), m.text);
 }
 template <class Archive>
 void serialize(Archive& ar, Progressed& m) {

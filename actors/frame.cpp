@@ -11,7 +11,8 @@ namespace {
 
 constexpr std::array<std::string_view, std::variant_size_v<LinkMessage>> names = {
     "Hello",      "RunRank",  "CountForStop", "StopAfter",      "BarrierPassed", "AbortRank", "RankStarted",
-    "Reported",   "Progressed", "BarrierReached", "StopCounted", "RankDone",     "RankLost"};
+    "Reported",   "Progressed", "BarrierReached", "StopCounted", "RankDone",     "RankLost",
+    "CheckpointWritten"};
 
 template <class T>
 T read(std::string_view bytes, std::size_t offset) {

@@ -84,6 +84,7 @@ WorkerEnded run_train_function(const TrainFunction& function, const RunRank& run
     RankContext context{run, channel, seat};
     channel->send(RankStarted{run.attempt, run.rank, getpid()});
     function(context, config);
+    context.finish_saves();
     ended.unused_config_keys = config.unused();
   } catch (...) {
     ended.error = error_of(std::current_exception(), run.rank);

@@ -33,6 +33,12 @@ class RankChannel {
     const std::unique_lock lock{mutex_, std::try_to_lock};
     if (lock && group_ && !aborted_) caf::anon_send(group_, std::move(message));
   }
+  /// Any thread: sends to the group; dropped when that is gone or the rank was aborted.
+  template <class Message>
+  void post(Message message) {
+    const std::lock_guard lock{mutex_};
+    if (group_ && !aborted_) caf::anon_send(group_, std::move(message));
+  }
   /// Worker: sends to the control actor; dropped when that is gone.
   template <class Message>
   void tell_control(Message message) {

@@ -25,10 +25,30 @@ void RankContext::report(const Metrics& metrics, const std::optional<Checkpoint>
     throw Failure{Errc::InvalidArgument, "report: the checkpoint's num_writers is " + std::to_string(num_writers) +
                                              "; it must be from 1 to the world size, " + std::to_string(run_.world_size)};
   }
-  Reported reported{run_.attempt, run_.rank, next_report_, metrics, std::nullopt, num_writers};
+  const auto index = next_report_;
+  const auto save = checkpoint ? checkpoint->pending() : nullptr;
+  Reported reported{run_.attempt, run_.rank, index, metrics, std::nullopt, num_writers, save != nullptr};
   if (checkpoint) reported.checkpoint = std::filesystem::absolute(checkpoint->path()).string();
   channel_->send(std::move(reported));
   ++next_report_;
+  if (!save) return;
+  std::erase_if(saves_, [](const auto& known) { return known.second->done(); });
+  saves_.emplace_back(index, save);
+  save->when_done([channel = channel_, attempt = run_.attempt, rank = run_.rank, index](const Outcome& outcome) {
+    channel->post(CheckpointWritten{attempt, rank, index, outcome.code(), outcome.text()});
+  });
+}
+
+void RankContext::finish_saves() {
+  const auto deadline = std::chrono::steady_clock::now() + run_.barrier_timeout;
+  for (const auto& [index, save] : saves_) {
+    (void)save->wait(deadline);  // how it ended is news of its own
+    if (!save->done()) {
+      throw Failure{Errc::DeadlinePassed, "the checkpoint of report " + std::to_string(index) + " was not written within " +
+                                              std::to_string(run_.barrier_timeout.count() / 1000) + " s of the train function's end"};
+    }
+  }
+  saves_.clear();
 }
 
 void RankContext::progress(const Progress& progress) {

@@ -6,6 +6,8 @@
 
 #include <chrono>
 #include <memory>
+#include <utility>
+#include <vector>
 
 namespace troupe {
 
@@ -33,6 +35,9 @@ class RankContext final : public TrainContext {
   bool should_stop() const noexcept override { return channel_->next_stop_call(); }
   Communicator& communicator() override { return *seat_; }
 
+  /// Waits until everything reported is durable, or has failed. Throws Failure{DeadlinePassed}.
+  void finish_saves();
+
  private:
   std::string wait_for_all(std::string bytes);
 
@@ -41,6 +46,7 @@ class RankContext final : public TrainContext {
   std::shared_ptr<Communicator> seat_;
   std::uint64_t next_report_;
   std::uint64_t next_barrier_ = 0;
+  std::vector<std::pair<std::uint64_t, std::shared_ptr<PendingSave>>> saves_;  // by report, those that may be under way
   int next_directory_ = 0;
   int next_shared_directory_ = 0;
   std::chrono::steady_clock::time_point next_progress_;

@@ -88,6 +88,7 @@ caf::behavior uplink(caf::event_based_actor* self, std::shared_ptr<Link> link, i
   return {
       [=](const RankStarted& news) { send_or_end(news, news.attempt); },
       [=](const Reported& news) { send_or_end(news, news.attempt); },
+      [=](const CheckpointWritten& news) { send_or_end(news, news.attempt); },
       [=](const Progressed& news) { send_or_end(news, news.attempt); },
       [=](const BarrierReached& news) { send_or_end(news, news.attempt); },
       [=](const StopCounted& news) { send_or_end(news, news.attempt); },

@@ -181,6 +181,7 @@ caf::behavior proxy(ProxyActor* self, std::shared_ptr<ProcessHost> host, const c
         state.tell_group(news);
       },
       [&state](const Reported& news) { state.tell_group(news); },
+      [&state](const CheckpointWritten& news) { state.tell_group(news); },
       [&state](const Progressed& news) { state.tell_group(news); },
       [&state](const BarrierReached& news) { state.tell_group(news); },
       [&state](const StopCounted& news) { state.tell_group(news); },

@@ -40,6 +40,9 @@ class Listener {
         },
         [&](const ReportArrived& news) { reported(news.report, trainer); },
         [&](const CheckpointCommitted& news) { display_.committed(news.checkpoint); },
+        [&](const CheckpointFailed& news) {
+          display_.warn("the checkpoint of report " + std::to_string(news.index) + " was not kept: " + news.text);
+        },
         [&](RunEnded& news) {
           warn_of_unused(news.unused_config_keys);
           display_.ended(news.result);

@@ -19,6 +19,9 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
       [&state](Reported& news) {
         if (!state.is_stale(news.attempt)) state.reported(std::move(news));
       },
+      [&state](const CheckpointWritten& news) {
+        if (!state.is_stale(news.attempt)) state.checkpoint_written(news);
+      },
       [&state](const Progressed& news) {
         if (!state.is_stale(news.attempt)) state.tell_listeners(news);
       },
@@ -29,6 +32,7 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
       // from the CheckpointKeeper
       [&state](RunOpened& news) { state.opened(std::move(news)); },
       [&state](const CheckpointKept& news) { state.checkpoint_kept(news); },
+      [&state](const CheckpointNotKept& news) { state.checkpoint_failed(news.index, news.code, news.text); },
       [&state](RunSettled) { state.settled(); },
       [&state](RunFinished) { state.finished(); },
       [&state](const StorageFailed& news) { state.storage_failed(news); },

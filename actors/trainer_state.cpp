@@ -71,13 +71,36 @@ void TrainerState::reported(Reported news) {
   if (!news.checkpoint) return;
   const auto& metrics = result.history.back().metrics;
   try {
-    if (auto complete = assembly.add(news.rank, news.index, metrics, *news.checkpoint, news.num_writers)) {
-      keep_reports();
-      self->send(keeper, CommitCheckpoint{std::move(*complete)});
+    if (news.pending) {
+      assembly.announce(news.rank, news.index, metrics, *news.checkpoint, news.num_writers);
+    } else {
+      commit(assembly.add(news.rank, news.index, metrics, *news.checkpoint, news.num_writers));
     }
   } catch (const Failure& failure) {
     fail(failure.code(), failure.what());
   }
+}
+
+void TrainerState::commit(std::optional<CompleteCheckpoint> complete) {
+  if (!complete) return;
+  keep_reports();
+  self->send(keeper, CommitCheckpoint{std::move(*complete)});
+}
+
+void TrainerState::checkpoint_written(const CheckpointWritten& news) {
+  if (news.error == Errc::Ok) return commit(assembly.written(news.rank, news.index));
+  if (auto directories = assembly.give_up(news.index); !directories.empty()) {
+    self->send(keeper, DiscardCheckpoint{std::move(directories)});
+    checkpoint_failed(news.index, news.error, "rank " + std::to_string(news.rank) + ": " + news.text);
+  }
+}
+
+void TrainerState::checkpoint_failed(std::uint64_t index, Errc error, const std::string& text) {
+  result.warnings.push_back("the checkpoint of report " + std::to_string(index) + " was not kept: " + text);
+  for (auto& record : result.history) {
+    if (record.index == index) record.checkpoint.reset();
+  }
+  tell_listeners(CheckpointFailed{index, error, text});
 }
 
 void TrainerState::keep_reports() {

@@ -65,7 +65,9 @@ struct TrainerState {
   void stop(const std::string& reason);
   void reported(Reported news);
   void keep_reports();
+  void checkpoint_written(const CheckpointWritten& news);
   void checkpoint_kept(const CheckpointKept& news);
+  void checkpoint_failed(std::uint64_t index, Errc error, const std::string& text);
   void group_ended(const GroupEnded& news);
   void settled();
   void retry(Attempt due);
@@ -79,6 +81,7 @@ struct TrainerState {
   }
 
  private:
+  void commit(std::optional<CompleteCheckpoint> complete);
   void start_attempt();
   void fail(Errc code, const std::string& text);
   void finish();

@@ -15,6 +15,9 @@ caf::message_handler rank_news(GroupState& state) {
       [&state](Reported& news) {
         if (!state.is_stale(news.attempt)) state.forward(std::move(news));
       },
+      [&state](CheckpointWritten& news) {
+        if (!state.is_stale(news.attempt)) state.forward(std::move(news));
+      },
       [&state](const Progressed& news) {
         if (!state.is_stale(news.attempt)) state.forward(news);
       },

@@ -10,6 +10,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <set>
 #include <ctime>
 #include <nlohmann/json.hpp>
 
@@ -169,7 +170,9 @@ CheckpointRecord RunStorage::commit(const CompleteCheckpoint& checkpoint) {
   std::error_code error;
   try {
     std::map<std::string, int> owner;
+    std::set<std::string> seen;
     for (const auto& [rank, directory] : checkpoint.directories) {
+      if (!seen.insert(directory).second) continue;  // ranks may share one
       for (const auto& file : files_below(directory)) {
         const auto [found, fresh] = owner.emplace(file.string(), rank);
         if (fresh) continue;
@@ -203,6 +206,11 @@ CheckpointRecord RunStorage::commit(const CompleteCheckpoint& checkpoint) {
     if (is_below(directory, staging)) fs::remove_all(directory, error);  // empty by now
   }
   return {Checkpoint{target}, checkpoint.metrics, checkpoint.index};
+}
+
+void RunStorage::discard(const std::filesystem::path& directory) noexcept {
+  std::error_code error;
+  if (is_below(directory, path_ / ".staging")) fs::remove_all(directory, error);
 }
 
 void RunStorage::remove(std::uint64_t index) {

@@ -108,6 +108,7 @@ Json to_json(const Result& result) {
   for (const auto& record : result.checkpoints) json["checkpoints"].push_back(to_json(record));
   json["error"] = result.error ? to_json(*result.error) : Json(nullptr);
   json["stopped_early"] = result.stopped_early;
+  json["warnings"] = result.warnings;
   json["path"] = result.path.string();
   json["history"] = Json::array();
   for (const auto& record : result.history) json["history"].push_back(to_json(record));
@@ -128,6 +129,7 @@ Result result_from_json(const Json& json, const std::filesystem::path& run) {
     for (const auto& entry : json.at("checkpoints")) result.checkpoints.push_back(checkpoint_from_json(entry, run));
     if (!json.at("error").is_null()) result.error = error_from_json(json.at("error"));
     result.stopped_early = json.at("stopped_early").get<bool>();
+    if (json.contains("warnings")) result.warnings = json["warnings"].get<std::vector<std::string>>();
     for (const auto& entry : json.at("history")) result.history.push_back(report_from_json(entry, run));
     return result;
   });

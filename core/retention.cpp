@@ -51,26 +51,56 @@ std::vector<std::uint64_t> checkpoints_to_delete(const std::vector<CheckpointRec
   return doomed;
 }
 
-std::optional<CompleteCheckpoint> CheckpointAssembly::add(int rank, std::uint64_t index, const Metrics& metrics,
-                                                          const std::string& directory, int num_writers) {
+CheckpointAssembly::Pending& CheckpointAssembly::expect(int rank, std::uint64_t index, int num_writers) {
   auto [found, fresh] = pending_.try_emplace(index);
-  auto& [checkpoint, expected] = found->second;
+  auto& pending = found->second;
   const auto what = "checkpoint of report " + std::to_string(index) + ": ";
   if (fresh) {
-    checkpoint.index = index;
-    expected = num_writers;
-  } else if (expected != num_writers) {
+    pending.checkpoint.index = index;
+    pending.num_writers = num_writers;
+  } else if (pending.num_writers != num_writers) {
     throw Failure{Errc::InvalidArgument, what + "rank " + std::to_string(rank) + " says num_writers " +
-                                             std::to_string(num_writers) + ", others " + std::to_string(expected)};
+                                             std::to_string(num_writers) + ", others " + std::to_string(pending.num_writers)};
   }
-  if (checkpoint.directories.empty() || rank < checkpoint.directories.begin()->first) checkpoint.metrics = metrics;
-  if (!checkpoint.directories.emplace(rank, directory).second) {
+  if (pending.checkpoint.directories.contains(rank) || pending.announced.contains(rank)) {
     throw Failure{Errc::InvalidArgument, what + "rank " + std::to_string(rank) + " reported it twice"};
   }
+  return pending;
+}
+
+std::optional<CompleteCheckpoint> CheckpointAssembly::add(int rank, std::uint64_t index, const Metrics& metrics,
+                                                          const std::string& directory, int num_writers) {
+  if (given_up_.contains(index)) return std::nullopt;
+  auto& [checkpoint, expected, announced] = expect(rank, index, num_writers);
+  if (checkpoint.directories.empty() || rank < checkpoint.directories.begin()->first) checkpoint.metrics = metrics;
+  checkpoint.directories.emplace(rank, directory);
   if (static_cast<int>(checkpoint.directories.size()) < expected) return std::nullopt;
   auto complete = std::move(checkpoint);
-  pending_.erase(found);
+  pending_.erase(index);
   return complete;
+}
+
+void CheckpointAssembly::announce(int rank, std::uint64_t index, const Metrics& metrics, const std::string& directory, int num_writers) {
+  if (given_up_.contains(index)) return;
+  expect(rank, index, num_writers).announced.emplace(rank, Announced{metrics, directory});
+}
+
+std::optional<CompleteCheckpoint> CheckpointAssembly::written(int rank, std::uint64_t index) {
+  const auto found = pending_.find(index);
+  if (found == pending_.end()) return std::nullopt;
+  const auto part = found->second.announced.extract(rank);
+  if (part.empty()) return std::nullopt;
+  return add(rank, index, part.mapped().metrics, part.mapped().directory, found->second.num_writers);
+}
+
+std::vector<std::string> CheckpointAssembly::give_up(std::uint64_t index) {
+  given_up_.insert(index);
+  std::vector<std::string> directories;
+  if (const auto pending = pending_.extract(index); !pending.empty()) {
+    for (const auto& [rank, directory] : pending.mapped().checkpoint.directories) directories.push_back(directory);
+    for (const auto& [rank, part] : pending.mapped().announced) directories.push_back(part.directory);
+  }
+  return directories;
 }
 
 std::vector<std::string> CheckpointAssembly::incomplete() const {

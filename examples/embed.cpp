@@ -70,6 +70,7 @@ caf::behavior observer(caf::stateful_actor<ObserverState>* self, caf::actor boss
       },
       [](const troupe::Progressed&) {},
       [](const troupe::CheckpointCommitted&) {},
+      [](const troupe::CheckpointFailed& news) { std::cerr << "checkpoint " << news.index << ": " << news.text << "\n"; },
       [self](const troupe::RunEnded& news) {
         self->send(self->state.boss, news.result, self->state.reports);
         self->quit();

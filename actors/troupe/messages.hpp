@@ -87,6 +87,17 @@ struct Reported {
   Metrics metrics;
   std::optional<std::string> checkpoint;  ///< absolute directory
   int num_writers = 1;
+  bool pending = false;  ///< the rank still writes its part; CheckpointWritten follows
+};
+
+/// The rank's part of the checkpoint that it reported as pending is durable, or (error is not Ok) will never be.
+/// Forwarded to the Trainer.
+struct CheckpointWritten {
+  Attempt attempt = 0;
+  int rank = 0;
+  std::uint64_t index = 0;  ///< of the report
+  Errc error = Errc::Ok;
+  std::string text;
 };
 
 /// The train function called progress(). Forwarded to the Trainer; may be dropped anywhere.
@@ -188,6 +199,14 @@ struct ReportArrived {
 /// Trainer to listeners: a checkpoint is committed.
 struct CheckpointCommitted {
   CheckpointRecord checkpoint;
+};
+
+/// Trainer to listeners: the checkpoint of report `index` could not be written; those before it are intact, and training
+/// goes on.
+struct CheckpointFailed {
+  std::uint64_t index = 0;
+  Errc error = Errc::StorageUnavailable;
+  std::string text;
 };
 
 /// Trainer to listeners: the run is over. The last message.

@@ -58,6 +58,8 @@ class RunStorage {
   /// the run's own .staging are moved, others are copied. Throws Failure{AlreadyExists} when two ranks wrote a file of
   /// the same name, Failure{FileNotFound} when a directory is missing or empty.
   CheckpointRecord commit(const CompleteCheckpoint& checkpoint);
+  /// Removes a directory below the run's .staging, as far as the disk lets it; leaves any other alone.
+  void discard(const std::filesystem::path& directory) noexcept;
   /// Deletes a committed checkpoint; a crash half-way leaves it whole or gone.
   void remove(std::uint64_t index);
   /// Writes result.json, whole or not at all.

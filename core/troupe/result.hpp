@@ -48,6 +48,7 @@ struct Result {
   std::optional<RunError> error;
   std::filesystem::path path;                    ///< the run's directory
   bool stopped_early = false;                    ///< ended by a stop request
+  std::vector<std::string> warnings;             ///< what went wrong without ending the run: checkpoints that could not be written
 
   [[nodiscard]] bool ok() const noexcept { return !error; }
   /// 0 fine, 1 failed, 130 stopped by the user.

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -37,16 +38,31 @@ class CheckpointAssembly {
   /// Failure{InvalidArgument} when ranks disagree on `num_writers` or one reports an index twice.
   std::optional<CompleteCheckpoint> add(int rank, std::uint64_t index, const Metrics& metrics,
                                         const std::string& directory, int num_writers);
+  /// The same of a part that is still being written: it counts once `written` is called. Throws as `add`.
+  void announce(int rank, std::uint64_t index, const Metrics& metrics, const std::string& directory, int num_writers);
+  std::optional<CompleteCheckpoint> written(int rank, std::uint64_t index);
+  /// Gives up the checkpoint of a report: parts that still come are dropped. The directories seen so far.
+  std::vector<std::string> give_up(std::uint64_t index);
   /// "checkpoint of report 3: 1 of 2 writers came (rank 0)", a line for each that is not complete.
   [[nodiscard]] std::vector<std::string> incomplete() const;
-  void clear() { pending_.clear(); }
+  void clear() {
+    pending_.clear();
+    given_up_.clear();
+  }
 
  private:
+  struct Announced {
+    Metrics metrics;
+    std::string directory;
+  };
   struct Pending {
     CompleteCheckpoint checkpoint;
     int num_writers = 1;
+    std::map<int, Announced> announced;  ///< by rank
   };
+  Pending& expect(int rank, std::uint64_t index, int num_writers);
   std::map<std::uint64_t, Pending> pending_;
+  std::set<std::uint64_t> given_up_;
 };
 
 }  // namespace troupe

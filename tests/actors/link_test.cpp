@@ -39,7 +39,7 @@ std::vector<LinkMessage> one_of_each() {
           BarrierPassed{7, 3, "bytes", Errc::DeadlinePassed, "rank 1 did not come"}, AbortRank{7, "because", true},
           RankStarted{7, 1, 4711},
           Reported{7, 1, 5, Metrics{{"loss", 0.25}, {"step", 3}, {"best", true}, {"note", "x"}}, "/c", 2},
-          Progressed{7, 1, Progress{1, 2, 3, 4, 0.5, 6.0}}, BarrierReached{7, 1, 3, std::string("a\0b", 3)},
+          CheckpointWritten{7, 1, 4, Errc::StorageUnavailable, "disk full"}, Progressed{7, 1, Progress{1, 2, 3, 4, 0.5, 6.0}}, BarrierReached{7, 1, 3, std::string("a\0b", 3)},
           StopCounted{7, 1, 8}, RankDone{7, 1, 9, {"spare"}}, RankLost{7, 1, error}};
 }
 

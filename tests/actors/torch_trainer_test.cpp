@@ -266,6 +266,39 @@ TEST_F(TorchTrainerTest, StartsAgainAfterAFailureFromTheNewestCheckpoint) {
   EXPECT_EQ(result.history.back().attempt, 2u);
 }
 
+TEST_F(TorchTrainerTest, CommitsCheckpointsThatAreWrittenInTheBackground) {
+  const auto result = fit(2, [](TrainContext& context, const Config&) {
+    const auto directory = context.shared_checkpoint_dir();
+    const auto save = std::make_shared<PendingSave>();
+    context.report({}, Checkpoint{directory, 2, save});
+    std::thread{[directory, save, rank = context.world_rank()] {
+      std::this_thread::sleep_for(50ms);
+      std::ofstream{directory / ("part_" + std::to_string(rank))} << rank;
+      save->finish({});
+    }}.detach();
+  });
+  ASSERT_TRUE(result.ok()) << result.error->message;
+  ASSERT_TRUE(result.checkpoint);
+  EXPECT_EQ(read(result.checkpoint->checkpoint.path() / "part_0"), "0");
+  EXPECT_EQ(read(result.checkpoint->checkpoint.path() / "part_1"), "1");
+}
+
+TEST_F(TorchTrainerTest, EndsWellWithoutACheckpointThatCouldNotBeWritten) {
+  const auto result = fit(2, [](TrainContext& context, const Config&) {
+    const auto directory = context.shared_checkpoint_dir();
+    std::ofstream{directory / ("part_" + std::to_string(context.world_rank()))} << "x";
+    const auto save = std::make_shared<PendingSave>();
+    context.report({}, Checkpoint{directory, 2, save});
+    save->finish(context.world_rank() == 1 ? Outcome{Errc::StorageUnavailable, "disk full"} : Outcome{});
+    context.barrier();
+    context.report({{"went", "on"}});
+  });
+  ASSERT_TRUE(result.ok()) << result.error->message;
+  EXPECT_EQ(result.metrics, (Metrics{{"went", "on"}}));
+  EXPECT_FALSE(result.checkpoint);
+  EXPECT_THAT(result.warnings, testing::ElementsAre(HasSubstr("rank 1: disk full")));
+}
+
 TEST_F(TorchTrainerTest, StopsAtOnceAtTheSecondSignal) {
   options_.run.stop_grace = 30s;
   const auto before = Clock::now();

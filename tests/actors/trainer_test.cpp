@@ -134,6 +134,54 @@ TEST_F(TrainerTest, CommitsACheckpointWhenItsLastWriterHasReported) {
   EXPECT_EQ(listener_->take<CheckpointCommitted>()->checkpoint.index, 0u);
 }
 
+TEST_F(TrainerTest, CommitsAPendingCheckpointWhenItIsWritten) {
+  setup_.scaling.num_workers = 2;
+  begin();
+  send_as_rank(Reported{1, 0, 0, {}, "/s/a", 2, true});
+  send_as_rank(Reported{1, 1, 0, {}, "/s/a", 2, true});
+  EXPECT_EQ(listener_->count<ReportArrived>(), 2);
+  send_as_rank(CheckpointWritten{1, 1, 0, Errc::Ok, {}});
+  EXPECT_FALSE(keeper_->take<CommitCheckpoint>());
+  send_as_rank(CheckpointWritten{1, 0, 0, Errc::Ok, {}});
+  EXPECT_EQ(keeper_->take<CommitCheckpoint>()->checkpoint.directories.size(), 2u);
+}
+
+TEST_F(TrainerTest, GoesOnWithoutACheckpointThatARankCouldNotWrite) {
+  setup_.scaling.num_workers = 2;
+  begin();
+  send_as_rank(Reported{1, 0, 0, {}, "/s/a", 2, true});
+  send_as_rank(Reported{1, 1, 0, {}, "/s/a", 2, true});
+  send_as_rank(CheckpointWritten{1, 1, 0, Errc::StorageUnavailable, "disk full"});
+  send_as_rank(CheckpointWritten{1, 0, 0, Errc::Ok, {}});
+  EXPECT_EQ(listener_->take<CheckpointFailed>()->text, "rank 1: disk full");
+  EXPECT_TRUE(keeper_->take<DiscardCheckpoint>());
+  EXPECT_FALSE(keeper_->take<CommitCheckpoint>());
+  tell_group(0, {});
+  tell_group(1, {});
+  settle_run();
+  const auto result = end();
+  EXPECT_FALSE(result.error);
+  EXPECT_THAT(result.warnings, testing::ElementsAre(HasSubstr("disk full")));
+  EXPECT_FALSE(result.history.front().checkpoint);
+}
+
+TEST_F(TrainerTest, GoesOnWhenACheckpointCannotBeCommitted) {
+  begin();
+  send_as_rank(Reported{1, 0, 0, {}, "/s/a", 1});
+  send(CheckpointNotKept{0, Errc::StorageUnavailable, "disk full"});
+  EXPECT_EQ(listener_->take<CheckpointFailed>()->index, 0u);
+  tell_group(0, {});
+  settle_run();
+  EXPECT_FALSE(end().error);
+}
+
+TEST_F(TrainerTest, DropsWhatAnOlderAttemptWrote) {
+  begin();
+  send_as_rank(Reported{1, 0, 0, {}, "/s/a", 1, true});
+  send(CheckpointWritten{7, 0, 0, Errc::Ok, {}});
+  EXPECT_FALSE(keeper_->take<CommitCheckpoint>());
+}
+
 TEST_F(TrainerTest, ForgetsCheckpointsThatRetentionRemoved) {
   begin();
   send(CheckpointKept{record(0), {}});

@@ -129,6 +129,28 @@ TEST(CheckpointAssembly, RefusesDisagreementAndRepetition) {
   EXPECT_THROW((void)assembly.add(0, 0, {}, "/a", 3), Failure);
 }
 
+TEST(CheckpointAssembly, CountsAPartThatIsStillBeingWrittenOnceItIs) {
+  CheckpointAssembly assembly;
+  assembly.announce(0, 7, Metrics{{"from", 0}}, "/a", 2);
+  EXPECT_FALSE(assembly.add(1, 7, Metrics{{"from", 1}}, "/b", 2));
+  EXPECT_THROW((void)assembly.add(0, 7, {}, "/a", 2), Failure);
+  EXPECT_FALSE(assembly.written(1, 7));
+  const auto complete = assembly.written(0, 7);
+  ASSERT_TRUE(complete);
+  EXPECT_EQ(complete->metrics, (Metrics{{"from", 0}}));
+  EXPECT_FALSE(assembly.written(0, 7));
+}
+
+TEST(CheckpointAssembly, DropsWhatComesAfterItGaveUp) {
+  CheckpointAssembly assembly;
+  assembly.announce(0, 7, {}, "/a", 3);
+  (void)assembly.add(1, 7, {}, "/b", 3);
+  EXPECT_THAT(assembly.give_up(7), testing::UnorderedElementsAre("/a", "/b"));
+  EXPECT_FALSE(assembly.written(0, 7));
+  EXPECT_FALSE(assembly.add(2, 7, {}, "/c", 1));
+  EXPECT_THAT(assembly.incomplete(), IsEmpty());
+}
+
 TEST(StopTarget, IsTheMostCallsOnceAllAreKnown) {
   EXPECT_FALSE(stop_target(2, {{0, 5}}));
   EXPECT_EQ(stop_target(2, {{0, 5}, {1, 7}}), 7u);
