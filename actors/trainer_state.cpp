@@ -181,7 +181,8 @@ void TrainerState::finish() {
   phase = Phase::Finishing;
   result.metrics = latest_metrics(result.history);
   if (!result.checkpoints.empty()) result.checkpoint = result.checkpoints.back();
-  if (const auto* best = best_checkpoint(result.checkpoints, setup.run.checkpoint)) result.best_checkpoint = *best;
+  result.best_checkpoints = worst_to_best(result.checkpoints, setup.run.checkpoint);
+  if (!result.best_checkpoints.empty()) result.best_checkpoint = result.best_checkpoints.back();
   result.stopped_early = stop_requests > 0;
   result.error = own_error ? own_error : last_error;
   // What a stop request ended is no error.

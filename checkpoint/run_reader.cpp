@@ -100,7 +100,8 @@ Result Result::from_path(const std::filesystem::path& path) {
   result.history = std::move(contents.history);
   result.checkpoints = std::move(contents.checkpoints);
   if (!result.checkpoints.empty()) result.checkpoint = result.checkpoints.back();
-  if (const auto* best = troupe::best_checkpoint(result.checkpoints, {})) result.best_checkpoint = *best;
+  result.best_checkpoints = worst_to_best(result.checkpoints, {});
+  if (!result.best_checkpoints.empty()) result.best_checkpoint = result.best_checkpoints.back();
   RunError broken;
   broken.code = Errc::Aborted;
   broken.message = "the run has no result.json: it is still running, or its driver was killed";

@@ -106,6 +106,8 @@ Json to_json(const Result& result) {
             {"checkpoint", json_or_null(result.checkpoint, result.path)}};
   json["checkpoints"] = Json::array();
   for (const auto& record : result.checkpoints) json["checkpoints"].push_back(to_json(record));
+  json["best_checkpoints"] = Json::array();
+  for (const auto& record : result.best_checkpoints) json["best_checkpoints"].push_back(to_json(record));
   json["error"] = result.error ? to_json(*result.error) : Json(nullptr);
   json["stopped_early"] = result.stopped_early;
   json["warnings"] = result.warnings;
@@ -127,6 +129,7 @@ Result result_from_json(const Json& json, const std::filesystem::path& run) {
     result.best_checkpoint = record("best_checkpoint");
     result.checkpoint = record("checkpoint");
     for (const auto& entry : json.at("checkpoints")) result.checkpoints.push_back(checkpoint_from_json(entry, run));
+    for (const auto& entry : json.at("best_checkpoints")) result.best_checkpoints.push_back(checkpoint_from_json(entry, run));
     if (!json.at("error").is_null()) result.error = error_from_json(json.at("error"));
     result.stopped_early = json.at("stopped_early").get<bool>();
     if (json.contains("warnings")) result.warnings = json["warnings"].get<std::vector<std::string>>();

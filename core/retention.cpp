@@ -34,6 +34,21 @@ const CheckpointRecord* best_checkpoint(const std::vector<CheckpointRecord>& rec
   return best == records.end() ? nullptr : &*best;
 }
 
+std::vector<CheckpointRecord> worst_to_best(std::vector<CheckpointRecord> records, const CheckpointConfig& config) {
+  std::sort(records.begin(), records.end(), [&](const CheckpointRecord& a, const CheckpointRecord& b) { return better(b, a, config); });
+  return records;
+}
+
+std::optional<CheckpointRecord> Result::get_best_checkpoint(const std::string& metric, const std::string& mode) const {
+  if (mode != "max" && mode != "min") {
+    throw Failure{Errc::InvalidArgument, "get_best_checkpoint: mode is '" + mode + "'; it is 'max' or 'min'"};
+  }
+  const CheckpointConfig config{{}, metric, mode};
+  const auto* best = troupe::best_checkpoint(checkpoints, config);
+  if (!best || !score(*best, config)) return std::nullopt;
+  return *best;
+}
+
 std::vector<std::uint64_t> checkpoints_to_delete(const std::vector<CheckpointRecord>& records,
                                                  const CheckpointConfig& config) {
   if (!config.num_to_keep || records.empty()) return {};

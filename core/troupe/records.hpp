@@ -22,7 +22,7 @@ namespace troupe {
 [[nodiscard]] nlohmann::ordered_json to_json(const RunError& error);
 [[nodiscard]] RunError error_from_json(const nlohmann::ordered_json& json);
 
-/// result.json: {"metrics", "best_checkpoint", "checkpoint", "checkpoints", "error", "stopped_early", "path", "history"}.
+/// result.json: {"metrics", "best_checkpoint", "checkpoint", "checkpoints", "best_checkpoints", "warnings", "error", "stopped_early", "path", "history"}.
 [[nodiscard]] nlohmann::ordered_json to_json(const Result& result);
 /// @param run the run's directory, which the file's own "path" may have left.
 [[nodiscard]] Result result_from_json(const nlohmann::ordered_json& json, const std::filesystem::path& run);

@@ -45,6 +45,7 @@ struct Result {
   std::vector<CheckpointRecord> checkpoints;     ///< retained ones, oldest first
   std::optional<CheckpointRecord> checkpoint;    ///< latest
   std::optional<CheckpointRecord> best_checkpoint;
+  std::vector<CheckpointRecord> best_checkpoints;  ///< the retained ones, worst first: `back()` is best_checkpoint
   std::optional<RunError> error;
   std::filesystem::path path;                    ///< the run's directory
   bool stopped_early = false;                    ///< ended by a stop request
@@ -54,6 +55,9 @@ struct Result {
   /// 0 fine, 1 failed, 130 stopped by the user.
   [[nodiscard]] int exit_code() const noexcept { return error ? 1 : stopped_early ? 130 : 0; }
 
+  /// The retained checkpoint with the highest ("max") or lowest ("min") value of `metric`, the newest among equals; nothing
+  /// when none has that metric. Throws Failure{InvalidArgument} on another mode.
+  [[nodiscard]] std::optional<CheckpointRecord> get_best_checkpoint(const std::string& metric, const std::string& mode = "max") const;
   /// Reads a finished or broken run back from its directory (result.json and reports.jsonl).
   [[nodiscard]] static Result from_path(const std::filesystem::path& path);
 };

@@ -19,6 +19,9 @@ namespace troupe {
 [[nodiscard]] const CheckpointRecord* best_checkpoint(const std::vector<CheckpointRecord>& records,
                                                       const CheckpointConfig& config);
 
+/// `records` from the worst to the best, by the same rule.
+[[nodiscard]] std::vector<CheckpointRecord> worst_to_best(std::vector<CheckpointRecord> records, const CheckpointConfig& config);
+
 /// Indices of the records to delete so that the `num_to_keep` best stay. The latest always stays, in addition.
 /// @param records oldest first.
 [[nodiscard]] std::vector<std::uint64_t> checkpoints_to_delete(const std::vector<CheckpointRecord>& records,

@@ -97,6 +97,22 @@ TEST(BestCheckpoint, IsTheNewestAmongEquals) {
   EXPECT_EQ(best_checkpoint({record(0, 0.5), record(1, 0.5)}, keep({}))->index, 1u);
 }
 
+TEST(WorstToBest, EndsWithTheBest) {
+  const auto sorted = worst_to_best({record(0, 0.5), record(1, 0.9), record(2, {}), record(3, 0.7)}, keep({}, "max"));
+  EXPECT_EQ(sorted.front().index, 2u);
+  EXPECT_EQ(sorted.back().index, 1u);
+}
+
+TEST(GetBestCheckpoint, TakesAnyMetric) {
+  Result result;
+  result.checkpoints = {record(0, 0.5), record(1, 0.9), record(2, 0.7)};
+  const auto metric = *keep({}, "max").checkpoint_score_attribute;
+  EXPECT_EQ(result.get_best_checkpoint(metric)->index, 1u);
+  EXPECT_EQ(result.get_best_checkpoint(metric, "min")->index, 0u);
+  EXPECT_FALSE(result.get_best_checkpoint("another"));
+  EXPECT_THROW((void)result.get_best_checkpoint(metric, "best"), Failure);
+}
+
 TEST(CheckpointsToDelete, KeepsTheBestAndAlwaysTheLatest) {
   const std::vector<CheckpointRecord> records{record(0, 0.9), record(1, 0.8), record(2, 0.7), record(3, 0.1)};
   EXPECT_THAT(checkpoints_to_delete(records, keep(2)), ElementsAre(2));
