@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
+#include <sched.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -82,12 +83,21 @@ struct GlooBuffers {
   }
 };
 
+/// Every rank has a core of its own where there are enough, as `ScalingConfig::pin_threads` gives it.
+void pin(int rank) {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  CPU_SET(static_cast<unsigned>(rank) % std::thread::hardware_concurrency(), &cores);
+  (void)sched_setaffinity(0, sizeof cores, &cores);
+}
+
 /// A second rank thread beside the caller, doing what the caller does.
 class Partner {
  public:
   explicit Partner(int size) : seats_(make_thread_group(size, std::chrono::seconds{60})), mine_(*seats_[0]) {
     for (int r = 1; r < size; ++r)
       threads_.emplace_back([this, r] {
+        pin(r);
         const Buffers buffers(*seats_[static_cast<std::size_t>(r)]);
         std::int64_t order[3];
         while (true) {
@@ -129,10 +139,12 @@ void report(const std::string& figure, double ours, double peer, const char* pee
 
 int be_rank(int rank, int size, const std::string& directory) {
   const auto group = SharedGroup::join(kGroupFd, rank);
+  const auto cores = std::thread::hardware_concurrency();  // before pinning: Gloo's own threads go where they like
   const auto gloo = make_gloo_backend(rank, size, directory, std::chrono::seconds{60});
   const Buffers ours(*group);
   const GlooBuffers theirs{*gloo};
   std::vector<char> from(kLargest, 1), to(kLargest, 2);
+  if (static_cast<unsigned>(size) <= cores) pin(rank);
   std::unique_ptr<Partner> threads = rank == 0 ? std::make_unique<Partner>(size) : nullptr;
   for (int c = 0; c < 3; ++c) {
     for (const auto bytes : kSizes) {

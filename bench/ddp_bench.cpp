@@ -20,20 +20,22 @@ struct Case {
   int rounds, steps, warm;
   double overhead;  // of wall and processor time that may be added
 };
-const std::vector<Case> cases{{"encoder_fp32", 5, 3, 2, 0.02}, {"encoder_bf16", 5, 6, 3, 0.04}, {"mlp", 5, 400, 100, 0.37}};
+const std::vector<Case> cases{{"encoder_fp32", 9, 3, 2, 0.02}, {"encoder_bf16", 9, 6, 3, 0.04}, {"mlp", 5, 400, 100, 0.37}};
 
 int run_all(const std::string& json_file) {
   auto figures = nlohmann::ordered_json::array();
   std::printf("%-36s %12s %12s\n", "per step and rank", "DDP, 2 ranks", "independent");
   for (const auto& c : cases) {
-    Side threads{"threads", c.name}, processes{"processes", c.name}, alone{"independent", c.name};
-    for (auto* side : {&threads, &processes, &alone}) side->run(c.warm, false);
+    Side threads{"threads", c.name}, processes{"processes", c.name}, alone{"independent", c.name}, meeting{"meeting", c.name};
+    for (auto* side : {&threads, &processes, &alone, &meeting}) side->run(c.warm, false);
     for (int round = 0; round < c.rounds; ++round) {
-      for (auto* side : {&threads, &alone, &processes}) side->run(c.steps);
+      for (auto* side : {&threads, &alone, &processes, &meeting}) side->run(c.steps);
     }
     for (const auto& [suffix, ours] : {std::pair{"", &threads}, std::pair{"_processes", &processes}}) {
       figures.push_back(overhead_figure("ddp_" + c.name + suffix + "_overhead", ours->step_s, alone.step_s, c.overhead));
       figures.push_back(overhead_figure("ddp_" + c.name + suffix + "_cpu_overhead", ours->cpu_s, alone.cpu_s, c.overhead));
+      figures.push_back(overhead_figure("ddp_" + c.name + suffix + "_overhead_of_meeting", ours->step_s, meeting.step_s, c.overhead,
+                                        "two processes that only meet after every step"));
     }
   }
   if (!json_file.empty()) std::ofstream{json_file} << figures.dump(1) << "\n";

@@ -43,7 +43,8 @@ class Worker {
   FILE* from_ = nullptr;
 };
 
-/// The workers of one kind ("threads", "processes", "independent") and task; `run` trains on all at once.
+/// The workers of one kind and task: "threads" and "processes" are two ranks, "independent" two processes that never talk, and
+/// "meeting" two that only wait for each other after every step: what the slower one of two costs on this machine. `run` trains on all at once.
 struct Side {
   Side(const std::string& kind, const std::string& task);
   ~Side();
@@ -57,7 +58,7 @@ struct Side {
 
 /// `ours` beside `peer`, both of one length, paired; holds when ours takes at most (1 + overhead) times as long.
 [[nodiscard]] nlohmann::ordered_json overhead_figure(const std::string& name, const std::vector<double>& ours, const std::vector<double>& peer,
-                                                     double overhead);
+                                                     double overhead, const std::string& peer_name = "two independent processes");
 
 /// The program as a worker: `argv` is "--worker KIND RANK TASK". -1: it was not started as one.
 [[nodiscard]] int be_worker_if_asked(int argc, char** argv);
