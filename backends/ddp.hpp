@@ -14,6 +14,8 @@
 
 namespace troupe::detail {
 
+class GradientMemory;
+
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
 
 /// A run of parameters whose gradients are reduced by one collective.
@@ -38,8 +40,8 @@ struct Pass {
 ///
 /// Autograd leaves a parameter's first gradient without a copy ("steals" it). That is kept: small gradients are then
 /// copied into their bucket, which costs one read and one write, while gradients that are always views of a bucket
-/// must be zeroed (a write) and added to (two reads and a write). Large ones are reduced where they lie when the
-/// communicator's peers can reach any memory. Afterwards `param.grad` is the average, a view of the bucket or the
+/// must be zeroed (a write) and added to (two reads and a write). Large ones are reduced where they lie; where the
+/// communicator's peers cannot reach any memory, they are allocated so that they can (GradientMemory). Afterwards `param.grad` is the average, a view of the bucket or the
 /// tensor that autograd made.
 ///
 /// Buckets are launched in plan order on every rank, whatever the order in which gradients come.
@@ -96,6 +98,7 @@ class DdpEngine {
 
   Communicator& communicator_;
   DistributedDataParallelKwargs options_;
+  std::unique_ptr<GradientMemory> gradient_memory_;  // where peers reach only what the communicator allocates
   std::vector<Param> params_;
   std::vector<Bucket> buckets_;
   std::vector<at::Tensor> buffers_;

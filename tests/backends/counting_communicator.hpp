@@ -2,13 +2,16 @@
 
 #include <troupe/communicator.hpp>
 
+#include <vector>
+
 namespace troupe::test {
 
-/// Counts the bytes that gradients are reduced in.
+/// Counts the bytes that gradients are reduced in, and keeps what was allocated.
 class CountingCommunicator final : public Communicator {
  public:
   explicit CountingCommunicator(Communicator& inner) : inner_(inner) {}
   std::size_t all_reduced_bytes = 0;
+  std::vector<const void*> allocated;
 
   int rank() const noexcept override { return inner_.rank(); }
   int size() const noexcept override { return inner_.size(); }
@@ -27,7 +30,11 @@ class CountingCommunicator final : public Communicator {
   Work barrier() override { return inner_.barrier(); }
   std::unique_ptr<Communicator> split(int color) override { return inner_.split(color); }
   void abort(const std::string& reason) noexcept override { inner_.abort(reason); }
-  std::shared_ptr<void> allocate(std::size_t bytes) override { return inner_.allocate(bytes); }
+  std::shared_ptr<void> allocate(std::size_t bytes) override {
+    auto memory = inner_.allocate(bytes);
+    allocated.push_back(memory.get());
+    return memory;
+  }
   void set_timeout(std::chrono::milliseconds timeout) override { inner_.set_timeout(timeout); }
   FlightRecorder& recorder() noexcept override { return inner_.recorder(); }
 
