@@ -105,7 +105,7 @@ void FlatGroup::make_masters() {
   const auto part = full_.narrow(0, shard_numel_ * world_.gather.rank(), shard_numel_);
   if (plan_.freed && world_.params_file) {
     disk_ = std::make_shared<DiskShard>(world_.params_file, shard_numel_, master_type_, at::Tensor{});
-  } else if (apart && plan_.trained && world_.masters_file) {
+  } else if (apart && world_.masters_file) {
     disk_ = std::make_shared<DiskShard>(world_.masters_file, shard_numel_, master_type_,
                                         plan_.freed ? communicator_tensor(world_.gather, shard_numel_, compute_type_) : part);
   }
