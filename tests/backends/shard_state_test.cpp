@@ -336,7 +336,7 @@ TEST_P(Astray, RanksThatSkipAUnitAreNamed) {
     EXPECT_THAT(text, HasSubstr("block2"));
   }
 }
-INSTANTIATE_TEST_SUITE_P(Sharding, Astray, testing::Bool(), [](const auto& info) { return info.param ? "debug" : "release"; });
+INSTANTIATE_TEST_SUITE_P(Sharding, Astray, testing::Bool(), [](const auto& test) { return test.param ? "debug" : "release"; });
 
 TEST(Sharding, ALossBackwardPastTheAcceleratorIsAnError) {
   run_ranks(1, [](TrainContext& context) {

@@ -118,6 +118,14 @@ TEST(ShardSweepItself, SkipsAStepOfEveryRunInFp16AndTakesTheOthers) {
   }
 }
 
+TEST(ShardSweepItself, HasOneReferenceForAllShardingWithoutAccumulation) {
+  for (const std::string precision : {"fp32", "bf16", "fp16"}) {
+    const Combination zero1{"zero1", 3, 1, precision, "none", false}, zero3{"zero3", 3, 1, precision, "none", false};
+    EXPECT_NE(zero1.reference(), zero3.reference());
+    EXPECT_NO_THROW(test::expect_equal(reference(zero1), reference(zero3))) << precision;
+  }
+}
+
 TEST(ShardSweepItself, TellsRoundingsApart) {
   const auto result_of = [](const std::string& precision) { return reference({"zero3", 2, 2, precision, "none", false}); };
   EXPECT_ANY_THROW(test::expect_equal(result_of("bf16"), result_of("fp32")));
