@@ -104,6 +104,10 @@ void Accelerator::finish_prepare() {
     auto params = named(model.module->named_parameters());
     const bool trained = std::any_of(params.begin(), params.end(), [](const auto& p) { return p.second.requires_grad(); });
     const auto sharding = i.sharding();
+    if (sharding.strategy == ShardingStrategy::Replicate &&
+        (sharding.offload_optimizer.place != Offload::Place::None || sharding.offload_params.place != Offload::Place::None)) {
+      throw Failure{Errc::InvalidConfig, "prepare: offload_optimizer and offload_params need a strategy that shards, even on one rank; Replicate does not"};
+    }
     if (sharding.strategy != ShardingStrategy::Replicate) {
       model.shards = std::make_shared<detail::ShardEngine>(i.communicator, model.module, sharding, i.memory);
     } else if (trained && i.communicator.size() > 1) {

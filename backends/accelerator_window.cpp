@@ -103,6 +103,12 @@ void Accelerator::Impl::repoint(Optimizer& optimizer) {
   }
   if (used.empty()) return;
   optimizer.repoint(std::move(pieces));
+  std::vector<std::shared_ptr<detail::Residence>> residences;
+  for (const auto& handle : optimizer.handles()) {
+    const auto* shards = shards_of(handle);
+    residences.push_back(shards ? shards->residence_of(handle) : nullptr);
+  }
+  optimizer.set_residences(std::move(residences));
   if (const auto& offload = sharding().offload_optimizer; offload.place != Offload::Place::None) optimizer.set_offload(offload, communicator.rank());
   for (const auto& model : models) {
     if (used.contains(model.shards.get())) engines.push_back(model.shards);

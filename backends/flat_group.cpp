@@ -79,17 +79,13 @@ FlatGroup::FlatGroup(ShardWorld& world, GroupPlan plan, const NamedTensors& para
   empty_ = at::empty({0}, at::TensorOptions().dtype(compute_type_));
   lay_out(params);
 
-  const auto size = world_.gather.size(), rank = world_.gather.rank();
+  const auto size = world_.gather.size();
   if (plan_.freed) {
     full_ = at::empty({shard_numel_ * size}, at::TensorOptions().dtype(compute_type_));
   } else {
     full_ = communicator_tensor(world_.gather, shard_numel_ * size, compute_type_);
   }
-  if (!plan_.freed && compute_type_ == master_type_) {
-    master_ = full_.narrow(0, shard_numel_ * rank, shard_numel_);
-  } else {
-    master_ = communicator_tensor(world_.gather, shard_numel_, master_type_);
-  }
+  make_masters();
   charge_resident();
   for (auto& p : params_) p.view = full_.narrow(0, p.offset, p.numel).view(p.sizes);
   fill_masters();
@@ -104,12 +100,34 @@ FlatGroup::FlatGroup(ShardWorld& world, GroupPlan plan, const NamedTensors& para
   show_parameters();
 }
 
+void FlatGroup::make_masters() {
+  const bool apart = compute_type_ != master_type_;
+  const auto part = full_.narrow(0, shard_numel_ * world_.gather.rank(), shard_numel_);
+  if (plan_.freed && world_.params_file) {
+    disk_ = std::make_shared<DiskShard>(world_.params_file, shard_numel_, master_type_, at::Tensor{});
+  } else if (apart && world_.masters_file) {
+    disk_ = std::make_shared<DiskShard>(world_.masters_file, shard_numel_, master_type_,
+                                        plan_.freed ? communicator_tensor(world_.gather, shard_numel_, compute_type_) : part);
+  }
+  if (disk_) {
+    master_ = disk_->tensor();
+  } else if (!plan_.freed && !apart) {
+    master_ = part;
+  } else {
+    master_ = communicator_tensor(world_.gather, shard_numel_, master_type_);
+  }
+}
+
 void FlatGroup::charge_resident() {
   const auto bytes = [](const at::Tensor& t) { return t.numel() * static_cast<std::int64_t>(t.element_size()); };
   const auto charge = [this](MemoryCategory category, std::int64_t n) { return world_.account.charge(category, n, MemoryAccount::Source::Elsewhere); };
   const bool apart = compute_type_ != master_type_;
   if (!plan_.freed) parameters_charge_ = charge(MemoryCategory::Parameters, bytes(full_));
   // A master of another type than what is computed with is the optimizer's; of the same type it is the parameter.
+  if (disk_) {
+    if (plan_.freed && disk_->copy().defined()) masters_charge_ = charge(MemoryCategory::Parameters, bytes(disk_->copy()));
+    return;
+  }
   if (plan_.freed || apart) masters_charge_ = charge(apart && !plan_.freed ? MemoryCategory::Optimizer : MemoryCategory::Parameters, bytes(master_));
 }
 
@@ -135,6 +153,10 @@ void FlatGroup::lay_out(const NamedTensors& params) {
 
 void FlatGroup::fill_masters() {
   const auto begin = shard_numel_ * world_.gather.rank();
+  if (disk_) {
+    disk_->enter_empty();
+    master_.zero_();
+  }
   for (auto& p : params_) {
     const auto from = std::max(begin, p.offset);
     const auto to = std::min(begin + shard_numel_, p.offset + p.numel);
@@ -143,6 +165,7 @@ void FlatGroup::fill_masters() {
     p.piece = master_.narrow(0, p.piece_offset, count);
     if (count) p.piece.copy_(p.tensor.detach().reshape({-1}).narrow(0, from - p.offset, count));
   }
+  if (disk_) disk_->leave(true);
 }
 
 void FlatGroup::attach(std::shared_ptr<void> memory) {
@@ -164,20 +187,38 @@ void FlatGroup::show_parameters() {
 }
 
 void FlatGroup::start_gather() {
-  if (state_ == State::Gathering || (state_ == State::Whole && !stale_)) return;
+  if (state_ == State::Reading || state_ == State::Gathering || (state_ == State::Whole && !stale_)) return;
+  if (disk_ && !disk_->copy().defined()) {
+    disk_->start_enter();
+    state_ = State::Reading;
+    return;
+  }
+  post_gather();
+}
+
+void FlatGroup::post_gather() {
   const at::NoGradGuard no_grad;
-  const auto rank = world_.gather.rank();
-  if (state_ == State::Released) attach(world_.pool.take(static_cast<std::size_t>(full_.numel()) * full_.element_size()));
-  const auto part = full_.narrow(0, shard_numel_ * rank, shard_numel_);
-  if (compute_type_ != master_type_) part.copy_(master_);
+  if (state_ != State::Whole) attach(world_.pool.take(static_cast<std::size_t>(full_.numel()) * full_.element_size()));
+  const auto part = full_.narrow(0, shard_numel_ * world_.gather.rank(), shard_numel_);
+  auto source = part;
+  if (state_ == State::Reading) {
+    with_masters(*this, Masters::Read, [&] { part.copy_(master_); });
+  } else if (disk_) {
+    source = disk_->copy();
+  } else if (compute_type_ == master_type_) {
+    source = master_;
+  } else {
+    part.copy_(master_);
+  }
   world_.gather.set_label(plan_.label);
-  gather_work_ = world_.gather.all_gather(buffer_of(compute_type_ == master_type_ ? master_ : part), buffer_of(full_));
+  gather_work_ = world_.gather.all_gather(buffer_of(source), buffer_of(full_));
   state_ = State::Gathering;
 }
 
 void FlatGroup::finish_gather() {
   start_gather();
   if (state_ == State::Whole) return;
+  if (state_ == State::Reading) post_gather();
   gather_work_.wait().or_throw();
   gather_work_ = Work{};
   state_ = State::Whole;
@@ -187,6 +228,11 @@ void FlatGroup::finish_gather() {
 
 void FlatGroup::release() {
   if (!plan_.freed || state_ == State::Released) return;
+  if (state_ == State::Reading) {
+    disk_->leave(false);
+    state_ = State::Released;
+    return;
+  }
   if (state_ == State::Gathering) gather_work_ = Work{};  // waits
   for (auto& p : params_) p.tensor.set_data(empty_);
   detach();
@@ -325,9 +371,11 @@ std::vector<at::Tensor> FlatGroup::assemble(const std::vector<at::Tensor>& piece
   const auto flat = pooled(shard_numel_ * world_.gather.size(), master_type_);
   const auto part = flat.narrow(0, shard_numel_ * world_.gather.rank(), shard_numel_);
   part.zero_();
-  for (std::size_t i = 0; i < params_.size(); ++i) {
-    if (pieces[i].defined()) part.narrow(0, params_[i].piece_offset, params_[i].piece.numel()).copy_(pieces[i]);
-  }
+  with_masters(*this, Masters::Read, [&] {
+    for (std::size_t i = 0; i < params_.size(); ++i) {
+      if (pieces[i].defined()) part.narrow(0, params_[i].piece_offset, params_[i].piece.numel()).copy_(pieces[i]);
+    }
+  });
   world_.gather.all_gather(buffer_of(part), buffer_of(flat)).wait().or_throw();
   std::vector<at::Tensor> whole;
   for (const auto& p : params_) whole.push_back(flat.narrow(0, p.offset, p.numel).clone().view(p.sizes));

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "shard_file.hpp"
 #include "shard_plan.hpp"
 
 #include <troupe/communicator.hpp>
@@ -50,6 +51,8 @@ struct ShardWorld {
   const ShardingOptions& options;
   MemoryAccount account;
   BufferPool pool;
+  std::shared_ptr<ShardFile> params_file;   ///< offload_params to disk; else nullptr
+  std::shared_ptr<ShardFile> masters_file;  ///< offload_optimizer to disk: masters beside 16-bit parameters
 };
 
 /// Parameters of one element type in one flat buffer of N equal parts, one a rank of the shard group:
@@ -62,6 +65,10 @@ struct ShardWorld {
 ///
 /// The whole buffer keeps one StorageImpl for life while its bytes come and go, so that views which autograd saved
 /// become valid again when the bytes are back. While they are gone, parameters have shape [0].
+///
+/// On disk: with offload_params the masters of freed groups, which are read before each gather; with offload_optimizer masters that
+/// differ in type from what is gathered, of which a copy in that type stays in memory. Pieces then have memory only inside
+/// `Optimizer::step` and `with_masters`.
 ///
 /// Threads: the rank's own.
 class FlatGroup {
@@ -80,6 +87,8 @@ class FlatGroup {
   void release();
   /// The masters have changed.
   void masters_changed() noexcept { stale_ = true; }
+  /// Where the masters are between uses; nullptr: in memory.
+  [[nodiscard]] const std::shared_ptr<DiskShard>& disk() const noexcept { return disk_; }
   [[nodiscard]] bool whole() const noexcept { return state_ == State::Whole; }
 
   // Gradients of one backward.
@@ -112,7 +121,7 @@ class FlatGroup {
   [[nodiscard]] at::Tensor part_of(std::size_t index, const at::Tensor& whole) const;
 
  private:
-  enum class State { Released, Gathering, Whole };
+  enum class State { Released, Reading, Gathering, Whole };
   struct Param {
     std::string name;
     at::Tensor tensor;  // the module's
@@ -127,7 +136,9 @@ class FlatGroup {
   };
 
   void lay_out(const NamedTensors& params);
+  void make_masters();
   void charge_resident();
+  void post_gather();
   void fill_masters();
   void attach(std::shared_ptr<void> memory);
   void detach();
@@ -141,6 +152,7 @@ class FlatGroup {
   std::int64_t shard_numel_ = 0;
   at::ScalarType master_type_, compute_type_;
   at::Tensor master_;      // [S]
+  std::shared_ptr<DiskShard> disk_;  // holds master_
   at::Tensor full_;        // [N*S]
   at::Tensor empty_;
   State state_ = State::Released;
@@ -156,5 +168,15 @@ class FlatGroup {
   Work reduce_work_;
   MemoryAccount::Charge parameters_charge_, masters_charge_, gradients_charge_;
 };
+
+enum class Masters : bool { Read, Changed };
+
+/// Calls `use()` with a group's masters in memory, wherever they are.
+template <class Use>
+void with_masters(const FlatGroup& group, Masters how, const Use& use) {
+  if (group.disk()) group.disk()->enter();
+  use();
+  if (group.disk()) group.disk()->leave(how == Masters::Changed);
+}
 
 }  // namespace troupe::detail

@@ -85,8 +85,9 @@ struct ShardEngine::Hook final : torch::autograd::PostAccumulateGradHook {
 ShardEngine::ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::Module> module, const ShardingOptions& options, MemoryAccount account)
     : communicator_(communicator), module_(std::move(module)), options_(options) {
   const int group_size = shard_group_size(communicator, options_);
-  if (options_.offload_params.place == Offload::Place::Disk) {
-    throw Failure{Errc::Unsupported, "sharding: offload_params to disk is not supported; use Host, and offload_optimizer for the larger part"};
+  const auto on_disk = [](const Offload& offload) { return offload.place == Offload::Place::Disk; };
+  if (on_disk(options_.offload_params) && options_.strategy != ShardingStrategy::ShardParameters) {
+    throw Failure{Errc::InvalidConfig, "sharding: offload_params to disk needs the strategy ShardParameters; the others use whole parameters all the time"};
   }
   plan_ = plan_shards(*module_, options_);
   NamedTensors buffers;
@@ -101,7 +102,9 @@ ShardEngine::ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::
   shard_group_ = split(shard);
   reduce_group_ = split(shard);
   if (group_size < communicator.size()) replica_group_ = split(communicator.rank() % group_size);
-  world_.reset(new ShardWorld{*shard_group_, *reduce_group_, replica_group_.get(), options_, account, BufferPool{*shard_group_, account}});
+  world_.reset(new ShardWorld{*shard_group_, *reduce_group_, replica_group_.get(), options_, account, BufferPool{*shard_group_, account}, nullptr, nullptr});
+  if (on_disk(options_.offload_params)) world_->params_file = std::make_shared<ShardFile>(options_.offload_params, communicator.rank(), account);
+  if (on_disk(options_.offload_optimizer)) world_->masters_file = std::make_shared<ShardFile>(options_.offload_optimizer, communicator.rank(), account);
   for (auto& group : plan_.groups) groups_.push_back(std::make_unique<FlatGroup>(*world_, group, plan_.params));
   for (const auto& unit : plan_.units) {
     units_.push_back(std::make_shared<UnitState>(*this, unit));
@@ -290,6 +293,11 @@ at::Tensor ShardEngine::piece_of(const at::Tensor& parameter) const {
   return place ? place->group->piece(place->index) : at::Tensor{};
 }
 
+std::shared_ptr<Residence> ShardEngine::residence_of(const at::Tensor& parameter) const {
+  const auto* place = place_of(parameter);
+  return place ? place->group->disk() : nullptr;
+}
+
 void ShardEngine::after_step() {
   for (auto& group : groups_) {
     if (group->plan().trained) group->masters_changed();
@@ -365,7 +373,9 @@ void ShardEngine::load(const std::string& name, const at::Tensor& whole) {
   const at::NoGradGuard no_grad;
   const auto& place = place_named(name);
   at::Tensor piece = place.group->piece(place.index);
-  if (piece.numel() > 0) piece.copy_(place.group->part_of(place.index, whole));
+  with_masters(*place.group, Masters::Changed, [&] {
+    if (piece.numel() > 0) piece.copy_(place.group->part_of(place.index, whole));
+  });
   place.group->masters_changed();
 }
 

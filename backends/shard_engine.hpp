@@ -44,6 +44,8 @@ class ShardEngine {
 
   /// This rank's part of a parameter of the module, for optimizers; undefined when it is not sharded.
   [[nodiscard]] at::Tensor piece_of(const at::Tensor& parameter) const;
+  /// Where its piece is between updates; nullptr: in memory.
+  [[nodiscard]] std::shared_ptr<Residence> residence_of(const at::Tensor& parameter) const;
   /// The optimizer has changed pieces.
   void after_step();
   /// Parameters that this engine keeps whole are those of the last update when it returns.

@@ -1,7 +1,8 @@
 // Sharding's cost: training steps of two ranks under each strategy beside two independent processes, alternating in one run.
 //
 //   sharding_bench [--json FILE] [--only WORD]  all figures (about 5 minutes), or those with WORD in their name
-//   sharding_bench --case TASK                  only ours, as "encoder_fp32+zero3"; the last line is one JSON object
+//   sharding_bench --case TASK [--ranks KIND]   only ours, as "encoder_fp32+zero3", by threads (default) or processes; the last line
+//                                               is one JSON object
 #include "step_sides.hpp"
 
 #include <troupe/errors.hpp>
@@ -62,12 +63,12 @@ int main(int argc, char** argv) {
     std::map<std::string, std::string> words;
     for (int i = 1; i + 1 < argc; i += 2) words[argv[i]] = argv[i + 1];
     if (argc % 2 == 0 || (argc > 1 && words.begin()->first[0] != '-')) {
-      std::cerr << "usage: sharding_bench [--json FILE] [--only WORD] | --case TASK\n";
+      std::cerr << "usage: sharding_bench [--json FILE] [--only WORD] | --case TASK [--ranks threads|processes]\n";
       return 2;
     }
     if (words.contains("--case")) {
       const bool small = words["--case"].starts_with("mlp");
-      run_case(words["--case"], small ? 400 : 4, small ? 100 : 2);
+      run_case(words["--case"], small ? 400 : 4, small ? 100 : 2, words.contains("--ranks") ? words["--ranks"] : "threads");
       return 0;
     }
     return run_all(words["--json"], words["--only"]);

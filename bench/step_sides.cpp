@@ -275,12 +275,14 @@ int be_worker_if_asked(int argc, char** argv) {
   return words.size() == 4 && words[0] == "--worker" ? be_worker(words[1], std::stoi(words[2]), words[3]) : -1;
 }
 
-void run_case(const std::string& task, int steps, int warm) {
-  Side threads{"threads", task};
-  threads.run(warm, false);
-  for (int round = 0; round < 3; ++round) threads.run(steps);
-  const auto step = median(threads.step_s);
-  std::cout << nlohmann::ordered_json{{"case", task}, {"step_s", step}, {"steps_per_s", 1 / step}, {"cpu_s", median(threads.cpu_s)}, {"peak_bytes", threads.peak_bytes}}.dump()
+void run_case(const std::string& task, int steps, int warm, const std::string& kind) {
+  if (kind != "threads" && kind != "processes") throw Failure{Errc::InvalidArgument, "there are ranks as threads and as processes, not as " + kind};
+  Side ranks{kind, task};
+  ranks.run(warm, false);
+  for (int round = 0; round < 3; ++round) ranks.run(steps);
+  const auto step = median(ranks.step_s);
+  std::cout << nlohmann::ordered_json{{"case", task}, {"ranks", kind}, {"step_s", step}, {"steps_per_s", 1 / step}, {"cpu_s", median(ranks.cpu_s)},
+                                      {"peak_bytes", ranks.peak_bytes}}.dump()
             << std::endl;
 }
 

@@ -63,7 +63,8 @@ struct Side {
 /// The program as a worker: `argv` is "--worker KIND RANK TASK". -1: it was not started as one.
 [[nodiscard]] int be_worker_if_asked(int argc, char** argv);
 
-/// Trains `task` on two threads three times and prints one JSON object.
-void run_case(const std::string& task, int steps, int warm);
+/// Trains `task` on two ranks ("threads" or "processes") three times and prints one JSON object. peak_bytes is a rank's: of threads the
+/// process's peak divided by two, of processes the larger one's.
+void run_case(const std::string& task, int steps, int warm, const std::string& kind = "threads");
 
 }  // namespace troupe::bench

@@ -82,6 +82,11 @@ MemoryEstimate estimate_memory(const ModelSize& m, const ShardingOptions& s, int
     estimate.params -= at_least(ShardingStrategy::ShardParameters) ? 0 : masters;
     estimate.optimizer = 0;
   }
+  const bool masters_move = s.offload_optimizer.place == Offload::Place::Disk && s.offload_params.place != Offload::Place::Disk;
+  if (masters_move && low && at_least(ShardingStrategy::ShardParameters)) {  // what is gathered stays, in its own type
+    estimate.host += model_bytes * share(m.num_params);
+    estimate.params -= (model_bytes - param_bytes) * share(m.num_params);
+  }
   if (s.offload_params.place != Offload::Place::None) {
     estimate.host += estimate.params;
     estimate.params = 0;

@@ -75,17 +75,22 @@ std::string ranks_of(const SharedState& state, const std::vector<int>& ranks) {
   return (ranks.size() == 1 ? "rank " : "ranks ") + list_of(state, ranks);
 }
 
+/// Labels of two ranks' calls that may meet: one, or one of them gave none.
+bool same_label(std::uint64_t a, std::uint64_t b) { return a == b || a == 0 || b == 0; }
+
 /// What those who came are at, when they are not at the same; "" when they are.
 std::string disagreement(SharedState& state, const std::vector<int>& came, std::uint64_t sequence) {
   std::vector<int> ranks;
   std::vector<std::string> calls;
   bool same = true;
   std::optional<Said> first;
+  std::uint64_t label = 0;
   for (const int r : came) {
     const auto said = state.said(r, sequence);
     if (!said) continue;
     if (!first) first = said;
-    same = same && said->collective == first->collective;
+    same = same && said->collective == first->collective && same_label(said->label.hash, label);
+    if (label == 0) label = said->label.hash;
     ranks.push_back(known_as(state, r));
     calls.push_back(describe(*said));
   }
@@ -122,10 +127,15 @@ bool agree(SharedState& state, std::uint64_t sequence) {
     auto& record = state.record(sequence, r);
     return std::pair{record.what.load(std::memory_order_relaxed), record.bytes.load(std::memory_order_relaxed)};
   };
+  const auto label_of = [&](int r) { return state.record(sequence, r).label_hash.load(std::memory_order_relaxed); };
   std::vector<int> all;
   bool same = true;
   const auto first = word(0);
-  for (int r = 1; r < state.size() && same; ++r) same = word(r) == first;
+  auto label = label_of(0);
+  for (int r = 1; r < state.size() && same; ++r) {
+    same = word(r) == first && same_label(label_of(r), label);
+    if (label == 0) label = label_of(r);
+  }
   if (same) return true;
   for (int r = 0; r < state.size(); ++r) all.push_back(r);
   state.fail(Errc::CollectiveMismatch, "ranks disagree" + where(state) + ": " + disagreement(state, all, sequence));

@@ -43,7 +43,13 @@ std::uint64_t sent_bytes(const Collective& collective, int size) noexcept {
 CollectiveLabel::CollectiveLabel(std::string_view text) noexcept {
   constexpr std::size_t most = sizeof words;
   if (text.size() > most) text.remove_prefix(text.size() - most);
-  if (!text.empty()) std::memcpy(words.data(), text.data(), text.size());
+  if (text.empty()) return;
+  std::memcpy(words.data(), text.data(), text.size());
+  for (const auto word : words) {
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15;
+    hash ^= hash >> 32;
+  }
+  hash |= 1;
 }
 
 std::string CollectiveLabel::text() const {

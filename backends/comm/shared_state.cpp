@@ -21,7 +21,7 @@ namespace troupe::detail {
 namespace {
 
 constexpr std::uint64_t kMagic = 0x6d6f632d72747274;  // "trtr-com"
-constexpr std::uint32_t kVersion = 3;
+constexpr std::uint32_t kVersion = 4;
 constexpr std::size_t kPage = 4096;
 /// Address space, not memory: pages come when touched.
 constexpr std::size_t kArenaBytes = std::size_t{16} << 30;
@@ -196,6 +196,7 @@ void SharedState::say(int r, const Said& said) noexcept {
   to.begun.store(said.sequence, std::memory_order_relaxed);
   to.what.store(pack(said.collective), order);
   to.bytes.store(said.collective.bytes, order);
+  to.label_hash.store(said.label.hash, order);
   for (std::size_t i = 0; i < CollectiveLabel::kWords; ++i) to.label[i].store(said.label.words[i], order);
   to.sequence.store(said.sequence, order);
   rank(r).posted.store(said.sequence, order);
@@ -206,6 +207,7 @@ std::optional<Said> SharedState::said(int r, std::uint64_t sequence) noexcept {
   auto& from = record(sequence, r);
   if (sequence == 0 || from.sequence.load(order) != sequence) return std::nullopt;
   Said said{sequence, unpack(from.what.load(order), from.bytes.load(order)), {}};
+  said.label.hash = from.label_hash.load(order);
   for (std::size_t i = 0; i < CollectiveLabel::kWords; ++i) said.label.words[i] = from.label[i].load(order);
   if (from.begun.load(std::memory_order_relaxed) != sequence) return std::nullopt;
   return said;

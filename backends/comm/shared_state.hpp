@@ -25,6 +25,7 @@ struct alignas(64) Record {
   std::atomic<std::uint64_t> bytes;
   std::uint64_t input;   ///< address in this process (threads) or offset in the memfd (processes)
   std::uint64_t output;  ///< these two are read only by ranks that met here
+  std::atomic<std::uint64_t> label_hash;  ///< beside what ranks compare, in the same cache line
   std::atomic<std::uint64_t> label[CollectiveLabel::kWords];
 };
 

@@ -102,6 +102,13 @@ void Optimizer::repoint(std::vector<std::vector<at::Tensor>> pieces) {
   for (std::size_t g = 0; g < groups_.size(); ++g) groups_[g].params = std::move(pieces[g]);
 }
 
+void Optimizer::set_residences(std::vector<std::shared_ptr<detail::Residence>> residences) {
+  if (residences.size() != handles_.size()) {
+    refuse(name_ + "::set_residences: " + std::to_string(residences.size()) + " for " + std::to_string(handles_.size()) + " parameters");
+  }
+  residences_ = std::move(residences);
+}
+
 void Optimizer::set_names(std::vector<std::string> names) {
   if (names.size() != handles_.size()) {
     refuse(name_ + "::set_names: " + std::to_string(names.size()) + " names for " + std::to_string(handles_.size()) + " parameters");
@@ -188,12 +195,28 @@ void Optimizer::update() {
     }
   }
   add_entries(has_grad);
+  std::vector<detail::Residence*> homes;
+  for (i = 0; i < residences_.size(); ++i) {
+    auto* home = residences_[i].get();
+    if (home && has_grad[i] && std::find(homes.begin(), homes.end(), home) == homes.end()) homes.push_back(home);
+  }
+  if (!homes.empty()) homes.front()->start_enter();
+  update_in(nullptr, grads);
+  for (i = 0; i < homes.size(); ++i) {
+    homes[i]->enter();
+    if (i + 1 < homes.size()) homes[i + 1]->start_enter();
+    update_in(homes[i], grads);
+    homes[i]->leave(true);
+  }
+}
+
+void Optimizer::update_in(const detail::Residence* home, const std::vector<at::Tensor>& grads) {
   std::vector<detail::Segment> segments;
-  i = 0;
+  std::size_t i = 0;
   for (const auto& group : groups_) {
     for (const auto& param : group.params) {
       const auto index = i++;
-      if (!has_grad[index]) continue;
+      if (!grads[index].defined() || (residences_.empty() ? nullptr : residences_[index].get()) != home) continue;
       auto& entry = entries_[index];
       ++entry.step;
       if (param.numel() == 0) continue;

@@ -27,8 +27,8 @@ int open_unnamed(const std::filesystem::path& directory, int rank, int flags) {
 
 }  // namespace
 
-ScratchFile::ScratchFile(const std::filesystem::path& directory, int rank)
-    : where_("optimizer offload: rank " + std::to_string(rank) + "'s file in " + directory.string()) {
+ScratchFile::ScratchFile(const std::filesystem::path& directory, int rank, const char* whose)
+    : where_(std::string{whose} + ": rank " + std::to_string(rank) + "'s file in " + directory.string()) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(directory, ignored)) {
     throw Failure{Errc::FileNotFound, where_ + ": there is no such directory; make it, or set another offload path"};

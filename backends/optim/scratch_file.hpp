@@ -15,7 +15,8 @@ class ScratchFile {
   static constexpr std::int64_t alignment = 4096;
 
   /// Throws Failure{FileNotFound} when `directory` is none, Failure{StorageUnavailable} when no file can be made there.
-  ScratchFile(const std::filesystem::path& directory, int rank);
+  /// @param whose begins what failures say.
+  ScratchFile(const std::filesystem::path& directory, int rank, const char* whose = "optimizer offload");
   ~ScratchFile();
   ScratchFile(const ScratchFile&) = delete;
   ScratchFile& operator=(const ScratchFile&) = delete;

@@ -105,7 +105,8 @@ class Communicator {
 
   /// What this rank called here, and what it sent.
   [[nodiscard]] virtual FlightRecorder& recorder() noexcept = 0;
-  /// Names whose the next collectives are ("encoder.5"), in the record and in failures. Costs a copy of 80 bytes.
+  /// Names whose the next collectives are ("encoder.5"), in the record and in failures. Costs a copy of 80 bytes. Between ranks
+  /// that share memory, two that meet with different labels disagree (Errc::CollectiveMismatch); none goes with any.
   void set_label(std::string_view label) noexcept { recorder().set_label(label); }
   [[nodiscard]] Traffic traffic() noexcept { return recorder().traffic(); }
 };

@@ -37,6 +37,7 @@ struct Collective {
 struct CollectiveLabel {
   static constexpr std::size_t kWords = 10;
   std::array<std::uint64_t, kWords> words{};
+  std::uint64_t hash = 0;  ///< of the words; 0: no label
   CollectiveLabel() = default;
   explicit CollectiveLabel(std::string_view text) noexcept;
   [[nodiscard]] std::string text() const;

@@ -21,7 +21,7 @@ enum class MemoryCategory : std::uint8_t {
   Parameters,     ///< what the rank keeps of them all the time
   Gradients,      ///< likewise, shards or whole
   Optimizer,      ///< state and master copies
-  Gathered,       ///< parameters gathered for a forward or backward, and whole gradients before they are reduced
+  Gathered,       ///< parameters gathered for a forward or backward, shards on their way from and to disk, and whole gradients before they are reduced
   Buffers,        ///< of modules
   Communication,  ///< what collectives need besides
   Offloaded,      ///< host memory that holds what was moved off the device

@@ -44,6 +44,19 @@ enum class DiskIo : std::uint8_t {
 namespace detail {
 class StateStore;
 
+/// Parameters whose memory is there only while something works on them.
+///
+/// Threads: the rank's own.
+class Residence {
+ public:
+  virtual ~Residence() = default;
+  /// Asks for the memory; it may come later.
+  virtual void start_enter() = 0;
+  /// The memory is there when it returns, and until `leave`.
+  virtual void enter() = 0;
+  virtual void leave(bool changed) = 0;
+};
+
 /// Consecutive elements in memory: parameters, gradients and the slots of state, all of one dtype.
 struct Elements {
   at::ScalarType dtype = at::kFloat;
@@ -95,6 +108,9 @@ class Optimizer {
   void repoint(std::vector<std::vector<at::Tensor>> pieces);
   /// The parameters as constructed, over all groups; `handles()[i]` became piece i.
   [[nodiscard]] const std::vector<at::Tensor>& handles() const noexcept { return handles_; }
+  /// Where the pieces are between updates, one entry a parameter over all groups; nullptr: in memory. `step` enters one after the
+  /// other, while it updates the one before. Throws Failure{InvalidArgument} on another count.
+  void set_residences(std::vector<std::shared_ptr<detail::Residence>> residences);
   /// One name a parameter, over all groups, for StateKeys::Name. Throws Failure{InvalidArgument} on another count or a repeated name.
   void set_names(std::vector<std::string> names);
 
@@ -138,6 +154,8 @@ class Optimizer {
     std::int64_t step = 0;  // updates so far; 0: no state
   };
   void update();
+  /// Updates the parameters of `grads` that live in `home`.
+  void update_in(const detail::Residence* home, const std::vector<at::Tensor>& grads);
   /// Gives state to the parameters without, of those chosen; neighbours share a block.
   void add_entries(const std::vector<bool>& chosen);
   [[nodiscard]] std::string key(const std::string& slot, std::size_t index, StateKeys keys) const;
@@ -150,6 +168,7 @@ class Optimizer {
   std::vector<at::Tensor> handles_;
   std::vector<std::string> names_;
   std::vector<Entry> entries_;  // by parameter, over all groups
+  std::vector<std::shared_ptr<detail::Residence>> residences_;  // likewise; empty: all in memory
   std::unique_ptr<detail::StateStore> store_;
   std::shared_ptr<const StepGate> gate_;
   std::function<void()> after_step_;

@@ -60,8 +60,8 @@ struct ShardingOptions {
   std::optional<DType> reduce_dtype;  ///< gradients are rounded to it once reduced; none: fp32, and sums always add in fp32
   std::optional<DType> buffer_dtype;  ///< of module buffers of floating point; none: as they are
 
-  Offload offload_optimizer{};
-  Offload offload_params{};
+  Offload offload_optimizer{};  ///< its state; to disk, with it masters of another type than what is gathered
+  Offload offload_params{};     ///< to disk: ShardParameters only; masters, which are read before each gather
   bool activation_checkpointing = false;          ///< units run again in backward instead of keeping their activations
   bool activation_checkpointing_offload = false;  ///< what is kept lies in host memory
   /// Ranks compare every collective of parameters and gradients before it runs, and name what differs; nothing overlaps.

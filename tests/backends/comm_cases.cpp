@@ -362,6 +362,18 @@ void mismatch(Communicator& group, const std::string&) {
   say(outcome.text());
 }
 
+/// Calls that differ in nothing but their labels.
+void other_label(Communicator& group, const std::string&) {
+  std::vector<float> values(8);
+  const Buffer all{values.data(), 32, DType::F32};
+  if (group.rank() == 0) group.set_label("encoder.5");  // the others have none yet
+  group.all_reduce(all, ReduceOp::Sum).wait().or_throw();
+  group.set_label(group.rank() == 1 ? "encoder.6" : "encoder.5");
+  const auto outcome = group.all_reduce(all, ReduceOp::Sum).wait();
+  TROUPE_CHECK(outcome.code() == Errc::CollectiveMismatch, outcome.text());
+  say(outcome.text());
+}
+
 void astray(Communicator& group, const std::string&) {
   group.barrier().wait().or_throw();
   if (group.rank() == 1) {
@@ -475,6 +487,7 @@ void register_contract(bool whole_dtypes) {
   bodies["bitwise"] = bitwise;
   bodies["deadline"] = deadline;
   bodies["mismatch"] = mismatch;
+  bodies["other_label"] = other_label;
   bodies["astray"] = astray;
   bodies["traffic"] = traffic;
   bodies["record"] = record;

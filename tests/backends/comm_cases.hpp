@@ -10,6 +10,7 @@ namespace troupe::testing_ranks {
 ///   in_place                scatter and gather in a part of the whole
 ///   deadline                rank 1 does not come; everybody else names it, and later calls say the same
 ///   mismatch                rank 1 calls something else
+///   other_label             rank 1 calls the same under another label
 ///   astray                  rank 2 calls something else, and rank 1 does not come
 ///   traffic                 counted bytes against the formulas
 ///   record <collectives>    the flight recorder's entries

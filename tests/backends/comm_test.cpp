@@ -68,6 +68,15 @@ TEST_P(Faults, AMismatchNamesEachRanksCall) {
   for (const auto& result : results) EXPECT_EQ(result.text, "ranks disagree: " + wanted + "\n");
 }
 
+TEST_P(Faults, TheSameCallUnderAnotherLabelIsAMismatch) {
+  const auto [implementation, size] = GetParam();
+  const auto results = Ranks{implementation, size, "other_label"}.join();
+  EXPECT_EQ(failures(results), "");
+  const std::string five = " at all_reduce #2 of `encoder.5` (sum, F32 x 8)", six = " at all_reduce #2 of `encoder.6` (sum, F32 x 8)";
+  const auto wanted = size == 2 ? "rank 0 is" + five + "; rank 1 is" + six : "rank 1 is" + six + "; ranks 0, 2, 3 are" + five;
+  for (const auto& result : results) EXPECT_EQ(result.text, "ranks disagree: " + wanted + "\n");
+}
+
 void abort_from_rank_0(Communicator& group, const std::string&) {
   group.barrier().wait().or_throw();
   std::vector<float> values(100'000);

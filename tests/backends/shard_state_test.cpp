@@ -153,6 +153,75 @@ TEST(Sharding, AnOverflowOnOneRankSkipsTheStepOnAll) {
   });
 }
 
+/// A linear layer that notes what it computed with.
+struct NotingImpl : Unit {
+  NotingImpl() : linear(register_module("linear", torch::nn::Linear(32, 32))) {}
+  at::Tensor forward(const at::Tensor& x) {
+    all_half = all_half && x.scalar_type() == at::kHalf && linear->weight.scalar_type() == at::kHalf;
+    return at::relu(linear(x));
+  }
+  torch::nn::Linear linear;
+  bool all_half = true;
+};
+TROUPE_UNIT(Noting);
+
+struct NotingNetImpl : Unit {
+  NotingNetImpl() : first(register_module("first", Noting())), second(register_module("second", Noting())) {}
+  at::Tensor forward(const at::Tensor& x) { return second(first(x)); }
+  Noting first, second;
+};
+TROUPE_UNIT(NotingNet);
+
+/// 'o': one rank's gradients are too large for fp16 (not for fp32), '.': nobody's are.
+struct Sequence {
+  std::string steps;
+  LossScale options;
+  std::vector<double> scales;
+};
+
+struct Fp16 : testing::TestWithParam<std::tuple<ShardingStrategy, LossScale::Policy>> {
+  /// As torch.amp.GradScaler and DeepSpeed's test_some_overflow have them, see tests/core/loss_scaler_test.cpp.
+  static Sequence sequence() {
+    if (std::get<1>(GetParam()) == LossScale::Policy::GradScaler) {
+      return {"oo..o......", {.growth_interval = 3}, {32768, 16384, 16384, 16384, 8192, 8192, 8192, 16384, 16384, 16384, 32768}};
+    }
+    return {"oo...o...", {.policy = LossScale::Policy::DeepSpeed, .initial = 256, .growth_interval = 2, .minimum = 1}, {128, 64, 64, 64, 128, 64, 64, 64, 128}};
+  }
+};
+
+TEST_P(Fp16, ComputesInHalfBesideFp32MastersAndItsScaleFollowsThePublishedSequence) {
+  run_ranks(2, [](TrainContext& context) {
+    const auto planned = sequence();
+    Accelerator accelerator{context, {.mixed_precision = Precision::FP16, .sharding = strategy(std::get<0>(GetParam())), .loss_scale = planned.options}};
+    NotingNet net;
+    AdamW optimizer{net->parameters(), {.lr = 1e-3}};
+    accelerator.prepare(net, optimizer);
+    std::vector<double> scales;
+    for (std::size_t step = 0; step < planned.steps.size(); ++step) {
+      const bool overflows = planned.steps[step] == 'o';
+      const auto before = accelerator.get_state_dict(net);
+      auto loss = net(at::randn({4, 32})).to(at::kFloat).mean();
+      if (overflows && context.world_rank() == 1) loss = loss * 1e6;
+      accelerator.backward(loss);
+      optimizer.step();
+      optimizer.zero_grad();
+      EXPECT_EQ(accelerator.optimizer_step_was_skipped(), overflows) << step;
+      const auto after = accelerator.get_state_dict(net);
+      for (std::size_t i = 0; i < before.size(); ++i) EXPECT_EQ(at::equal(before[i].second, after[i].second), overflows) << step << " " << before[i].first;
+      scales.push_back(accelerator.loss_scale());
+    }
+    EXPECT_EQ(scales, planned.scales);
+    EXPECT_TRUE(net->first->all_half && net->second->all_half);
+    for (const auto& [name, tensor] : accelerator.get_state_dict(net)) {
+      EXPECT_EQ(tensor.scalar_type(), at::kFloat) << name;
+      EXPECT_FALSE(at::equal(tensor, tensor.to(at::kHalf).to(at::kFloat))) << name << " has no more bits than fp16";
+    }
+  });
+}
+INSTANTIATE_TEST_SUITE_P(Policies, Fp16,
+                         testing::Combine(testing::Values(ShardingStrategy::ShardOptimizer, ShardingStrategy::ShardGradients, ShardingStrategy::ShardParameters),
+                                          testing::Values(LossScale::Policy::GradScaler, LossScale::Policy::DeepSpeed)));
+
 TEST(Sharding, AStateSavedUnderOneStrategyGoesOnUnderAnotherAndOnFewerRanks) {
   char name[] = "/tmp/troupe-shard-XXXXXX";
   const std::filesystem::path directory = ::mkdtemp(name);
@@ -236,13 +305,16 @@ TEST(Sharding, TwoThousandStepsLeaveAllocatedBytesFlat) {
   EXPECT_LE(late, early + 64 * 1024);
 }
 
-TEST(Sharding, RanksThatSkipAUnitAreNamedInDebugMode) {
+/// With `debug` and without, units being of one size.
+struct Astray : testing::TestWithParam<bool> {};
+
+TEST_P(Astray, RanksThatSkipAUnitAreNamed) {
   std::mutex mutex;
   std::vector<std::string> errors;
   try {
     run_ranks(2, [&](TrainContext& context) {
       auto sharding = strategy(ShardingStrategy::ShardParameters);
-      sharding.debug = true;
+      sharding.debug = GetParam();
       Accelerator accelerator{context, {.sharding = sharding}};
       EvenNet net{3};
       AdamW optimizer{net->parameters(), {}};
@@ -264,6 +336,7 @@ TEST(Sharding, RanksThatSkipAUnitAreNamedInDebugMode) {
     EXPECT_THAT(text, HasSubstr("block2"));
   }
 }
+INSTANTIATE_TEST_SUITE_P(Sharding, Astray, testing::Bool(), [](const auto& test) { return test.param ? "debug" : "release"; });
 
 TEST(Sharding, ALossBackwardPastTheAcceleratorIsAnError) {
   run_ranks(1, [](TrainContext& context) {

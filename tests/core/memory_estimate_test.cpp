@@ -76,6 +76,15 @@ TEST(MemoryEstimate, CountsFrozenParametersOffloadAndOtherOptimizers) {
   const auto offloaded = estimate_memory(model, options, 2);
   EXPECT_EQ(offloaded.resident(), 8 * psi / 2);
   EXPECT_EQ(offloaded.host, 8 * psi / 2);
+  // On disk go the fp32 masters of 16-bit parameters, too: what is left is those, and gradients.
+  options.offload_optimizer.place = Offload::Place::Disk;
+  options.param_dtype = DType::BF16;
+  const auto masters = estimate_memory(model, options, 2);
+  EXPECT_EQ(masters.params, 2 * psi / 2);
+  EXPECT_EQ(masters.host, 12 * psi / 2);
+  options.offload_params.place = Offload::Place::Disk;
+  EXPECT_EQ(estimate_memory(model, options, 2).params, 0);
+  EXPECT_EQ(estimate_memory(model, options, 2).host, 12 * psi / 2);
 }
 
 }  // namespace
