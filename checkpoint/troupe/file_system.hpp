@@ -27,8 +27,8 @@ class File {
   virtual void read(std::span<std::byte> into, std::uint64_t offset) = 0;
   /// Hints that [offset, offset + bytes) is read soon.
   virtual void will_read(std::uint64_t /*offset*/, std::uint64_t /*bytes*/) {}
-  /// Makes the file at least `size` bytes long and takes the room; what is there stays.
-  virtual void reserve(std::uint64_t size) = 0;
+  /// Makes the file `size` bytes long and takes the room for them; what is there below that stays.
+  virtual void set_size(std::uint64_t size) = 0;
   virtual void write(std::span<const std::byte> bytes, std::uint64_t offset) = 0;
 
   /// Begins to write whole pages past the cache: address, length and offset are multiples of `page_bytes`. The memory is in
