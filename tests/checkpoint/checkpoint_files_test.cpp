@@ -36,7 +36,7 @@ class CheckpointFiles : public testing::Test {
   }
   void TearDown() override { fs::remove_all(root_); }
 
-  fs::path shared() const { return root_ / "run" / ".staging" / "shared"; }
+  fs::path shared() const { return root_ / config_.name / ".staging" / "shared"; }
 
   /// All ranks at once into one directory, then a commit.
   fs::path save(RunStorage& storage, const State& state, int num_writers, bool snapshots = false) {
@@ -65,7 +65,7 @@ TEST_F(CheckpointFiles, ComesBackAsItWasWhateverTheNumberOfWriters) {
   for (const int writers : {1, 2, 3, 7}) {
     for (const std::uint64_t limit : {0, 60'000}) {
       for (const bool snapshots : {false, true}) {
-        SetUp();
+        config_.name = "run" + std::to_string(writers) + "_" + std::to_string(limit) + (snapshots ? "s" : "");
         RunStorage storage{config_};
         const State state{static_cast<std::uint64_t>(writers), writers, 20, limit};
         const CheckpointReader reader{save(storage, state, writers, snapshots)};
@@ -75,7 +75,6 @@ TEST_F(CheckpointFiles, ComesBackAsItWasWhateverTheNumberOfWriters) {
         EXPECT_EQ(reader.manifest().num_writers, writers);
         EXPECT_EQ(reader.manifest().step, writers * 10);
         EXPECT_EQ(reader.manifest().metrics, (Metrics{{"loss", 0.25}}));
-        TearDown();
       }
     }
   }
