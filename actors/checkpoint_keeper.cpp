@@ -39,17 +39,13 @@ struct KeeperState {
     storage->flush();
   }
 
-  void discard(const std::vector<std::string>& directories) {
-    for (const auto& directory : directories) storage->discard(directory);
-  }
-
   void commit(const CompleteCheckpoint& checkpoint) {
     CheckpointKept kept;
     try {
       kept.checkpoint = storage->commit(checkpoint);
     } catch (const Failure& failure) {
       if (failure.code() != Errc::StorageUnavailable) throw;
-      for (const auto& [rank, directory] : checkpoint.directories) storage->discard(directory);
+      storage->discard(checkpoint);
       return self->send(trainer, CheckpointNotKept{checkpoint.index, failure.code(), failure.what()});
     }
     records.push_back(kept.checkpoint);
@@ -78,7 +74,7 @@ caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf:
       [&state](const OpenRun& order) { state.guarded([&] { state.open(order); }); },
       [&state](const KeepReports& order) { state.guarded([&] { state.keep(order.reports); }); },
       [&state](const CommitCheckpoint& order) { state.guarded([&] { state.commit(order.checkpoint); }); },
-      [&state](const DiscardCheckpoint& order) { state.guarded([&] { state.discard(order.directories); }); },
+      [&state](const DiscardCheckpoint& order) { state.guarded([&] { state.storage->discard(order.checkpoint); }); },
       [&state](SettleRun) { state.self->send(state.trainer, RunSettled{}); },
       [self, &state](const FinishRun& order) {
         state.guarded([&] { state.finish(order.result); });

@@ -27,7 +27,7 @@ struct CommitCheckpoint {
 
 /// Remove what a checkpoint that was given up has left in the run's staging directory. No answer.
 struct DiscardCheckpoint {
-  std::vector<std::string> directories;
+  CompleteCheckpoint checkpoint;
 };
 
 /// Answered by RunSettled when everything before it is on its way to the disk.

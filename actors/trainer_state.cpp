@@ -89,8 +89,8 @@ void TrainerState::commit(std::optional<CompleteCheckpoint> complete) {
 
 void TrainerState::checkpoint_written(const CheckpointWritten& news) {
   if (news.error == Errc::Ok) return commit(assembly.written(news.rank, news.index));
-  if (auto directories = assembly.give_up(news.index); !directories.empty()) {
-    self->send(keeper, DiscardCheckpoint{std::move(directories)});
+  if (auto given_up = assembly.give_up(news.index)) {
+    self->send(keeper, DiscardCheckpoint{std::move(*given_up)});
     checkpoint_failed(news.index, news.error, "rank " + std::to_string(news.rank) + ": " + news.text);
   }
 }

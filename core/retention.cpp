@@ -108,14 +108,13 @@ std::optional<CompleteCheckpoint> CheckpointAssembly::written(int rank, std::uin
   return add(rank, index, part.mapped().metrics, part.mapped().directory, found->second.num_writers);
 }
 
-std::vector<std::string> CheckpointAssembly::give_up(std::uint64_t index) {
+std::optional<CompleteCheckpoint> CheckpointAssembly::give_up(std::uint64_t index) {
   given_up_.insert(index);
-  std::vector<std::string> directories;
-  if (const auto pending = pending_.extract(index); !pending.empty()) {
-    for (const auto& [rank, directory] : pending.mapped().checkpoint.directories) directories.push_back(directory);
-    for (const auto& [rank, part] : pending.mapped().announced) directories.push_back(part.directory);
-  }
-  return directories;
+  auto pending = pending_.extract(index);
+  if (pending.empty()) return std::nullopt;
+  auto& [checkpoint, num_writers, announced] = pending.mapped();
+  for (const auto& [rank, part] : announced) checkpoint.directories.emplace(rank, part.directory);
+  return std::move(checkpoint);
 }
 
 std::vector<std::string> CheckpointAssembly::incomplete() const {

@@ -44,8 +44,8 @@ class CheckpointAssembly {
   /// The same of a part that is still being written: it counts once `written` is called. Throws as `add`.
   void announce(int rank, std::uint64_t index, const Metrics& metrics, const std::string& directory, int num_writers);
   std::optional<CompleteCheckpoint> written(int rank, std::uint64_t index);
-  /// Gives up the checkpoint of a report: parts that still come are dropped. The directories seen so far.
-  std::vector<std::string> give_up(std::uint64_t index);
+  /// Gives up the checkpoint of a report: parts that still come are dropped. What came so far; nothing when that was done before.
+  std::optional<CompleteCheckpoint> give_up(std::uint64_t index);
   /// "checkpoint of report 3: 1 of 2 writers came (rank 0)", a line for each that is not complete.
   [[nodiscard]] std::vector<std::string> incomplete() const;
   void clear() {
