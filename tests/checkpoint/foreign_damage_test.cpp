@@ -1,0 +1,90 @@
+// Every byte of small foreign files changed and every length cut: what is read is either refused or
+// the same tensors.
+#include "../fuzz/targets.hpp"
+#include "foreign_helpers.hpp"
+
+namespace troupe {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::bytes_of_text;
+using testing::fixture;
+using testing::read_file;
+
+std::map<std::string, std::vector<std::byte>> tensors_in(std::string& file,
+                                                         const PickleOptions& options) {
+  std::map<std::string, std::vector<std::byte>> out;
+  const auto read = read_torch_bytes(bytes_of_text(file), nullptr, "damaged.bin", options);
+  for (std::size_t i = 0; i < read.root.size(); ++i) {
+    const auto value = read.root.value(i);
+    if (value.is(PickleKind::Tensor))
+      out[std::string(read.root.key(i).text())] = contiguous_bytes(value.tensor());
+  }
+  return out;
+}
+
+TEST(ForeignDamage, EveryFlippedByteIsRefusedOrChangesNothing) {
+  auto file = read_file(fixture("module.bin"));
+  const auto whole = tensors_in(file, {});
+  ASSERT_GT(whole.size(), 5U);
+  std::size_t found = 0;
+  for (std::size_t at = 0; at < file.size(); ++at) {
+    for (const int flip : {0x01, 0x80, 0xFF}) {
+      const auto before = file[at];
+      file[at] = static_cast<char>(before ^ flip);
+      try {
+        EXPECT_EQ(tensors_in(file, {}), whole) << "byte " << at;
+      } catch (const Failure& failure) {
+        EXPECT_THAT(failure.what(), ::testing::StartsWith("damaged.bin: "));
+        ++found;
+      }
+      file[at] = before;
+    }
+  }
+  EXPECT_GT(found, file.size());
+}
+
+TEST(ForeignDamage, WithoutChecksumsEveryFlippedByteGivesAValueOrAFailure) {
+  auto file = read_file(fixture("dtypes.bin"));
+  PickleOptions options;
+  options.verify_crc = false;
+  for (std::size_t at = 0; at < file.size(); ++at) {
+    const auto before = file[at];
+    for (const int flip : {0x01, 0x40, 0xFF}) {
+      file[at] = static_cast<char>(before ^ flip);
+      try {
+        (void)tensors_in(file, options);
+      } catch (const Failure&) {
+      }
+    }
+    file[at] = before;
+  }
+}
+
+TEST(ForeignDamage, EveryTruncationIsRefused) {
+  const auto file = read_file(fixture("module.bin"));
+  for (std::size_t length = 0; length < file.size(); ++length) {
+    auto cut = file.substr(0, length);
+    EXPECT_THROW((void)tensors_in(cut, {}), Failure) << length;
+  }
+}
+
+/// The metadata of DCP has no checksum: a changed byte may change a value, never more.
+TEST(ForeignDamage, EveryFlippedByteOfDcpMetadataGivesAValueOrAFailure) {
+  for (const auto* const name : {"dcp/.metadata", "fsdp/optimizer_0/.metadata"}) {
+    auto file = read_file(fixture(name));
+    ASSERT_GT(file.size(), 100U);
+    for (std::size_t at = 0; at < file.size(); ++at) {
+      const auto before = file[at];
+      for (int flip = 1; flip < 256; flip = flip * 2 + 1) {
+        file[at] = static_cast<char>(before ^ flip);
+        (void)fuzz::dcp_metadata(reinterpret_cast<const std::uint8_t*>(file.data()), file.size());
+      }
+      file[at] = before;
+      (void)fuzz::dcp_metadata(reinterpret_cast<const std::uint8_t*>(file.data()), at);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace troupe
