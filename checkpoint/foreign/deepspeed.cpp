@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <iterator>
 #include <map>
+#include <set>
 #include <troupe/errors.hpp>
 #include <troupe/foreign.hpp>
 #include <utility>
@@ -103,8 +104,8 @@ class DeepSpeedReader {
     read_masters(groups);
     read_moments(groups);
     read_frozen();
-    read_buffers();
     read_shared();
+    read_module();
     read_counters();
     return std::move(out_);
   }
@@ -323,13 +324,16 @@ class DeepSpeedReader {
     }
   }
 
-  void read_buffers() {
+  /// What has no master: buffers, and in stages 1 and 2, where the module is whole, frozen
+  /// parameters.
+  void read_module() {
     const auto module = detail::members_of(model().at("module"));
+    std::set<std::string_view> buffers;
     const auto names = model().at("buffer_names");
-    for (std::size_t i = 0; i < names.size(); ++i) {
-      const auto buffer = module.find(names[i].text());
-      if (buffer != module.end() && buffer->second.is(PickleKind::Tensor))
-        weights().emplace(names[i].text(), buffer->second.tensor());
+    for (std::size_t i = 0; i < names.size(); ++i) buffers.insert(names[i].text());
+    for (const auto& [name, value] : module) {
+      if (value.is(PickleKind::Tensor) && (files_.stage < 3 || buffers.contains(name)))
+        weights().emplace(name, value.tensor());
     }
   }
 

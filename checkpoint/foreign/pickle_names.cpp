@@ -12,7 +12,7 @@ struct NameRow {
   Meaning meaning;
 };
 
-constexpr std::array<NameRow, 37> kNames{{
+constexpr std::array<NameRow, 40> kNames{{
     {"collections", "OrderedDict", Meaning::OrderedDict},
     {"collections", "defaultdict", Meaning::DefaultDict},
     {"collections", "Counter", Meaning::Counter},
@@ -42,6 +42,9 @@ constexpr std::array<NameRow, 37> kNames{{
     {"torch._utils", "_rebuild_tensor_v2", Meaning::Tensor2},
     {"torch._utils", "_rebuild_tensor_v3", Meaning::Tensor3},
     {"torch._utils", "_rebuild_parameter", Meaning::Parameter},
+    {"torch._tensor", "_rebuild_from_type_v2", Meaning::TypedTensor},
+    {"torch", "Tensor", Meaning::TensorType},
+    {"torch.nn.parameter", "Parameter", Meaning::TensorType},
     {"numpy.core.multiarray", "_reconstruct", Meaning::NumpyArray},
     {"numpy._core.multiarray", "_reconstruct", Meaning::NumpyArray},
     {"numpy.core.numeric", "_frombuffer", Meaning::NumpyBuffer},

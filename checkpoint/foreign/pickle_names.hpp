@@ -29,6 +29,8 @@ enum class Meaning : std::uint8_t {
   Tensor2,
   Tensor3,
   Parameter,
+  TensorType,   ///< the class of a tensor that has Python attributes
+  TypedTensor,  ///< such a tensor; the attributes are left out
   NumpyArray,
   NumpyNdarray,
   NumpyDtype,

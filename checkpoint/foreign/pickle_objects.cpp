@@ -95,6 +95,8 @@ std::uint32_t PickleReader::call(std::uint32_t callable, std::uint32_t arguments
       if (items.empty() || kind(items[0]) != NodeKind::Tensor)
         refuse("has a parameter without a tensor");
       return items[0];
+    case Meaning::TypedTensor:
+      return typed_tensor(items);
     case Meaning::NumpyArray:
       if (items.empty() || meaning_of(items[0]) != Meaning::NumpyNdarray)
         refuse_unsupported("has a numpy array of another class");
@@ -111,6 +113,17 @@ std::uint32_t PickleReader::call(std::uint32_t callable, std::uint32_t arguments
       refuse_unsupported("calls " + store_.names[store_.nodes[callable].index] +
                          ", and nothing is ever called");
   }
+}
+
+/// (function, class, its arguments, attributes): a tensor to which a library gave attributes.
+std::uint32_t PickleReader::typed_tensor(const Items& arguments) {
+  if (arguments.size() != 4) refuse("has a tensor whose arguments are malformed");
+  const auto how = meaning_of(arguments[0]);
+  if ((how != Meaning::Tensor2 && how != Meaning::Tensor3 && how != Meaning::Parameter) ||
+      meaning_of(arguments[1]) != Meaning::TensorType)
+    refuse_unsupported("has a tensor of another class than torch.Tensor and Parameter");
+  (void)tuple_of(arguments[2], "a tensor's arguments");
+  return call(arguments[0], arguments[2]);
 }
 
 std::uint32_t PickleReader::dict_from(const Items& arguments, bool factory_first) {

@@ -89,6 +89,7 @@ class PickleReader {
   void new_object();
   void build();
   [[nodiscard]] std::uint32_t call(std::uint32_t callable, std::uint32_t arguments);
+  [[nodiscard]] std::uint32_t typed_tensor(const Items& arguments);
   [[nodiscard]] std::uint32_t dict_from(const Items& arguments, bool factory_first);
   [[nodiscard]] std::uint32_t set_from(const Items& arguments);
   [[nodiscard]] std::uint32_t encode(const Items& arguments);
