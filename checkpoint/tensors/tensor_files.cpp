@@ -4,11 +4,9 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
 #include <limits>
-#include <nlohmann/json.hpp>
-#include <set>
 #include <troupe/errors.hpp>
+#include <troupe/foreign_tensors.hpp>
 #include <troupe/safetensors.hpp>
 #include <troupe/tensor_files.hpp>
 
@@ -60,54 +58,6 @@ at::Tensor as_tensor(const SafetensorsFile& file, const SafetensorsEntry& entry,
       bytes.data(), shape, [keep = file.mapping()](void*) {}, row->second);
 }
 
-/// A shard's name comes from a file: it must be a name in the same directory.
-bool is_plain_file_name(const std::string& name) {
-  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
-         name.find('\0') == std::string::npos;
-}
-
-constexpr std::uintmax_t kMaxIndexBytes = 100'000'000;
-
-/// Tensor name → shard file name.
-std::map<std::string, std::string> read_index(const fs::path& file) {
-  const auto refuse = [&](const std::string& text) {
-    throw Failure{Errc::FileCorrupt, file.string() + ": " + text};
-  };
-  if (fs::file_size(file) > kMaxIndexBytes) refuse("is larger than 100 MB, which no index is");
-  std::ifstream in{file, std::ios::binary};
-  const auto json = nlohmann::json::parse(in, nullptr, false);
-  if (json.is_discarded()) refuse("is not JSON");
-  if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object())
-    refuse("has no 'weight_map'");
-  std::map<std::string, std::string> out;
-  for (const auto& [tensor, shard] : json["weight_map"].items()) {
-    if (!shard.is_string() || !is_plain_file_name(shard.get<std::string>())) {
-      refuse("tensor '" + tensor + "' should name a shard beside the index, not " + shard.dump());
-    }
-    out[tensor] = shard.get<std::string>();
-  }
-  return out;
-}
-
-TensorMap read_shards(const fs::path& directory, const fs::path& index_file) {
-  const auto index = read_index(index_file);
-  std::map<std::string, TensorMap> shards;
-  for (const auto& [tensor, shard] : index) {
-    if (!shards.contains(shard)) shards[shard] = read_safetensors(directory / shard);
-  }
-  TensorMap out;
-  for (const auto& [tensor, shard] : index) {
-    const auto found = shards[shard].find(tensor);
-    if (found == shards[shard].end()) {
-      throw Failure{Errc::FileCorrupt, (directory / shard).string() + ": lacks tensor '" + tensor +
-                                           "', which " + index_file.filename().string() +
-                                           " promises"};
-    }
-    out[tensor] = found->second;
-  }
-  return out;
-}
-
 }  // namespace
 
 TensorMap read_safetensors(const fs::path& file) {
@@ -119,18 +69,7 @@ TensorMap read_safetensors(const fs::path& file) {
 }
 
 TensorMap read_model_directory(const fs::path& directory) {
-  if (!fs::is_directory(directory))
-    throw Failure{Errc::FileNotFound, directory.string() + ": no such directory"};
-  const auto whole = directory / "model.safetensors";
-  const auto index = directory / "model.safetensors.index.json";
-  if (fs::exists(whole)) return read_safetensors(whole);
-  if (fs::exists(index)) return read_shards(directory, index);
-  const bool pickled = fs::exists(directory / "pytorch_model.bin");
-  throw Failure{
-      Errc::FileNotFound,
-      directory.string() + ": has neither model.safetensors nor model.safetensors.index.json" +
-          (pickled ? "; convert pytorch_model.bin with save_pretrained(safe_serialization=True)"
-                   : "")};
+  return to_tensors(read_model_weights(directory));
 }
 
 void write_safetensors(const fs::path& file,

@@ -18,8 +18,9 @@ using TensorMap = std::map<std::string, at::Tensor>;
 /// Failure{FileNotFound, FileCorrupt} naming file and key.
 [[nodiscard]] TensorMap read_safetensors(const std::filesystem::path& file);
 
-/// Reads `model.safetensors`, or the shards that `model.safetensors.index.json` names, of a Hugging
-/// Face directory. An index that names a file elsewhere is refused.
+/// Reads the weights of a Hugging Face directory: `model.safetensors`, or the shards that
+/// `model.safetensors.index.json` names, or `pytorch_model.bin`, or its shards. Pickles are read as
+/// data (docs/checkpoints_foreign.md). An index that names a file elsewhere is refused.
 [[nodiscard]] TensorMap read_model_directory(const std::filesystem::path& directory);
 
 /// Writes `tensors` as safetensors' own writer orders them (equal tensors give equal bytes), with

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace troupe::fuzz {
+
+// One function a parser of files that strangers may write. Each reads `data` as that format and
+// uses all of the result. A Failure is fine; another exception, a crash, a sanitizer's report, a
+// hang or much memory is a finding. All return 0, as libFuzzer wants.
+
+int safetensors(const std::uint8_t* data, std::size_t size);
+/// A file of torch.save: zip and pickle. Checksums are not verified, so that changed bytes reach
+/// the interpreter.
+int torch_file(const std::uint8_t* data, std::size_t size);
+/// The pickle alone, every class of a package "x" allowed as data.
+int pickle(const std::uint8_t* data, std::size_t size);
+int dcp_metadata(const std::uint8_t* data, std::size_t size);
+int shard_index(const std::uint8_t* data, std::size_t size);
+// The checkpoint manifest's parser belongs here too: add its function, its row in targets.cpp and
+// its seeds in `run`.
+
+struct Target {
+  std::string_view name;
+  int (*run)(const std::uint8_t* data, std::size_t size);
+};
+
+[[nodiscard]] const std::vector<Target>& targets();
+
+}  // namespace troupe::fuzz
