@@ -40,6 +40,8 @@ class Listener {
         },
         [&](const ReportArrived& news) { reported(news.report, trainer); },
         [&](const CheckpointCommitted& news) { display_.committed(news.checkpoint); },
+        [&](const CheckpointUploaded&) {},
+        [&](const RunWarning& news) { display_.warn(news.text); },
         [&](RunEnded& news) {
           warn_of_unused(news.unused_config_keys);
           display_.ended(news.result);

@@ -29,6 +29,8 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
       // from the CheckpointKeeper
       [&state](RunOpened& news) { state.opened(std::move(news)); },
       [&state](const CheckpointKept& news) { state.checkpoint_kept(news); },
+      [&state](const CheckpointUploaded& news) { state.tell_listeners(news); },
+      [&state](const RunWarning& news) { state.tell_listeners(news); },
       [&state](RunSettled) { state.settled(); },
       [&state](RunFinished) { state.finished(); },
       [&state](const StorageFailed& news) { state.storage_failed(news); },
