@@ -1,30 +1,25 @@
 #include "listing.hpp"
 
-#include "manifest.hpp"
+#include <troupe/checkpoint_files.hpp>
+#include <troupe/errors.hpp>
 
-#include <nlohmann/json.hpp>
+#include <span>
 
 namespace troupe {
 
 const char* listing_name() noexcept { return manifest_name; }
 
 CheckpointListing parse_listing(const std::string& bytes, const std::string& what) {
-  CheckpointListing made;
-  try {
-    const auto json = nlohmann::ordered_json::parse(bytes);
-    made.index = json.at("index").get<std::uint64_t>();
-    made.metrics = metrics_from_json(json.at("metrics"));
-    for (const auto& file : json.at("files")) made.files[file.at("name").get<std::string>()] = file.at("bytes").get<std::uint64_t>();
-  } catch (const nlohmann::json::exception& error) {
-    throw Failure{Errc::FileCorrupt, what + " is damaged: " + error.what()};
-  }
-  for (const auto& [name, size] : made.files) {
-    const std::filesystem::path path{name};
-    if (path.is_absolute() || path.lexically_normal() != path || *path.begin() == "..") throw Failure{Errc::FileCorrupt, what + " names the file '" + name + "'"};
-  }
+  auto manifest = manifest_from_bytes(std::as_bytes(std::span{bytes}), what);
+  CheckpointListing made{manifest.index, std::move(manifest.metrics), {}};
+  for (const auto& file : manifest.files) made.files[file.name] = file.size;
   return made;
 }
 
-void verify_directory(const std::filesystem::path& directory) { (void)read_manifest(directory); }
+void verify_directory(const std::filesystem::path& directory) {
+  const CheckpointReader reader{directory};
+  if (!reader.has_manifest()) throw Failure{Errc::FileCorrupt, directory.string() + " has no " + manifest_name};
+  reader.verify();
+}
 
 }  // namespace troupe

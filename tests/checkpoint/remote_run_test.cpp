@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <troupe/manifest.hpp>
 #include <troupe/remote_run.hpp>
 #include <troupe/run_storage.hpp>
 
@@ -190,7 +191,6 @@ TEST_F(RemoteRunTest, TakesTheOneBeforeWhenTheNewestIsDamagedInTheStore) {
   commit({1, 2});
   upload({1, 2});
   fs::remove_all(run());
-  auto manifest = read(there() / "checkpoint_000002" / ".troupe_manifest.json");
   write("store/some/run/checkpoint_000002/model", "torn");  // of another size: no checkpoint
   const auto found = bring();
   EXPECT_THAT(here(), ElementsAre(1));
@@ -261,9 +261,12 @@ TEST_F(RemoteRunTest, BringsDownWholeOrNotAtAll) {
 TEST_F(RemoteRunTest, RefusesAManifestThatLeavesItsDirectory) {
   commit({1});
   upload({1});
-  auto manifest = read(there() / "checkpoint_000001" / ".troupe_manifest.json");
-  manifest.replace(manifest.find("\"model\""), 7, "\"../../../evil\"");
-  write("store/some/run/checkpoint_000001/.troupe_manifest.json", manifest);
+  const auto text = read(there() / "checkpoint_000001" / "manifest.troupe");
+  auto manifest = manifest_from_bytes(std::as_bytes(std::span{text}), "manifest");
+  for (auto& file : manifest.files) {
+    if (file.name == "model") file.name = "../../../evil";
+  }
+  write("store/some/run/checkpoint_000001/manifest.troupe", to_bytes(manifest));
   write("store/evil", "weights1");
   EXPECT_THAT(stored(), IsEmpty());
 }
