@@ -14,19 +14,6 @@ namespace troupe {
 
 namespace {
 
-/// The keeper to itself: a run that has ended waits for uploads no longer.
-struct UploadsDue {};
-
-}  // namespace
-
-}  // namespace troupe
-
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::UploadsDue)
-
-namespace troupe {
-
-namespace {
-
 struct KeeperState {
   static inline const char* name = "troupe.keeper";
 
@@ -178,14 +165,13 @@ struct KeeperState {
     if (!records.empty() && uploads.failed().contains(records.back().index)) uploads.add(records.back().index);
     for (const auto* file : {"reports.jsonl", "result.json"}) uploads.put_file(file);
     finishing = true;
-    self->delayed_send(self, run.upload_timeout, UploadsDue{});
+    self->delayed_send(self, run.upload_timeout, GiveUpUploads{});
     upload_next();
   }
 
   void give_up_uploads() {
     const int waiting = uploads.give_up();
-    self->send(trainer, RunWarning{"uploads to " + stored->remote.url() + " have not ended in " + std::to_string(run.upload_timeout.count() / 1000) +
-                                   " s and are given up (" + std::to_string(waiting) + " checkpoints not begun); what is missing there is in " +
+    self->send(trainer, RunWarning{"uploads to " + stored->remote.url() + " have not ended and are given up (" + std::to_string(waiting) + " checkpoints not begun); what is missing there is in " +
                                    stored->directory.string() + " and goes up when the run is resumed"});
     stored->store->cancel();  // what is under way ends now
     upload_next();
@@ -216,7 +202,7 @@ caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf:
       [&state](const FinishRun& order) { state.guarded([&] { state.finish(order.result); }); },
       [&state](const UploadEnded& news) { state.upload_ended(news); },
       [&state](const RunWarning& news) { state.self->send(state.trainer, news); },
-      [&state](UploadsDue) {
+      [&state](GiveUpUploads) {
         if (state.finishing) state.give_up_uploads();
       },
   };

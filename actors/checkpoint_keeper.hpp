@@ -37,6 +37,9 @@ struct FinishRun {
   Result result;
 };
 
+/// After FinishRun: wait for uploads no longer. RunFinished follows. No effect before.
+struct GiveUpUploads {};
+
 // ---- CheckpointKeeper to Trainer --------------------------------------------------------------------------------
 
 struct RunOpened {
@@ -76,6 +79,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepReports)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CommitCheckpoint)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::SettleRun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::FinishRun)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::GiveUpUploads)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::RunOpened)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CheckpointKept)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::RunSettled)

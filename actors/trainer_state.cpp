@@ -99,6 +99,7 @@ void TrainerState::checkpoint_kept(const CheckpointKept& news) {
 void TrainerState::stop(const std::string& reason) {
   ++stop_requests;
   if (phase == Phase::Pausing) return finish();
+  if (phase == Phase::Finishing && stop_requests > 1 && keeper) self->send(keeper, GiveUpUploads{});
   if (!group) return;
   if (stop_requests == 1) {
     self->send(group, StopGroup{attempt});
