@@ -54,7 +54,10 @@ RemoteRun::Contents RemoteRun::read() {
           const auto object = objects.find(file.first);
           return object != objects.end() && object->second == file.second;
         });
-        if (whole) contents.checkpoints.push_back({Checkpoint{fs::path{url()} / name}, std::move(listing.metrics), listing.index});
+        if (whole) {
+          contents.checkpoints.push_back({Checkpoint{fs::path{url()} / name}, std::move(listing.metrics), listing.index});
+          for (const auto& [file, bytes] : objects) contents.bytes[listing.index] += bytes;
+        }
       } catch (const StoreFailure&) {
         throw;
       } catch (const Failure&) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ class RemoteRun {
 
   struct Contents {
     std::vector<CheckpointRecord> checkpoints;  ///< whole ones, oldest first; paths are URLs
+    std::map<std::uint64_t, std::uint64_t> bytes;  ///< size of each of them, by index
     std::vector<std::string> leftovers;         ///< "checkpoint_000004": of an upload or removal that broke off
     bool has_reports = false;
     [[nodiscard]] bool empty() const noexcept { return checkpoints.empty() && leftovers.empty() && !has_reports; }

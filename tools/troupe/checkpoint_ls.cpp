@@ -3,7 +3,11 @@
 
 #include <troupe/errors.hpp>
 #include <troupe/records.hpp>
+#include <troupe/remote_run.hpp>
 #include <troupe/retention.hpp>
+#include <troupe/retrying_store.hpp>
+#include <troupe/run_storage.hpp>
+#include <troupe/s3.hpp>
 
 #include <cstdio>
 #include <memory>
@@ -74,7 +78,33 @@ Json json_of(const Row& row) {
   return made;
 }
 
+// A run in an object store: what is there whole, by manifests and sizes.
+int list_store(const Options& o) {
+  if (o.verify) throw Failure{Errc::InvalidArgument, "--verify reads every byte: download the checkpoint first, or verify the run where it was written"};
+  const auto url = parse_store_url(o.run);
+  const auto store = with_retries(open_s3_store(url), {.deadline = std::chrono::seconds{30}});
+  store->check();
+  RemoteRun remote{*store, url.prefix};
+  const auto contents = remote.read();
+  if (contents.empty()) throw Failure{Errc::NotFound, "there is no run at " + url.text()};
+  Json list = Json::array();
+  std::vector<std::vector<std::string>> table{{"CHECKPOINT", "SIZE", "STATE", "METRICS"}};
+  for (const auto& record : contents.checkpoints) {
+    const auto bytes = contents.bytes.at(record.index);
+    list.push_back({{"name", checkpoint_name(record.index)}, {"index", record.index}, {"state", "sizes fit"}, {"bytes", bytes}, {"metrics", to_json(record.metrics)}});
+    table.push_back({checkpoint_name(record.index), size_text(bytes), "sizes fit", metrics_text(record.metrics)});
+  }
+  for (const auto& name : contents.leftovers) {
+    list.push_back({{"name", name}, {"state", "incomplete"}});
+    table.push_back({name, "-", "incomplete", ""});
+  }
+  if (o.json) std::puts(list.dump(2).c_str());
+  else print_table(table);
+  return 0;
+}
+
 int run(const Options& o) {
+  if (StoragePath{o.run}.is_url()) return list_store(o);
   std::vector<Row> rows;
   bool damaged = false;
   for (const auto& directory : checkpoints_of_run(o.run)) {
@@ -99,7 +129,7 @@ Command add_ls(CLI::App& app) {
   auto options = std::make_shared<Options>();
   auto& o = *options;
   auto* command = app.add_subcommand("ls", "Lists a run's checkpoints; exit code 1 when one is damaged");
-  command->add_option("RUN_DIR", o.run, "the run's directory")->required();
+  command->add_option("RUN_DIR", o.run, "the run's directory, or s3://bucket/prefix/run")->required();
   command->add_flag("--verify", o.verify, "read and verify every byte, not only manifests and sizes");
   command->add_flag("--json", o.json, "as JSON");
   return [options] { return run(*options); };
