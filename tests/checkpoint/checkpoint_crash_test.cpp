@@ -140,7 +140,7 @@ TEST_F(CheckpointCrash, FailsClearlyAtEveryOperationAndKeepsThePreviousOne) {
         EXPECT_THAT(failure.what(), testing::AllOf(HasSubstr(text), HasSubstr(kRun.string())));
         EXPECT_EQ(check_what_is_found(disk), kOld);
         disk.restart(Kept::Parts, operation);
-        EXPECT_EQ(check_what_is_found(disk), kOld);
+        EXPECT_THAT(check_what_is_found(disk), testing::AnyOf(kOld, kNew));  // the last rename's taking back may be lost, too
         ++num_failed;
       }
       if (HasFailure()) FAIL() << "operation " << operation << ", " << text << ": " << failure.what();

@@ -181,17 +181,36 @@ TEST_F(CheckpointFiles, RefusesLinksAndDevices) {
 }
 
 TEST_F(CheckpointFiles, ReusesASnapshotsMemory) {
-  const State state{11, 1, 20};
+  const State state{11, 1, 60};
   SnapshotPool pool;
-  pool.reserve(6 << 20);
+  pool.reserve(PartSnapshot{state.part(0), pool}.bytes());
   const auto held = pool.bytes();
+  EXPECT_GT(held, 9u << 20);
   for (int i = 0; i < 3; ++i) {
-    PartSnapshot snapshot{state.part(0), pool};
-    EXPECT_GT(snapshot.bytes(), 5u << 20);
+    const PartSnapshot snapshot{state.part(0), pool};
     EXPECT_EQ(pool.bytes(), held);
   }
-  PartSnapshot a{state.part(0), pool}, b{state.part(0), pool};
+  const PartSnapshot a{state.part(0), pool}, b{state.part(0), pool};
   EXPECT_EQ(pool.bytes(), 2 * held);
+}
+
+TEST_F(CheckpointFiles, HoldsWhatTheMemoryWasWhenTheSnapshotWasTaken) {
+  RunStorage storage{config_};
+  const State state{12, 1, 20};
+  SnapshotPool pool;
+  auto part = state.part(0);
+  std::vector<std::string> memory;
+  for (auto& file : part.files) {
+    for (auto& range : file.mine) memory.emplace_back(reinterpret_cast<const char*>(range.bytes.data()), range.bytes.size());
+  }
+  std::size_t i = 0;
+  for (auto& file : part.files) {
+    for (auto& range : file.mine) range.bytes = std::as_bytes(std::span{memory[i++]});
+  }
+  PartSnapshot snapshot{part, pool};
+  for (auto& bytes : memory) std::ranges::fill(bytes, 'x');
+  snapshot.write(shared());
+  EXPECT_EQ(state.difference(CheckpointReader{commit(storage, 1)}), "");
 }
 
 // ---- on a simulated one --------------------------------------------------------------------------------------------
@@ -234,7 +253,7 @@ TEST_F(CheckpointParts, NamesRanksThatWroteTheSameBytes) {
   const State state{1, 2};
   write_part(shared_, state.part(0), disk_);
   auto part = state.part(1);
-  part.files[0].mine = state.part(0).files[0].mine;
+  part.files[0].mine.push_back(state.part(0).files[0].mine[2]);
   write_part(shared_, part, disk_);
   EXPECT_THAT(refused({shared_, shared_}), HasSubstr("of model.safetensors were written by ranks 0 and 1"));
 }
