@@ -17,6 +17,7 @@ constexpr std::pair<std::string_view, StoreError> pieces[] = {
     {"HTTP status 503", StoreError::Throttled},
     {"NO_SUCH_BUCKET", StoreError::NoBucket},
     {"NoSuchBucket", StoreError::NoBucket},
+    {"Cannot read past end", StoreError::PastEnd},
     {"INVALID_RANGE", StoreError::PastEnd},
     {"InvalidRange", StoreError::PastEnd},
     {"HTTP status 416", StoreError::PastEnd},

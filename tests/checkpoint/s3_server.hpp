@@ -3,7 +3,6 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <signal.h>
 #include <spawn.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -36,7 +35,7 @@ class S3Server {
   explicit S3Server(std::filesystem::path root) : root_(std::move(root)), port_(free_port()) {
     use_key("key", "open sesame");
     ::setenv("AWS_EC2_METADATA_DISABLED", "true", 1);
-    ::setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required", 1);  // rclone 1.75 takes no checksum trailers
+    ::setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required", 1);  // rclone takes no checksum trailers
     start();
   }
   ~S3Server() { kill(); }
@@ -55,25 +54,30 @@ class S3Server {
 
   void start() {
     const auto address = "127.0.0.1:" + std::to_string(port_);
-    // setpriv: the server ends with the test, whatever ends that.
-    std::vector<std::string> words{"setpriv", "--pdeathsig", "KILL", program(), "serve", "s3", "--config", "", "--addr", address, "--auth-key", "key,open sesame", root_.string()};
+    // The shell kills the server when this process closes its end of the pipe, also by dying.
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0) throw std::runtime_error{"no pipe"};
+    alive_ = ends[1];
+    std::vector<std::string> words{"sh", "-c", "\"$0\" \"$@\" </dev/null & read -r line; kill -9 $!; wait", program(), "serve", "s3", "--config", "", "--addr", address, "--auth-key", "key,open sesame", root_.string()};
     std::vector<char*> argv;
     for (auto& word : words) argv.push_back(word.data());
     argv.push_back(nullptr);
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     const auto log = root_.string() + ".log";
+    posix_spawn_file_actions_adddup2(&actions, ends[0], 0);
     posix_spawn_file_actions_addopen(&actions, 1, log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
     posix_spawn_file_actions_adddup2(&actions, 1, 2);
-    const int failed = ::posix_spawnp(&pid_, "setpriv", &actions, nullptr, argv.data(), environ);
+    const int failed = ::posix_spawnp(&pid_, "sh", &actions, nullptr, argv.data(), environ);
     posix_spawn_file_actions_destroy(&actions);
+    ::close(ends[0]);
     if (failed != 0) throw std::runtime_error{"cannot start the S3 server"};
     for (int i = 0; i < 1000 && !answers(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds{10});
     if (!answers()) throw std::runtime_error{"the S3 server does not come up; see " + log};
   }
   void kill() {
     if (pid_ <= 0) return;
-    ::kill(pid_, SIGKILL);
+    ::close(alive_);
     ::waitpid(pid_, nullptr, 0);
     pid_ = 0;
   }
@@ -110,6 +114,7 @@ class S3Server {
   std::filesystem::path root_;
   int port_;
   pid_t pid_ = 0;
+  int alive_ = -1;  // our end of the pipe
 };
 
 }  // namespace troupe
