@@ -116,7 +116,9 @@ struct KeeperState {
 
   // A checkpoint that only the store has is not here.
   void remove_here(std::uint64_t index) {
-    if (!stored || std::filesystem::exists(storage->path() / checkpoint_name(index))) storage->remove(index);
+    if (stored && !std::filesystem::exists(storage->path() / checkpoint_name(index))) return;
+    std::filesystem::create_directories(storage->path() / ".staging");  // gone when the run has ended but its uploads have not
+    storage->remove(index);
   }
 
   void upload_next() {
