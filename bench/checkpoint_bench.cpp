@@ -1,9 +1,11 @@
 // What saving and loading 1.5 GB of training state by two ranks costs beside what disk and memory allow.
 //
 //   checkpoint_bench [--json FILE] [--dir DIR] [--runs N]   all figures (a minute), a table and FILE
+//   checkpoint_bench --case save [--dir DIR] [--runs N]     the save alone, beside a Python peer: {"save_gb_s"}
 //
-// A model of 125 tensors of 4 MB and two optimizer moments of each, whole tensors and flat halves by turns as ZeRO cuts them. Limits are measured
-// in the same run, turn by turn: writes of as many bytes into one file past the cache with the same calls, reads of the same files, a memcpy.
+// A model of 125 tensors of 4 MB and two optimizer moments of each, whole tensors and flat halves by turns as ZeRO cuts them. Limits are
+// measured in the same run, turn by turn: writes of as many bytes into one file past the cache with the same calls, reads of the same
+// files, a memcpy.
 #include "control_figures.hpp"
 
 #include <io/async_io.hpp>
@@ -53,7 +55,7 @@ double by_ranks(const std::function<void(int)>& work) {
 
 /// Three flat buffers (weights, two moments), as an optimizer keeps them.
 struct State {
-  std::vector<std::vector<std::byte>> flat{3, std::vector<std::byte>(kTensors * kTensorBytes + 64)};
+  std::vector<std::vector<std::byte>> flat{3, std::vector<std::byte>(kTensors* kTensorBytes + 64)};
   std::vector<TensorSpec> model, optimizer;
 
   State() {
@@ -88,9 +90,13 @@ struct State {
     part.attempt = 1;
     part.state.emplace();
     part.files = {{"model", model, {{"format", "pt"}}, {}, 0}, {"optimizer", optimizer, {}, {}, 0}};
-    ranges(rank, 0, [&](std::size_t i, std::uint64_t begin, std::span<std::byte> bytes) { part.files[0].mine.push_back({i, begin, bytes}); });
+    ranges(rank, 0, [&](std::size_t i, std::uint64_t begin, std::span<std::byte> bytes) {
+      part.files[0].mine.push_back({i, begin, bytes});
+    });
     for (std::size_t moment : {0, 1}) {
-      ranges(rank, 1 + moment, [&](std::size_t i, std::uint64_t begin, std::span<std::byte> bytes) { part.files[1].mine.push_back({2 * i + moment, begin, bytes}); });
+      ranges(rank, 1 + moment, [&](std::size_t i, std::uint64_t begin, std::span<std::byte> bytes) {
+        part.files[1].mine.push_back({2 * i + moment, begin, bytes});
+      });
     }
     return part;
   }
@@ -98,9 +104,13 @@ struct State {
   void load(const fs::path& directory, int rank) {
     const CheckpointReader reader{directory};
     std::vector<ReadRange> model_ranges, optimizer_ranges;
-    ranges(rank, 0, [&](std::size_t i, std::uint64_t begin, std::span<std::byte> bytes) { model_ranges.push_back({model[i].name, begin, bytes}); });
+    ranges(rank, 0, [&](std::size_t i, std::uint64_t begin, std::span<std::byte> bytes) {
+      model_ranges.push_back({model[i].name, begin, bytes});
+    });
     for (std::size_t moment : {0, 1}) {
-      ranges(rank, 1 + moment, [&](std::size_t i, std::uint64_t begin, std::span<std::byte> bytes) { optimizer_ranges.push_back({optimizer[2 * i + moment].name, begin, bytes}); });
+      ranges(rank, 1 + moment, [&](std::size_t i, std::uint64_t begin, std::span<std::byte> bytes) {
+        optimizer_ranges.push_back({optimizer[2 * i + moment].name, begin, bytes});
+      });
     }
     reader.read("model", model_ranges);
     reader.read("optimizer", optimizer_ranges);
@@ -119,7 +129,8 @@ double write_limit(const fs::path& file, const std::vector<detail::PageBuffer>& 
       int ticket = 0;
       for (std::int64_t at = 0; at < half; at += static_cast<std::int64_t>(kChunk), ticket = (ticket + 1) % 4) {
         if (io->wait(ticket) != 0) throw Failure{Errc::StorageUnavailable, file.string() + " cannot be written"};
-        io->begin(ticket, detail::AsyncIo::Kind::Write, chunks[static_cast<std::size_t>(4 * rank + ticket)].data(), kChunk, rank * half + at);
+        io->begin(ticket, detail::AsyncIo::Kind::Write, chunks[static_cast<std::size_t>(4 * rank + ticket)].data(), kChunk,
+                  rank * half + at);
       }
       for (ticket = 0; ticket < 4; ++ticket) (void)io->wait(ticket);
     }
@@ -147,7 +158,8 @@ double read_limit(const fs::path& directory, const std::vector<detail::PageBuffe
       const auto half = static_cast<std::int64_t>(fs::file_size(directory / name)) / kRanks;
       for (std::int64_t at = 0; at < half; at += static_cast<std::int64_t>(kChunk)) {
         const auto bytes = std::min<std::int64_t>(half - at, kChunk);
-        if (::pread(fd, chunks[static_cast<std::size_t>(4 * rank)].data(), static_cast<std::size_t>(bytes), rank * half + at) != bytes) std::exit(3);
+        if (::pread(fd, chunks[static_cast<std::size_t>(4 * rank)].data(), static_cast<std::size_t>(bytes), rank * half + at) != bytes)
+          std::exit(3);
       }
       ::close(fd);
     }
@@ -193,10 +205,54 @@ Json measure_snapshot(State& state, int runs) {
   for (int run = 0; run < 2 * runs; ++run) {
     const auto limit = copy_limit(state, into);
     std::vector<std::unique_ptr<PartSnapshot>> kept(kRanks);
-    const auto took = by_ranks([&](int rank) { kept[static_cast<std::size_t>(rank)] = std::make_unique<PartSnapshot>(parts[static_cast<std::size_t>(rank)], pools[static_cast<std::size_t>(rank)]); });
+    const auto took = by_ranks([&](int rank) {
+      kept[static_cast<std::size_t>(rank)] =
+          std::make_unique<PartSnapshot>(parts[static_cast<std::size_t>(rank)], pools[static_cast<std::size_t>(rank)]);
+    });
     if (run > 0) turns.add(took, limit);
   }
   return turns.figure("checkpoint_snapshot", "memcpy of the state by as many threads", 1 / 1.3);
+}
+
+/// A run's directory below `where`, gone at the end.
+struct Root {
+  RunConfig config;
+  fs::path path;
+  explicit Root(const fs::path& where) {
+    config.storage_path = where;
+    config.name = "checkpoint_bench." + std::to_string(::getpid());
+    path = where / config.name;
+  }
+  ~Root() {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
+};
+
+/// Writes by both ranks at once, and the commit; seconds.
+double save_s(RunStorage& storage, std::uint64_t index, const std::function<void(int, const fs::path&)>& write) {
+  const auto directory = storage.path() / ".staging" / "save";
+  return seconds([&] {
+    by_ranks([&](int rank) { write(rank, directory); });
+    (void)storage.commit({index, {}, {{0, directory.string()}, {1, directory.string()}}});
+  });
+}
+
+int run_save(const fs::path& where, int runs) {
+  State state;
+  const Root root{where};
+  RunStorage storage{root.config};
+  const std::vector<CheckpointPart> parts{state.part(0), state.part(1)};
+  std::vector<double> rates;
+  for (int run = 0; run < runs; ++run) {
+    const auto index = static_cast<std::uint64_t>(run);
+    rates.push_back(kTotal / 1e9 / save_s(storage, index, [&](int rank, const fs::path& directory) {
+                      write_part(directory, parts[static_cast<std::size_t>(rank)]);
+                    }));
+    storage.remove(index);
+  }
+  std::cout << Json{{"save_gb_s", bench::median(rates)}}.dump() << "\n";
+  return 0;
 }
 
 int run_all(const std::string& json, const fs::path& where, int runs) {
@@ -208,50 +264,40 @@ int run_all(const std::string& json, const fs::path& where, int runs) {
     chunks.emplace_back(kChunk);
     std::memcpy(chunks.back().data(), state.flat[0].data() + static_cast<std::size_t>(i) * kChunk, kChunk);
   }
-  RunConfig config;
-  config.storage_path = where;
-  config.name = "checkpoint_bench." + std::to_string(::getpid());
-  const auto root = where / config.name;
+  const Root root{where};
   const std::vector<CheckpointPart> parts{state.part(0), state.part(1)};
   Turns save, snapshot_save, cold, warm;
-  {
-    RunStorage storage{config};
-    SnapshotPool pools[kRanks];
-    for (int run = 0; run < runs; ++run) {
-      const auto file = root / "limit";
-      const auto write = write_limit(file, chunks);
-      fs::remove(file);
-      const auto directory = root / ".staging" / "save";
-      const auto index = static_cast<std::uint64_t>(2 * run);
-      const auto commit = [&](std::uint64_t i) { return storage.commit({i, {}, {{0, directory.string()}, {1, directory.string()}}}).checkpoint.path(); };
-      fs::path path;
-      const auto took = seconds([&] {
-        by_ranks([&](int rank) { write_part(directory, parts[static_cast<std::size_t>(rank)]); });
-        path = commit(index);
-      });
-      save.add(took, write);
-      drop(path);
-      const auto raw = read_limit(path, chunks);
-      drop(path);
-      cold.add(by_ranks([&](int rank) { state.load(path, rank); }), raw);
-      (void)by_ranks([&](int rank) { state.load(path, rank); });
-      warm.add(by_ranks([&](int rank) { state.load(path, rank); }), kTotal / 3e9);
-      storage.remove(index);
-      std::vector<std::unique_ptr<PartSnapshot>> kept;
-      for (int rank = 0; rank < kRanks; ++rank) kept.push_back(std::make_unique<PartSnapshot>(parts[static_cast<std::size_t>(rank)], pools[rank]));
-      snapshot_save.add(seconds([&] {
-        by_ranks([&](int rank) { kept[static_cast<std::size_t>(rank)]->write(directory); });
-        path = commit(index + 1);
-      }), write);
-      storage.remove(index + 1);
-    }
+  RunStorage storage{root.config};
+  SnapshotPool pools[kRanks];
+  for (int run = 0; run < runs; ++run) {
+    const auto write = write_limit(root.path / "limit", chunks);
+    fs::remove(root.path / "limit");
+    const auto index = static_cast<std::uint64_t>(2 * run);
+    save.add(
+        save_s(storage, index, [&](int rank, const fs::path& directory) { write_part(directory, parts[static_cast<std::size_t>(rank)]); }),
+        write);
+    const auto path = root.path / checkpoint_name(index);
+    drop(path);
+    const auto raw = read_limit(path, chunks);
+    drop(path);
+    cold.add(by_ranks([&](int rank) { state.load(path, rank); }), raw);
+    (void)by_ranks([&](int rank) { state.load(path, rank); });
+    warm.add(by_ranks([&](int rank) { state.load(path, rank); }), kTotal / 3e9);
+    storage.remove(index);
+    std::vector<std::unique_ptr<PartSnapshot>> kept;
+    for (int rank = 0; rank < kRanks; ++rank)
+      kept.push_back(std::make_unique<PartSnapshot>(parts[static_cast<std::size_t>(rank)], pools[rank]));
+    snapshot_save.add(
+        save_s(storage, index + 1, [&](int rank, const fs::path& directory) { kept[static_cast<std::size_t>(rank)]->write(directory); }),
+        write);
+    storage.remove(index + 1);
   }
-  fs::remove_all(root);
   figures.push_back(save.figure("checkpoint_save", "writes past the cache, as many bytes into one file, synced", 0.9));
   figures.push_back(snapshot_save.figure("checkpoint_save_snapshot", "writes past the cache, as many bytes into one file, synced", 0.9));
   figures.push_back(cold.figure("checkpoint_load_cold", "reading the same files from a cold cache", 0.8));
   figures.push_back(warm.figure("checkpoint_load_cached", "limit", 1));
-  if (!json.empty() && !(std::ofstream{json} << figures.dump(1) << "\n").flush()) throw Failure{Errc::StorageUnavailable, json + " cannot be written"};
+  if (!json.empty() && !(std::ofstream{json} << figures.dump(1) << "\n").flush())
+    throw Failure{Errc::StorageUnavailable, json + " cannot be written"};
   return 0;
 }
 
@@ -261,15 +307,17 @@ int main(int argc, char** argv) {
   std::string json;
   auto where = fs::temp_directory_path();
   int runs = 5;
+  bool save_only = false;
   for (int i = 1; i < argc; i += 2) {
     const std::string word = argv[i];
     if (i + 1 < argc && word == "--json") json = argv[i + 1];
     else if (i + 1 < argc && word == "--dir") where = argv[i + 1];
     else if (i + 1 < argc && word == "--runs") runs = std::atoi(argv[i + 1]);
-    else return std::cerr << "usage: checkpoint_bench [--json FILE] [--dir DIR] [--runs N]\n", 2;
+    else if (i + 1 < argc && word == "--case" && argv[i + 1] == std::string("save")) save_only = true;
+    else return std::cerr << "usage: checkpoint_bench [--json FILE | --case save] [--dir DIR] [--runs N]\n", 2;
   }
   try {
-    return run_all(json, where, runs);
+    return save_only ? run_save(where, runs) : run_all(json, where, runs);
   } catch (const std::exception& error) {
     std::cerr << "checkpoint_bench: " << error.what() << "\n";
     return 1;

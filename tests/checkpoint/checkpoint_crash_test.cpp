@@ -125,7 +125,8 @@ TEST_F(CheckpointCrash, LeavesTheOldOrTheNewOneWholeWhenRanksWriteAtOnce) {
 }
 
 TEST_F(CheckpointCrash, FailsClearlyAtEveryOperationAndKeepsThePreviousOne) {
-  const std::vector<std::pair<int, const char*>> errors = {{EIO, "Input/output"}, {ENOSPC, "No space"}, {EROFS, "Read-only"}, {EACCES, "Permission"}};
+  const std::vector<std::pair<int, const char*>> errors = {
+      {EIO, "Input/output"}, {ENOSPC, "No space"}, {EROFS, "Read-only"}, {EACCES, "Permission"}};
   for (const auto& [error, text] : errors) {
     int num_failed = 0;
     for (std::uint64_t operation = 0;; ++operation) {

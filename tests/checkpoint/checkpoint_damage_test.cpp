@@ -31,7 +31,8 @@ class CheckpointDamage : public testing::Test {
     const fs::path shared = "/run/.staging/s";
     for (int rank = 0; rank < 3; ++rank) write_part(shared, state_.part(rank), disk_);
     disk_.write_file(shared / "config.json", "{\"hidden_size\": 384}\n");
-    (void)detail::commit_checkpoint(disk_, "/run", {0, Metrics{{"loss", 0.1}}, {{0, shared.string()}, {1, shared.string()}, {2, shared.string()}}});
+    (void)detail::commit_checkpoint(disk_, "/run",
+                                    {0, Metrics{{"loss", 0.1}}, {{0, shared.string()}, {1, shared.string()}, {2, shared.string()}}});
     disk_.settle();
   }
 
@@ -75,7 +76,8 @@ TEST_F(CheckpointDamage, IsFoundInEveryByteThatIsFlipped) {
   {
     std::vector<std::jthread> threads;
     for (std::uint64_t i = 0; i < 2; ++i) {
-      threads.emplace_back([&, i] { flips[i] = sweep(disk_, i * stride / 2, stride, static_cast<unsigned char>(1U << (i * 5)), wrong[i]); });
+      threads.emplace_back(
+          [&, i] { flips[i] = sweep(disk_, i * stride / 2, stride, static_cast<unsigned char>(1U << (i * 5)), wrong[i]); });
     }
   }
   EXPECT_EQ(wrong[0] + wrong[1], "");

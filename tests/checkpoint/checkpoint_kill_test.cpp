@@ -102,8 +102,8 @@ TEST(CheckpointKill, LeavesAWholeCheckpointAtEveryKill) {
     }
     committed = newest;
   }
-  std::cout << num_kills << " kills, " << left_over << " of them inside a save; " << committed << " checkpoints committed; unloadable " << unloadable
-            << ", mixed " << mixed << ", lost " << lost << ", found none " << none << "\n";
+  std::cout << num_kills << " kills, " << left_over << " of them inside a save; " << committed << " checkpoints committed; unloadable "
+            << unloadable << ", mixed " << mixed << ", lost " << lost << ", found none " << none << "\n";
   EXPECT_EQ(unloadable, 0);
   EXPECT_EQ(mixed, 0);
   EXPECT_EQ(lost, 0);

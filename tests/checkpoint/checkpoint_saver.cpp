@@ -1,6 +1,6 @@
 // Saves checkpoints in a loop, with rank processes, until it is killed: checkpoint_saver STORAGE NUM_RANKS FIRST SCALE
-// Prints "committed I" once checkpoint I is. Its ranks are this program again: checkpoint_saver rank RANK NUM_RANKS SCALE, which reads a line
-// "INDEX DIRECTORY" and answers with a byte when its part is durable.
+// Prints "committed I" once checkpoint I is. Its ranks are this program again: checkpoint_saver rank RANK NUM_RANKS SCALE, which reads a
+// line "INDEX DIRECTORY" and answers with a byte when its part is durable.
 #include "checkpoint_cases.hpp"
 
 #include <troupe/run_storage.hpp>
