@@ -34,6 +34,7 @@ constexpr std::pair<std::string_view, StoreError> pieces[] = {
     {"REQUEST_TIME_TOO_SKEWED", StoreError::Denied},
     {"REQUEST_EXPIRED", StoreError::Denied},
     {"ExpiredToken", StoreError::Denied},
+    {"HTTP status 400) during Head", StoreError::Denied},  // no or expired credentials: a HEAD has no body that would say so
     {"HTTP status 401", StoreError::Denied},
     {"HTTP status 403", StoreError::Denied},
     {"curlCode: 28,", StoreError::Timeout},
@@ -63,7 +64,7 @@ std::string s3_advice(StoreError error, std::string_view text) {
   if (has(text, "SKEWED")) return "this host's clock is wrong: set it";
   if (has(text, "EXPIRED") || has(text, "ExpiredToken")) return "the credentials have expired: get new ones";
   if (error == StoreError::Denied) {
-    return "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE in ~/.aws/credentials), and that they may read, write, list and delete there";
+    return "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE in ~/.aws/credentials), the region, and that they may read, write, list and delete there";
   }
   if (error == StoreError::NoBucket) return "make the bucket, or correct its name, region or endpoint";
   if (error == StoreError::Connection) return "check the endpoint (AWS_ENDPOINT_URL, or ?endpoint_override=http://host:port) and the network";

@@ -205,6 +205,7 @@ TEST(S3Errors, AreClassedByTheirText) {
       {"AWS Error ACCESS_DENIED during HeadObject operation: No response body.", StoreError::Denied},
       {"AWS Error SIGNATURE_DOES_NOT_MATCH during CreateMultipartUpload operation", StoreError::Denied},
       {"AWS Error INVALID_ACCESS_KEY_ID during CreateMultipartUpload operation", StoreError::Denied},
+      {"AWS Error UNKNOWN (HTTP status 400) during HeadBucket operation: No response body.", StoreError::Denied},
       {"AWS Error NO_SUCH_BUCKET during CreateMultipartUpload operation: The specified bucket does not exist", StoreError::NoBucket},
       {"AWS Error NO_SUCH_KEY during GetObject operation", StoreError::NotFound},
       {"AWS Error UNKNOWN (HTTP status 411) during UploadPart operation: MissingContentLength", StoreError::Refused},
@@ -247,6 +248,13 @@ TEST_F(S3Test, NamesWhatToDoForAWrongKeyAndNeverShowsIt) {
     EXPECT_THAT(text, HasSubstr("AWS_SECRET_ACCESS_KEY"));
     EXPECT_THAT(text, Not(HasSubstr("4711")));
   }
+}
+
+TEST_F(S3Test, NamesWhatToDoWhenThereAreNoCredentials) {
+  ::unsetenv("AWS_ACCESS_KEY_ID");
+  const auto [error, text] = failure_of([&] { open()->check(); });
+  EXPECT_EQ(error, StoreError::Denied);
+  EXPECT_THAT(text, HasSubstr("check AWS_ACCESS_KEY_ID"));
 }
 
 TEST_F(S3Test, FailsSoonWhenNobodyAnswers) {
