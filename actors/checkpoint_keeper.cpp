@@ -1,6 +1,14 @@
 #include "checkpoint_keeper.hpp"
 
+#include "checkpoint_uploader.hpp"
+
+#include <troupe/retrying_store.hpp>
+#include <troupe/s3.hpp>
+
 #include <caf/all.hpp>
+
+#include <algorithm>
+#include <map>
 
 namespace troupe {
 
@@ -11,9 +19,22 @@ struct KeeperState {
 
   caf::event_based_actor* self = nullptr;
   caf::actor trainer;
+  OpenStore open_store;
   std::unique_ptr<RunStorage> storage;
   RunConfig run;
   std::vector<CheckpointRecord> records;
+
+  // Only with an object store.
+  std::shared_ptr<StoredRun> stored;
+  caf::actor uploader;
+  UploadQueue uploads;
+  std::map<std::uint64_t, CheckpointKept> unannounced;  // under Sync: committed here, not yet in the store
+  bool settling = false, finishing = false;
+
+  // What ends the keeper early must not leave an upload running.
+  ~KeeperState() {
+    if (stored) stored->store->cancel();
+  }
 
   // Runs disk work; what it throws becomes news.
   template <class F>
@@ -27,11 +48,47 @@ struct KeeperState {
     }
   }
 
+  bool has_sync_uploads() const { return stored && run.checkpoint.checkpoint_upload_mode == CheckpointUploadMode::Sync; }
+
   void open(const OpenRun& order) {
     run = order.run;
-    storage = std::make_unique<RunStorage>(run);
-    records = storage->found().checkpoints;
-    self->send(trainer, RunOpened{storage->name(), storage->path().string(), storage->found()});
+    if (!run.storage_path.is_url()) {
+      storage = std::make_unique<RunStorage>(run);
+      records = storage->found().checkpoints;
+      self->send(trainer, RunOpened{storage->name(), storage->path().string(), storage->found()});
+    } else {
+      open_from_store();
+    }
+  }
+
+  void open_from_store() {
+    const auto url = parse_store_url(run.storage_path.text());
+    auto store = open_store(run, [keeper = caf::actor_cast<caf::actor>(self)](const std::string& text) { caf::anon_send(keeper, RunWarning{text}); });
+    store->check();
+    BroughtDown found;
+    storage = std::make_unique<RunStorage>(run, [&](const std::filesystem::path& directory) {
+      const auto run_prefix = (url.prefix.empty() ? "" : url.prefix + "/") + directory.filename().string();
+      stored = std::make_shared<StoredRun>(std::move(store), run_prefix, directory);
+      if (run.resume == Resume::Never && !stored->remote.read().empty()) {
+        throw Failure{Errc::AlreadyExists, "there is a run at " + stored->remote.url() + " already and resume is 'never'; choose another name, or remove it"};
+      }
+      found = bring_down(stored->remote, directory, run.checkpoint);
+    });
+    uploader = spawn_checkpoint_uploader(self->system(), caf::actor_cast<caf::actor>(self), stored);
+    auto contents = storage->found();
+    records = contents.checkpoints;
+    for (const auto& record : found.remote) {
+      uploads.know(record.index);
+      if (std::none_of(records.begin(), records.end(), [&](const auto& here) { return here.index == record.index; })) records.push_back(record);
+    }
+    std::sort(records.begin(), records.end(), [](const auto& a, const auto& b) { return a.index < b.index; });
+    uploads.remove_file("result.json");  // of the run before
+    if (run.checkpoint.checkpoint_upload_mode != CheckpointUploadMode::NoUpload) {
+      for (const auto index : found.to_upload) uploads.add(index);
+    }
+    contents.warnings.insert(contents.warnings.begin(), found.warnings.begin(), found.warnings.end());
+    self->send(trainer, RunOpened{storage->name(), storage->path().string(), std::move(contents)});
+    upload_next();
   }
 
   void keep(const std::vector<ReportRecord>& reports) {
@@ -48,45 +105,135 @@ struct KeeperState {
       storage->discard(checkpoint);
       return self->send(trainer, CheckpointNotKept{checkpoint.index, failure.code(), failure.what()});
     }
+    const auto index = kept.checkpoint.index;
     records.push_back(kept.checkpoint);
-    for (const auto index : checkpoints_to_delete(records, run.checkpoint)) {
-      storage->remove(index);
-      std::erase_if(records, [&](const CheckpointRecord& record) { return record.index == index; });
-      kept.removed.push_back(index);
+    if (stored && run.checkpoint.checkpoint_upload_mode != CheckpointUploadMode::NoUpload) uploads.add(index);
+    for (const auto old : checkpoints_to_delete(records, run.checkpoint)) {
+      if (!stored || uploads.doom(old)) remove_here(old);
+      std::erase_if(records, [&](const CheckpointRecord& record) { return record.index == old; });
+      kept.removed.push_back(old);
     }
-    self->send(trainer, std::move(kept));
+    if (has_sync_uploads()) {
+      unannounced.emplace(index, std::move(kept));
+    } else {
+      self->send(trainer, std::move(kept));
+    }
+    upload_next();
+  }
+
+  // A checkpoint that only the store has is not here.
+  void remove_here(std::uint64_t index) {
+    if (stored && !std::filesystem::exists(storage->path() / checkpoint_name(index))) return;
+    std::filesystem::create_directories(storage->path() / ".staging");  // gone when the run has ended but its uploads have not
+    storage->remove(index);
+  }
+
+  void upload_next() {
+    if (const auto job = uploads.next()) {
+      self->send(uploader, DoUpload{*job});
+    } else if (uploads.idle()) {
+      if (std::exchange(settling, false)) self->send(trainer, RunSettled{});
+      if (finishing) finished();
+    }
+  }
+
+  void upload_ended(const UploadEnded& news) {
+    for (const auto gone : uploads.ended(!news.problem)) guarded([&] { remove_here(gone); });
+    const bool checkpoint = news.job.kind == UploadJob::Kind::Upload;
+    if (news.problem && !(finishing && news.code == Errc::Cancelled)) {
+      const auto what = checkpoint ? "the upload of " + checkpoint_name(news.job.index) + " failed: " : std::string{};
+      if (checkpoint && has_sync_uploads()) {
+        self->send(trainer, StorageFailed{news.code, what + *news.problem});
+      } else {
+        self->send(trainer, RunWarning{what + *news.problem});
+      }
+    } else if (checkpoint) {
+      self->send(trainer, CheckpointUploaded{news.job.index, stored->remote.url() + "/" + checkpoint_name(news.job.index)});
+    }
+    if (checkpoint) announce(news.job.index, !news.problem);
+    upload_next();
+  }
+
+  void announce(std::uint64_t index, bool stored_whole) {
+    const auto waiting = unannounced.extract(index);
+    if (!waiting.empty() && stored_whole) self->send(trainer, waiting.mapped());
+  }
+
+  void settle() {
+    if (has_sync_uploads() && !uploads.idle()) {
+      settling = true;
+    } else {
+      self->send(trainer, RunSettled{});
+    }
   }
 
   void finish(const Result& result) {
     storage->finish(result);
+    if (!stored) return finished();
+    // A last try for the newest, if it failed.
+    if (!records.empty() && uploads.failed().contains(records.back().index)) uploads.add(records.back().index);
+    for (const auto* file : {"reports.jsonl", "result.json"}) uploads.put_file(file);
+    finishing = true;
+    self->delayed_send(self, run.upload_timeout, GiveUpUploads{});
+    upload_next();
+  }
+
+  void give_up_uploads() {
+    const int waiting = uploads.give_up();
+    self->send(trainer, RunWarning{"uploads to " + stored->remote.url() + " have not ended and are given up (" + std::to_string(waiting) + " checkpoints not begun); what is missing there is in " +
+                                   stored->directory.string() + " and goes up when the run is resumed"});
+    stored->store->cancel();  // what is under way ends now
+    upload_next();
+  }
+
+  void finished() {
     storage.reset();  // the lock is free before anyone hears of the end
     self->send(trainer, RunFinished{});
+    self->quit();
   }
 };
 
-caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf::actor& trainer) {
+caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf::actor& trainer, OpenStore open_store) {
   auto& state = self->state;
   state.self = self;
   state.trainer = trainer;
+  state.open_store = std::move(open_store);
   self->link_to(trainer);
-  self->set_exit_handler([self](const caf::exit_msg&) { self->quit(); });
+  self->set_exit_handler([self, &state](const caf::exit_msg&) {
+    if (state.stored) state.stored->store->cancel();
+    self->quit();
+  });
   return {
       [&state](const OpenRun& order) { state.guarded([&] { state.open(order); }); },
       [&state](const KeepReports& order) { state.guarded([&] { state.keep(order.reports); }); },
       [&state](const CommitCheckpoint& order) { state.guarded([&] { state.commit(order.checkpoint); }); },
       [&state](const DiscardCheckpoint& order) { state.guarded([&] { state.storage->discard(order.checkpoint); }); },
-      [&state](SettleRun) { state.self->send(state.trainer, RunSettled{}); },
-      [self, &state](const FinishRun& order) {
-        state.guarded([&] { state.finish(order.result); });
-        self->quit();
+      [&state](SettleRun) { state.settle(); },
+      [&state](const FinishRun& order) { state.guarded([&] { state.finish(order.result); }); },
+      [&state](const UploadEnded& news) { state.upload_ended(news); },
+      [&state](const RunWarning& news) { state.self->send(state.trainer, news); },
+      [&state](GiveUpUploads) {
+        if (state.finishing) state.give_up_uploads();
       },
   };
 }
 
 }  // namespace
 
+std::unique_ptr<ObjectStore> open_run_store(const RunConfig& run, std::function<void(const std::string&)> warn) {
+  RetryPolicy policy;
+  policy.deadline = run.upload_timeout;
+  return with_retries(open_s3_store(parse_store_url(run.storage_path.text())), policy, make_store_clock(), [warn = std::move(warn)](const StoreRetry& retry) {
+    if (retry.tries == 3) warn(retry.text + "; it is tried again");  // shorter troubles are nobody's concern
+  });
+}
+
 caf::actor spawn_checkpoint_keeper(caf::actor_system& system, caf::actor trainer) {
-  return system.spawn<caf::detached>(keeper_behavior, std::move(trainer));
+  return spawn_checkpoint_keeper_with(system, std::move(trainer), open_run_store);
+}
+
+caf::actor spawn_checkpoint_keeper_with(caf::actor_system& system, caf::actor trainer, OpenStore open_store) {
+  return system.spawn<caf::detached>(keeper_behavior, std::move(trainer), std::move(open_store));
 }
 
 }  // namespace troupe

@@ -1,10 +1,14 @@
 #pragma once
 
 #include <troupe/caf_types.hpp>
+#include <troupe/object_store.hpp>
 #include <troupe/run_storage.hpp>
 
 #include <caf/actor.hpp>
 #include <caf/fwd.hpp>
+
+#include <functional>
+#include <memory>
 
 namespace troupe {
 
@@ -30,13 +34,16 @@ struct DiscardCheckpoint {
   CompleteCheckpoint checkpoint;
 };
 
-/// Answered by RunSettled when everything before it is on its way to the disk.
+/// Answered by RunSettled when everything before it is on its way to the disk (and, under Sync, in the store).
 struct SettleRun {};
 
-/// Write result.json, give up the lock and quit. Answered by RunFinished or StorageFailed.
+/// Write result.json, wait for uploads, give up the lock and quit. Answered by RunFinished or StorageFailed.
 struct FinishRun {
   Result result;
 };
+
+/// After FinishRun: wait for uploads no longer. RunFinished follows. No effect before.
+struct GiveUpUploads {};
 
 // ---- CheckpointKeeper to Trainer --------------------------------------------------------------------------------
 
@@ -46,7 +53,7 @@ struct RunOpened {
   RunContents contents;
 };
 
-/// `checkpoint` is committed; those in `removed` were deleted by the retention rule.
+/// `checkpoint` is committed (and in the store, under CheckpointUploadMode::Sync); those in `removed` were deleted by the retention rule.
 struct CheckpointKept {
   CheckpointRecord checkpoint;
   std::vector<std::uint64_t> removed;
@@ -67,9 +74,15 @@ struct StorageFailed {
   std::string text;
 };
 
-/// Spawns the actor that owns a run's directory: all disk work, on a thread of its own, in order of arrival.
+/// Opens the object store of a run's `storage_path`, with retries; `warn` is called, on any thread, when one lasts.
+using OpenStore = std::function<std::unique_ptr<ObjectStore>(const RunConfig& run, std::function<void(const std::string&)> warn)>;
+[[nodiscard]] std::unique_ptr<ObjectStore> open_run_store(const RunConfig& run, std::function<void(const std::string&)> warn);
+
+/// Spawns the actor that owns a run's directory: all disk work, on a thread of its own, in order of arrival. With an s3://
+/// storage_path it also directs a CheckpointUploader, whose uploads run beside commits (docs/storage.md).
 /// It links itself to `trainer` and quits when that ends.
 [[nodiscard]] caf::actor spawn_checkpoint_keeper(caf::actor_system& system, caf::actor trainer);
+[[nodiscard]] caf::actor spawn_checkpoint_keeper_with(caf::actor_system& system, caf::actor trainer, OpenStore open_store);
 
 }  // namespace troupe
 
@@ -80,6 +93,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::DiscardCheckpoint)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CheckpointNotKept)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::SettleRun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::FinishRun)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::GiveUpUploads)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::RunOpened)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CheckpointKept)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::RunSettled)

@@ -43,6 +43,8 @@ class Listener {
         [&](const CheckpointFailed& news) {
           display_.warn("the checkpoint of report " + std::to_string(news.index) + " was not kept: " + news.text);
         },
+        [&](const CheckpointUploaded&) {},
+        [&](const RunWarning& news) { display_.warn(news.text); },
         [&](RunEnded& news) {
           warn_of_unused(news.unused_config_keys);
           display_.ended(news.result);

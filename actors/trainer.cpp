@@ -33,6 +33,8 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
       [&state](RunOpened& news) { state.opened(std::move(news)); },
       [&state](const CheckpointKept& news) { state.checkpoint_kept(news); },
       [&state](const CheckpointNotKept& news) { state.checkpoint_failed(news.index, news.code, news.text); },
+      [&state](const CheckpointUploaded& news) { state.tell_listeners(news); },
+      [&state](const RunWarning& news) { state.warned(news); },
       [&state](RunSettled) { state.settled(); },
       [&state](RunFinished) { state.finished(); },
       [&state](const StorageFailed& news) { state.storage_failed(news); },

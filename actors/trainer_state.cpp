@@ -95,6 +95,11 @@ void TrainerState::checkpoint_written(const CheckpointWritten& news) {
   }
 }
 
+void TrainerState::warned(const RunWarning& news) {
+  result.warnings.push_back(news.text);
+  tell_listeners(news);
+}
+
 void TrainerState::checkpoint_failed(std::uint64_t index, Errc error, const std::string& text) {
   result.warnings.push_back("the checkpoint of report " + std::to_string(index) + " was not kept: " + text);
   for (auto& record : result.history) {
@@ -122,6 +127,7 @@ void TrainerState::checkpoint_kept(const CheckpointKept& news) {
 void TrainerState::stop(const std::string& reason) {
   ++stop_requests;
   if (phase == Phase::Pausing) return finish();
+  if (phase == Phase::Finishing && stop_requests > 1 && keeper) self->send(keeper, GiveUpUploads{});
   if (!group) return;
   if (stop_requests == 1) {
     self->send(group, StopGroup{attempt});

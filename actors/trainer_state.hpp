@@ -67,6 +67,7 @@ struct TrainerState {
   void keep_reports();
   void checkpoint_written(const CheckpointWritten& news);
   void checkpoint_kept(const CheckpointKept& news);
+  void warned(const RunWarning& news);
   void checkpoint_failed(std::uint64_t index, Errc error, const std::string& text);
   void group_ended(const GroupEnded& news);
   void settled();

@@ -34,7 +34,7 @@ std::string generated_name() {
 }
 
 fs::path choose_path(const RunConfig& run) {
-  const auto storage = fs::absolute(run.storage_path).lexically_normal();
+  const auto storage = fs::absolute(local_storage_path(run)).lexically_normal();
   if (!run.name.empty()) return storage / run.name;
   auto path = storage / generated_name();
   for (int copy = 2; fs::exists(path); ++copy) path = storage / (generated_name() + "-" + std::to_string(copy));
@@ -54,12 +54,13 @@ void refuse_what_resume_forbids(const RunConfig& run, const fs::path& path, cons
 
 }  // namespace
 
-RunStorage::RunStorage(const RunConfig& run) : path_(choose_path(run)) {
+RunStorage::RunStorage(const RunConfig& run, const std::function<void(const fs::path&)>& before_reading) : path_(choose_path(run)) {
   // Under `must` nothing is made: a wrong name leaves no empty directory behind.
-  if (run.resume == Resume::Must && !fs::is_directory(path_)) refuse_what_resume_forbids(run, path_, {});
+  if (run.resume == Resume::Must && !run.storage_path.is_url() && !fs::is_directory(path_)) refuse_what_resume_forbids(run, path_, {});
   files::make_directories(path_);
   lock();
   try {
+    if (before_reading) before_reading(path_);
     found_ = read_run(path_);
     refuse_what_resume_forbids(run, path_, found_);
     detail::sweep_staging(real_file_system(), path_);

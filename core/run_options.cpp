@@ -30,6 +30,7 @@ void validate(const RunConfig& run) {
                                            "'; it must be one directory's name: no '/', not '.' or '..', at most 200 bytes"};
   }
   if (run.storage_path.empty()) throw Failure{Errc::InvalidConfig, "RunConfig.storage_path is empty"};
+  if (run.storage_path.is_url()) (void)parse_store_url(run.storage_path.text());
   if (run.failure.max_failures < -1) {
     throw Failure{Errc::InvalidConfig, "FailureConfig.max_failures is " + std::to_string(run.failure.max_failures) +
                                            "; it must be -1 (no limit) or more"};
@@ -42,6 +43,7 @@ void validate(const RunConfig& run) {
   check_positive("RunConfig.start_timeout", run.start_timeout);
   check_positive("RunConfig.collective_timeout", run.collective_timeout);
   check_positive("RunConfig.stop_grace", run.stop_grace);
+  check_positive("RunConfig.upload_timeout", run.upload_timeout);
 }
 
 }  // namespace troupe

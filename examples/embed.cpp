@@ -71,6 +71,8 @@ caf::behavior observer(caf::stateful_actor<ObserverState>* self, caf::actor boss
       [](const troupe::Progressed&) {},
       [](const troupe::CheckpointCommitted&) {},
       [](const troupe::CheckpointFailed& news) { std::cerr << "checkpoint " << news.index << ": " << news.text << "\n"; },
+      [](const troupe::CheckpointUploaded&) {},
+      [](const troupe::RunWarning& news) { std::fprintf(stderr, "warning: %s\n", news.text.c_str()); },
       [self](const troupe::RunEnded& news) {
         self->send(self->state.boss, news.result, self->state.reports);
         self->quit();

@@ -209,6 +209,17 @@ struct CheckpointFailed {
   std::string text;
 };
 
+/// Trainer to listeners: a checkpoint is whole in the object store.
+struct CheckpointUploaded {
+  std::uint64_t index = 0;
+  std::string url;
+};
+
+/// Trainer to listeners: something went wrong that does not end the run, as a failed upload.
+struct RunWarning {
+  std::string text;
+};
+
 /// Trainer to listeners: the run is over. The last message.
 struct RunEnded {
   Result result;

@@ -13,7 +13,8 @@ namespace troupe {
 void register_types(caf::actor_system_config& config);
 
 /// Spawns a Trainer in any actor system. Every listener gets RunStarted for each attempt, then ReportArrived…,
-/// Progressed… (now and then), CheckpointCommitted… or CheckpointFailed… and at last RunEnded. The Trainer takes StopRun from anyone and
+/// Progressed… (now and then), CheckpointCommitted… or CheckpointFailed…, with an object store CheckpointUploaded…, RunWarning when something
+/// went wrong that does not end the run, and at last RunEnded. The Trainer takes StopRun from anyone and
 /// quits after RunEnded; asked to exit, it ends the run at once first.
 ///
 /// @param session must outlive the actor.

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -34,16 +35,21 @@ struct RunContents {
 /// "checkpoint_000002": the directory of report 2's checkpoint, in the run's.
 [[nodiscard]] std::string checkpoint_name(std::uint64_t index);
 
+/// Where the runs of `run.storage_path` are on this host: that path, or the staging directory of an s3:// path.
+/// Throws Failure{StorageUnavailable} when the default staging directory belongs to somebody else.
+[[nodiscard]] std::filesystem::path local_storage_path(const RunConfig& run);
+
 /// A run's directory while its driver runs. One object a run; a second one, in any process, is refused.
 ///
 /// Threads: one caller at a time; every call may block on the disk.
 /// Errors: throws Failure{StorageUnavailable} naming the path.
 class RunStorage {
  public:
-  /// Makes or opens storage_path/name, as `run.resume` says, and clears what a broken run left unfinished.
+  /// Makes or opens storage_path/name (under an s3:// path, name in the staging directory), as `run.resume` says, and clears what a broken run left unfinished.
   /// Throws Failure{AlreadyExists} when another driver has it, or it exists under Resume::Never; Failure{NotFound}
   /// when there is no checkpoint to go on from under Resume::Must.
-  explicit RunStorage(const RunConfig& run);
+  /// @param before_reading called with the run's directory once it is locked: what it puts there is found.
+  explicit RunStorage(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading = {});
   ~RunStorage();
   RunStorage(const RunStorage&) = delete;
   RunStorage& operator=(const RunStorage&) = delete;

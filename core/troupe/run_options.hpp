@@ -1,5 +1,7 @@
 #pragma once
 
+#include <troupe/storage_path.hpp>
+
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -28,21 +30,31 @@ struct FailureConfig {
   int max_failures = 0;  ///< restarts after a lost rank; -1: no limit
 };
 
+/// When a committed checkpoint goes to the object store of `RunConfig::storage_path`. Names as in Ray Train.
+enum class CheckpointUploadMode : std::uint8_t {
+  Sync,      ///< it counts as committed when it is in the store; a failed upload ends the run
+  Async,     ///< beside training, one at a time; a failed upload is a warning
+  NoUpload,  ///< checkpoints stay in the staging directory; reports and the result are uploaded
+};
+
 struct CheckpointConfig {
   std::optional<int> num_to_keep;                        ///< nothing: keep all; at least 1
   std::optional<std::string> checkpoint_score_attribute; ///< a metric's name; nothing: newest is best
   std::string checkpoint_score_order = "max";            ///< "max" or "min"
+  CheckpointUploadMode checkpoint_upload_mode = CheckpointUploadMode::Async;
 };
 
 struct RunConfig {
   std::string name;                                ///< empty: troupe_run-<date>_<time>-<pid>
-  std::filesystem::path storage_path = "results";  ///< the run's directory is storage_path/name
+  StoragePath storage_path = "results";            ///< the run's directory is storage_path/name; or s3://bucket/prefix
+  std::filesystem::path staging_path;              ///< of an s3:// run on this host; empty: $TMPDIR/troupe-<user id>/bucket/prefix
   Resume resume = Resume::Auto;
   FailureConfig failure;
   CheckpointConfig checkpoint;
   std::chrono::milliseconds start_timeout{60'000};       ///< from fit() until every rank runs
   std::chrono::milliseconds collective_timeout{600'000}; ///< longest wait of a collective for a peer
   std::chrono::milliseconds stop_grace{5'000};           ///< from a stop request until ranks are ended by force
+  std::chrono::milliseconds upload_timeout{600'000};     ///< how long an upload is tried again; and the longest wait for uploads at the end
   bool progress = true;                            ///< a progress line on stderr
   std::map<std::string, std::string> worker_env;   ///< extra environment of process ranks
 };

@@ -1,18 +1,22 @@
-// troupe: looks at users' configuration files and models. `troupe --help` says how.
+// troupe: looks at users' configuration files, models and checkpoints. `troupe --help` says how.
 #include "commands.hpp"
 
 #include <troupe/config.hpp>
 #include <troupe/errors.hpp>
 
+#include <csignal>
 #include <cstdio>
+#include <string>
 #include <utility>
 #include <vector>
 
 namespace {
 
+std::string whole_name(const CLI::App& app) { return app.get_parent() == nullptr ? app.get_name() : whole_name(*app.get_parent()) + " " + app.get_name(); }
+
 /// One line and exit code 2 for a wrong word or option.
 int wrong_use(const CLI::App& app, const std::string& text) {
-  std::fprintf(stderr, "troupe: %s\nTry '%s --help'.\n", text.c_str(), app.get_parent() == nullptr ? "troupe" : ("troupe " + app.get_name()).c_str());
+  std::fprintf(stderr, "troupe: %s\nTry '%s --help'.\n", text.c_str(), whole_name(app).c_str());
   return 2;
 }
 
@@ -30,35 +34,48 @@ std::string did_you_mean(const CLI::App& app, const std::string& word) {
   return nearest.empty() ? "" : "; did you mean '" + nearest + "'?";
 }
 
+/// The innermost command that the user named.
+const CLI::App& used_of(const CLI::App& app) {
+  const auto chosen = app.get_subcommands();
+  return chosen.empty() ? app : used_of(*chosen.front());
+}
+
+int run(CLI::App& app, const std::vector<std::pair<std::string, troupe::tools::Command>>& commands, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    const auto& used = used_of(app);
+    if (const auto extra = used.remaining(); !extra.empty() && &used != &app) {
+      return wrong_use(used, "'" + extra.front() + "' is unknown" + did_you_mean(used, extra.front()));
+    }
+    return wrong_use(used, error.what());
+  }
+  const auto& used = used_of(app);
+  for (const auto& word : used.remaining()) return wrong_use(used, "'" + word + "' is unknown" + did_you_mean(used, word));
+  try {
+    for (const auto& [name, command] : commands) {
+      if (app.got_subcommand(name)) return command();
+    }
+    throw troupe::tools::WrongUse{"say what to do: checkpoint, config or estimate-memory"};
+  } catch (const troupe::tools::WrongUse& wrong) {
+    return wrong_use(used, wrong.what());
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_DFL);  // `troupe … | head` ends without a word
   CLI::App app{"Troupe: distributed training as a troupe of actors.", "troupe"};
   app.allow_extras();
-  const std::vector<std::pair<std::string, troupe::tools::Command>> commands{{"config", troupe::tools::add_config(app)},
+  const std::vector<std::pair<std::string, troupe::tools::Command>> commands{{"checkpoint", troupe::tools::add_checkpoint(app)},
+                                                                             {"config", troupe::tools::add_config(app)},
                                                                              {"estimate-memory", troupe::tools::add_estimate_memory(app)}};
-  const CLI::App* used = &app;
   for (const auto& command : commands) app.get_subcommand(command.first)->allow_extras();
   try {
-    try {
-      app.parse(argc, argv);
-    } catch (const CLI::Success& help) {
-      return app.exit(help);
-    } catch (const CLI::ParseError& error) {
-      if (const auto chosen = app.get_subcommands(); !chosen.empty()) used = chosen.front();
-      if (const auto extra = used->remaining(); !extra.empty() && used != &app) {
-        return wrong_use(*used, "'" + extra.front() + "' is unknown" + did_you_mean(*used, extra.front()));
-      }
-      return wrong_use(*used, error.what());
-    }
-    if (const auto chosen = app.get_subcommands(); !chosen.empty()) used = chosen.front();
-    for (const auto& word : used->remaining()) {
-      return wrong_use(*used, "'" + word + "' is unknown" + did_you_mean(*used, word));
-    }
-    for (const auto& [name, run] : commands) {
-      if (used->get_name() == name) return run();
-    }
-    return wrong_use(app, "say what to do: config or estimate-memory");
+    return run(app, commands, argc, argv);
   } catch (const troupe::Failure& failure) {
     std::fprintf(stderr, "troupe: %s\n", failure.what());
   } catch (const std::exception& error) {
