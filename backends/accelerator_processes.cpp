@@ -92,6 +92,7 @@ Scope Accelerator::autocast(const AutocastKwargs& kwargs) {
 
 void Accelerator::free_memory() {
   auto& i = *impl_;
+  if (i.saver) i.saver->wait();
   for (auto* optimizer : i.optimizers) {
     optimizer->set_gate(nullptr);
     optimizer->set_after_step(nullptr);
