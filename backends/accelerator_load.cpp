@@ -190,6 +190,10 @@ LoadReport Accelerator::Impl::load(const fs::path& directory, const LoadOptions&
     const auto reader = open(directory);
     const auto& state = reader.state();
     LoadPlan plan{reader, report};
+    plan.add_count("optimizers", state ? state->learning_rates.size() : 0, optimizers.size());
+    plan.add_count("schedulers", state ? state->scheduler_steps.size() : 0, schedulers.size());
+    plan.add_count("loaders", state ? state->loaders.size() : 0, loaders.size());
+    if (load_options.strict) plan.refuse_what_does_not_fit();
     for (std::size_t m = 0; m < models.size(); ++m) plan.add_model(numbered("model", m), pieces_of(models[m]));
     for (std::size_t o = 0; o < optimizers.size(); ++o) {
       std::vector<std::string> names;
@@ -200,9 +204,6 @@ LoadReport Accelerator::Impl::load(const fs::path& directory, const LoadOptions&
       }
       plan.add_optimizer(numbered("optimizer", o), *optimizers[o], names, std::move(likes));
     }
-    plan.add_count("optimizers", state ? state->learning_rates.size() : 0, optimizers.size());
-    plan.add_count("schedulers", state ? state->scheduler_steps.size() : 0, schedulers.size());
-    plan.add_count("loaders", state ? state->loaders.size() : 0, loaders.size());
     if (load_options.strict) plan.refuse_what_does_not_fit();
     plan.read();
     for (auto& model : models) note_buffers(model);  // as on every rank

@@ -10,6 +10,7 @@
 #include <ATen/ops/tanh.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace troupe::test {
@@ -96,7 +97,11 @@ Training::Training(TrainContext& context, const ResumeCase& given)
     if (c.half_parameters) parameter.set_data(parameter.detach().to(at::kBFloat16));
   }
   set_seed(c.seed, true, context.world_rank());
-  optimizer = make(c.kind, net->parameters());
+  for (const auto& parameter : net->parameters()) {
+    const auto same = [&](const at::Tensor& other) { return other.is_same(parameter); };
+    if (std::none_of(parameters.begin(), parameters.end(), same)) parameters.push_back(parameter);
+  }
+  optimizer = make(c.kind, parameters);
   scheduler = std::make_unique<LRScheduler>(get_linear_schedule_with_warmup(*optimizer, 3, 60));
   accelerator.prepare(net, *optimizer, *scheduler, loader);
 }
@@ -108,7 +113,7 @@ double Training::step(const Batch& batch) {
     return at::cross_entropy_loss(net(batch["id"]).to(at::kFloat), batch["label"]);
   }();
   accelerator.backward(loss);
-  accelerator.clip_grad_norm(net->parameters(), 1.0);
+  accelerator.clip_grad_norm(parameters, 1.0);
   optimizer->step();
   scheduler->step();
   optimizer->zero_grad();

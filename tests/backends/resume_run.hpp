@@ -57,7 +57,7 @@ struct ResumeCase {
   ProjectConfiguration project{};
   std::uint64_t seed = 3;  ///< of weights, and of everything else that a load must replace
   std::int64_t width = 7;
-  int num_samples = 43;
+  int num_samples = 44;
 };
 
 [[nodiscard]] ResumeCase sharded(ShardingStrategy strategy, int group = 0);
@@ -73,6 +73,7 @@ struct Training {
   ResumeCase c;
   Accelerator accelerator;
   DropNet net{nullptr};
+  std::vector<at::Tensor> parameters;  // each once
   std::unique_ptr<Optimizer> optimizer;
   std::unique_ptr<LRScheduler> scheduler;
   DataLoader loader;

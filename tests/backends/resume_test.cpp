@@ -65,7 +65,9 @@ void live(const ResumeCase& c, int ranks, int save_every, const Cut& cut, Run& r
         {
           const std::scoped_lock lock{run.mutex};
           const auto [known, fresh] = run.losses.try_emplace({context.world_rank(), epoch, number}, loss);
-          if (!fresh) EXPECT_EQ(known->second, loss) << c.name << ": rank " << context.world_rank() << ", epoch " << epoch << ", batch " << number;
+          if (!fresh) {
+            EXPECT_EQ(known->second, loss) << c.name << ": rank " << context.world_rank() << ", epoch " << epoch << ", batch " << number;
+          }
         }
         if (training.num_updates >= saved + save_every && training.accelerator.sync_gradients()) {
           training.accelerator.save_state();

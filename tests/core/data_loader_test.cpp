@@ -239,7 +239,9 @@ TEST(DataLoader, ChangedRanksNeitherRepeatNorMissASampleOfTheEpoch) {
         }
         // What even_batches adds to fill the last batch comes from the epoch's beginning.
         ASSERT_GE(seen.size(), order.size());
-        if (!even) EXPECT_EQ(seen.size(), order.size());
+        if (!even) {
+          EXPECT_EQ(seen.size(), order.size());
+        }
         for (std::size_t i = 0; i < seen.size(); ++i) ASSERT_EQ(seen[i], order[i % order.size()]) << before << " to " << after << " ranks after " << steps << ", place " << i;
       }
     }
