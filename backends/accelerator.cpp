@@ -110,6 +110,9 @@ void Accelerator::finish_prepare() {
     } else if (trained && i.communicator.size() > 1) {
       model.engine = std::make_unique<detail::DdpEngine>(i.communicator, std::move(params), named(model.module->named_buffers()), i.options.ddp);
     }
+    if (model.engine) {
+      for (const auto& parameter : model.module->parameters()) i.equal.insert(parameter.unsafeGetTensorImpl());
+    }
     Impl::note_buffers(model);
   }
   for (auto* optimizer : i.optimizers) {

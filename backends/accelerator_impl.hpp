@@ -13,7 +13,9 @@
 
 #include <filesystem>
 #include <memory>
+#include <map>
 #include <optional>
+#include <set>
 #include <vector>
 
 namespace troupe {
@@ -74,6 +76,7 @@ struct Accelerator::Impl {
   Turnout last_turnout;
   std::vector<std::shared_ptr<torch::nn::Module>> added;  // by the prepare() under way
   bool replicas_differ = false;  // there was a LocalSGD: rank 0's optimizer state and weights are what is saved
+  std::set<const void*> equal;   // parameters (TensorImpls) that prepare made equal on all ranks, and training keeps so
 
   // ---- checkpoints: accelerator_pieces.cpp, accelerator_save.cpp, accelerator_load.cpp, accelerator_project.cpp
   std::vector<SavedObject> objects;

@@ -223,6 +223,7 @@ LoadReport Accelerator::Impl::load(const fs::path& directory, const LoadOptions&
     model.shards->settle();
   }
   forget_window();
+  replicas_differ = local_depth > 0;
   return report;
 }
 

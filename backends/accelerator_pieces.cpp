@@ -62,9 +62,9 @@ StatePiece Accelerator::Impl::piece_of(const at::Tensor& handle) const {
   } else {
     piece.sizes = handle.sizes().vec();
     piece.local = handle.detach();
-    piece.num_holders = replicas_differ ? 1 : communicator.size();
     piece.holder = communicator.rank();
-    if (replicas_differ && piece.holder > 0) piece.holder = -1;
+    if (!replicas_differ && equal.contains(handle.unsafeGetTensorImpl())) piece.num_holders = communicator.size();
+    else if (piece.holder > 0) piece.holder = -1;
   }
   piece.count = piece.local.numel();
   piece.dtype = piece.local.scalar_type();

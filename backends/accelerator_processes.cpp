@@ -102,6 +102,7 @@ void Accelerator::free_memory() {
   i.optimizers.clear();
   i.schedulers.clear();
   i.loaders.clear();
+  i.equal.clear();
   i.trigger = false;
   i.forget_window();
 }

@@ -48,7 +48,7 @@ BackgroundSaver::~BackgroundSaver() {
 
 bool BackgroundSaver::busy() const {
   const std::scoped_lock lock{mutex_};
-  return running_;
+  return saving_;
 }
 
 void BackgroundSaver::wait() const {
@@ -101,7 +101,11 @@ std::shared_ptr<PendingSave> BackgroundSaver::start(const CheckpointPart& part, 
   wait();
   auto snapshot = std::make_shared<PartSnapshot>(part, pool_);
   auto pending = std::make_shared<PendingSave>();
-  submit([snapshot = std::move(snapshot), pending, write = std::move(write), ended = std::move(ended)]() mutable {
+  {
+    const std::scoped_lock lock{mutex_};
+    saving_ = true;
+  }
+  submit([this, snapshot = std::move(snapshot), pending, write = std::move(write), ended = std::move(ended)]() mutable {
     Outcome outcome;
     try {
       write(*snapshot);
@@ -109,6 +113,10 @@ std::shared_ptr<PendingSave> BackgroundSaver::start(const CheckpointPart& part, 
       outcome = outcome_of(std::current_exception());
     }
     snapshot.reset();
+    {
+      const std::scoped_lock lock{mutex_};
+      saving_ = false;
+    }
     ended(outcome);
     pending->finish(std::move(outcome));
   });

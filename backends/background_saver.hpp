@@ -27,6 +27,7 @@ class BackgroundSaver {
 
   /// Takes memory for a snapshot of `bytes`, on the saver's thread.
   void reserve(std::size_t bytes);
+  /// A save is being written.
   [[nodiscard]] bool busy() const;
   /// Until nothing is under way.
   void wait() const;
@@ -43,7 +44,8 @@ class BackgroundSaver {
   mutable std::mutex mutex_;
   mutable std::condition_variable changed_;
   std::function<void()> job_;
-  bool running_ = false;
+  bool running_ = false;  // a job
+  bool saving_ = false;   // it is a save that has not ended
   bool end_ = false;
   std::chrono::steady_clock::time_point patience_{};  // once end_
   SnapshotPool pool_;
