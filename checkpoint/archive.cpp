@@ -21,7 +21,8 @@ std::string_view unframed(std::string_view bytes, std::string_view mark, std::ui
   if (bytes.size() < head + sizeof digest) refuse("is cut short: it has " + std::to_string(bytes.size()) + " bytes");
   if (!bytes.starts_with(mark)) refuse("does not begin as Troupe's files do");
   std::memcpy(&digest, bytes.data() + bytes.size() - sizeof digest, sizeof digest);
-  if (digest != digest_of(bytes.substr(0, bytes.size() - sizeof digest))) refuse("is damaged: its bytes do not have the digest that it ends with");
+  if (digest != digest_of(bytes.substr(0, bytes.size() - sizeof digest)))
+    refuse("is damaged: its bytes do not have the digest that it ends with");
   std::memcpy(&found_version, bytes.data() + mark.size(), sizeof found_version);
   if (found_version != version) {
     refuse("has version " + std::to_string(found_version) + ", this program reads " + std::to_string(version));

@@ -65,7 +65,8 @@ class Assembly {
     const auto& first = ranks_.front();
     std::string missing;
     for (int rank = 0; rank < first.num_writers; ++rank) {
-      if (std::ranges::find(ranks_, rank, &RankFile::rank) == ranks_.end() && missing.size() < 100) missing += (missing.empty() ? "" : ", ") + std::to_string(rank);
+      if (std::ranges::find(ranks_, rank, &RankFile::rank) == ranks_.end() && missing.size() < 100)
+        missing += (missing.empty() ? "" : ", ") + std::to_string(rank);
     }
     for (const auto& rank : ranks_) {
       const auto differs = [&](const char* thing, const auto& mine, const auto& theirs) {
@@ -96,10 +97,12 @@ class Assembly {
 
   void check_shared(const std::string& name, SharedFile& file) const {
     const auto source = files_.find(name);
-    if (source == files_.end()) refuse(name + ", which rank " + std::to_string(file.first_rank) + " recorded, is not there; ranks must write into one directory");
+    if (source == files_.end())
+      refuse(name + ", which rank " + std::to_string(file.first_rank) + " recorded, is not there; ranks must write into one directory");
     const auto on_disk = file_system_.open(source->second.path, FileSystem::Access::Read)->size();
     if (on_disk != file.size) refuse(name + " has " + std::to_string(on_disk) + " of " + std::to_string(file.size) + " bytes");
-    std::ranges::sort(file.segments, [](const auto& a, const auto& b) { return std::tie(a.segment.begin, a.rank) < std::tie(b.segment.begin, b.rank); });
+    std::ranges::sort(file.segments,
+                      [](const auto& a, const auto& b) { return std::tie(a.segment.begin, a.rank) < std::tie(b.segment.begin, b.rank); });
     std::uint64_t at = 0;
     int before = -1;
     for (const auto& [segment, rank] : file.segments) {

@@ -33,7 +33,7 @@ struct CheckpointReader::Impl {
   std::map<std::string_view, TensorMap> tensors;  ///< by stem; points into the manifest
 
   Impl(fs::path path, FileSystem& files) : directory(std::move(path)), file_system(files) {
-    if (file_system.kind(directory) != FileSystem::Kind::Directory) {
+    if (file_system.kind(directory / ".") != FileSystem::Kind::Directory) {  // the directory itself may be reached by a link
       throw Failure{Errc::FileNotFound, "checkpoint " + directory.string() + ": there is no such directory"};
     }
     has_manifest = file_system.kind(directory / manifest_name).has_value();
@@ -73,16 +73,20 @@ struct CheckpointReader::Impl {
       const auto wanted = std::next(part) == name.end() ? FileSystem::Kind::File : FileSystem::Kind::Directory;
       const auto found = file_system.kind(at);
       if (!found) damaged(file.name + " is missing");
-      if (*found != wanted) damaged(at.lexically_relative(directory).string() + (wanted == FileSystem::Kind::File ? " is no regular file" : " is no directory") + " (links are not followed)");
+      if (*found != wanted)
+        damaged(at.lexically_relative(directory).string() +
+                (wanted == FileSystem::Kind::File ? " is no regular file" : " is no directory") + " (links are not followed)");
     }
     return file_system.open(at, FileSystem::Access::Read);
   }
 
   void read_rank(const FileRecord& record, int rank) {
     std::string bytes(record.size > kRankFileLimit ? 0 : record.size, '\0');
-    if (bytes.size() != record.size) damaged(record.name + " has " + std::to_string(record.size) + " bytes, more than a rank file can have");
+    if (bytes.size() != record.size)
+      damaged(record.name + " has " + std::to_string(record.size) + " bytes, more than a rank file can have");
     const detail::FileRange all{0, std::as_writable_bytes(std::span{bytes})};
-    detail::read_segments(file_system, directory / record.name, record, {&all, 1}, [this](const auto& f, const auto& s) { return describe(f, s); });
+    detail::read_segments(file_system, directory / record.name, record, {&all, 1},
+                          [this](const auto& f, const auto& s) { return describe(f, s); });
     auto file = detail::rank_file_from_bytes(bytes, record.name);
     if (file.rank != rank || file.num_writers != manifest.num_writers || file.attempt != manifest.attempt) {
       damaged(record.name + " is of rank " + std::to_string(file.rank) + " of " + std::to_string(file.num_writers) + ", attempt " +
@@ -98,17 +102,20 @@ struct CheckpointReader::Impl {
     std::string names;
     int more = 0;
     for (const auto& tensor : manifest.tensors) {
-      const bool here = manifest.files[tensor.file].name == file.name && tensor.begin < segment.begin + segment.length && tensor.begin + tensor.bytes > segment.begin;
+      const bool here = manifest.files[tensor.file].name == file.name && tensor.begin < segment.begin + segment.length &&
+                        tensor.begin + tensor.bytes > segment.begin;
       if (!here) continue;
       if (names.size() < 200) names += (names.empty() ? "tensor '" : ", '") + tensor.name + "'";
       else ++more;
     }
     if (more > 0) names += " and " + std::to_string(more) + " more";
     for (const auto& run : file.writers) {
-      if (run.begin <= segment.begin && segment.begin < run.end && run.rank >= 0) names += (names.empty() ? "" : "; ") + ("written by rank " + std::to_string(run.rank));
+      if (run.begin <= segment.begin && segment.begin < run.end && run.rank >= 0)
+        names += (names.empty() ? "" : "; ") + ("written by rank " + std::to_string(run.rank));
     }
     if (!names.empty()) where += " (" + names + ")";
-    return "checkpoint " + directory.string() + " is damaged: " + where + " are not what was written: their digest differs from the manifest's; use another checkpoint";
+    return "checkpoint " + directory.string() + " is damaged: " + where +
+           " are not what was written: their digest differs from the manifest's; use another checkpoint";
   }
 
   const TensorMap& of_stem(std::string_view stem) const {
@@ -125,7 +132,8 @@ struct CheckpointReader::Impl {
     const auto& tensor = *found->second;
     if (range.begin > tensor.bytes || range.into.size() > tensor.bytes - range.begin) {
       throw Failure{Errc::InvalidArgument, where + "tensor '" + range.tensor + "' has " + std::to_string(tensor.bytes) + " bytes; " +
-                                               std::to_string(range.begin) + " to " + std::to_string(range.begin + range.into.size()) + " were asked for"};
+                                               std::to_string(range.begin) + " to " + std::to_string(range.begin + range.into.size()) +
+                                               " were asked for"};
     }
     return tensor;
   }
@@ -141,7 +149,8 @@ struct CheckpointReader::Impl {
       const auto& file = manifest.files[place];
       if (has_manifest) {
         (void)open_file(file);  // not replaced by a link since
-        detail::read_segments(file_system, directory / file.name, file, parts, [this](const auto& f, const auto& s) { return describe(f, s); });
+        detail::read_segments(file_system, directory / file.name, file, parts,
+                              [this](const auto& f, const auto& s) { return describe(f, s); });
       } else {
         const auto opened = file_system.open(directory / file.name, FileSystem::Access::Read);
         for (const auto& part : parts) opened->read(part.into, part.begin);
@@ -155,7 +164,8 @@ struct CheckpointReader::Impl {
   }
 };
 
-CheckpointReader::CheckpointReader(fs::path directory, FileSystem& file_system) : impl_(std::make_unique<Impl>(std::move(directory), file_system)) {}
+CheckpointReader::CheckpointReader(fs::path directory, FileSystem& file_system)
+    : impl_(std::make_unique<Impl>(std::move(directory), file_system)) {}
 CheckpointReader::~CheckpointReader() = default;
 CheckpointReader::CheckpointReader(CheckpointReader&&) noexcept = default;
 CheckpointReader& CheckpointReader::operator=(CheckpointReader&&) noexcept = default;
@@ -203,7 +213,8 @@ std::vector<std::string> verify_checkpoint(const fs::path& directory, FileSystem
   std::vector<std::string> wrong;
   try {
     const CheckpointReader reader{directory, file_system};
-    if (!reader.has_manifest()) wrong.push_back("checkpoint " + directory.string() + " has no manifest: nothing but its headers can be verified");
+    if (!reader.has_manifest())
+      wrong.push_back("checkpoint " + directory.string() + " has no manifest: nothing but its headers can be verified");
     for (const auto& file : reader.manifest().files) {
       try {
         reader.verify(file.name);

@@ -27,10 +27,20 @@ bool is_below(const fs::path& path, const fs::path& directory) {
   return !relative.empty() && relative != "." && *relative.begin() != "..";
 }
 
+/// Without "." and "..", and without a slash at its end.
+fs::path plain(const fs::path& directory) {
+  auto path = directory.lexically_normal();
+  return path.has_filename() ? path : path.parent_path();
+}
+
 class Commit {
  public:
   Commit(FileSystem& file_system, const fs::path& run, const CompleteCheckpoint& checkpoint)
-      : file_system_(file_system), checkpoint_(checkpoint), staging_(run / ".staging"), run_(run), target_(run / checkpoint_name(checkpoint.index)),
+      : file_system_(file_system),
+        checkpoint_(checkpoint),
+        staging_(run / ".staging"),
+        run_(run),
+        target_(run / checkpoint_name(checkpoint.index)),
         what_("checkpoint of report " + std::to_string(checkpoint.index)) {}
 
   CheckpointRecord run() {
@@ -55,7 +65,7 @@ class Commit {
  private:
   void find_files() {
     std::map<fs::path, int> ranks;  // each directory once, by its lowest rank
-    for (const auto& [rank, directory] : checkpoint_.directories) ranks.try_emplace(fs::path(directory).lexically_normal(), rank);
+    for (const auto& [rank, directory] : checkpoint_.directories) ranks.try_emplace(plain(directory), rank);
     for (const auto& [directory, rank] : ranks) {
       sources_.push_back(directory);
       if (file_system_.kind(directory) != Kind::Directory) {
@@ -70,16 +80,19 @@ class Commit {
   void find_below(const fs::path& root, const std::string& folder, int rank) {
     for (const auto& entry : file_system_.list(root / folder)) {
       const auto name = folder.empty() ? entry.name : folder + "/" + entry.name;
-      if (!is_plain_name(name)) throw Failure{Errc::InvalidArgument, what_ + ": rank " + std::to_string(rank) + " wrote a file whose name is no good: " + (root / name).string()};
+      if (!is_plain_name(name))
+        throw Failure{Errc::InvalidArgument,
+                      what_ + ": rank " + std::to_string(rank) + " wrote a file whose name is no good: " + (root / name).string()};
       if (entry.kind == Kind::Directory) {
         find_below(root, name, rank);
       } else if (entry.kind == Kind::Other) {
-        throw Failure{Errc::InvalidArgument, what_ + ": " + (root / name).string() + " is a symbolic link or a device; put the file itself there"};
+        throw Failure{Errc::InvalidArgument,
+                      what_ + ": " + (root / name).string() + " is a symbolic link or a device; put the file itself there"};
       } else if (name != manifest_name && name != manifest_json_name) {  // else an older checkpoint's, copied along
         const auto [found, fresh] = files_.emplace(name, SourceFile{root / name, rank});
         if (fresh) continue;
-        throw Failure{Errc::AlreadyExists, what_ + ": ranks " + std::to_string(found->second.rank) + " and " + std::to_string(rank) + " both wrote " +
-                                               name + "; give each rank's files its own name"};
+        throw Failure{Errc::AlreadyExists, what_ + ": ranks " + std::to_string(found->second.rank) + " and " + std::to_string(rank) +
+                                               " both wrote " + name + "; give each rank's files its own name"};
       }
     }
   }
@@ -119,7 +132,7 @@ class Commit {
     for (std::uint32_t i = 0; i < manifest.files.size(); ++i) {
       const auto& name = manifest.files[i].name;
       if (by_ranks.contains(i) || rank_in_name(name)) continue;
-      file_system_.open(whole_ / name, FileSystem::Access::Write)->sync();
+      file_system_.open(whole_ / name, FileSystem::Access::Read)->sync();
     }
   }
 
@@ -192,7 +205,7 @@ CheckpointRecord commit_checkpoint(FileSystem& file_system, const fs::path& run,
 
 void discard_checkpoint(FileSystem& file_system, const fs::path& run, const CompleteCheckpoint& checkpoint) {
   std::set<fs::path> directories;
-  for (const auto& [rank, directory] : checkpoint.directories) directories.insert(fs::path(directory).lexically_normal());
+  for (const auto& [rank, directory] : checkpoint.directories) directories.insert(plain(directory));
   for (const auto& directory : directories) {
     if (is_below(directory, run / ".staging")) file_system.remove_tree(directory);
   }
@@ -218,7 +231,8 @@ void read_checkpoints(FileSystem& file_system, const fs::path& run, RunContents&
     if (entry.kind != Kind::Directory || !entry.name.starts_with(checkpoint_prefix)) continue;
     try {
       const CheckpointReader reader{run / entry.name, file_system};
-      if (!reader.has_manifest()) throw Failure{Errc::FileCorrupt, "checkpoint " + (run / entry.name).string() + " is damaged: it has no " + manifest_name};
+      if (!reader.has_manifest())
+        throw Failure{Errc::FileCorrupt, "checkpoint " + (run / entry.name).string() + " is damaged: it has no " + manifest_name};
       contents.checkpoints.push_back({Checkpoint{run / entry.name}, reader.manifest().metrics, reader.manifest().index});
     } catch (const Failure& failure) {
       contents.warnings.push_back(std::string(failure.what()) + "; it is left aside");

@@ -6,7 +6,7 @@ namespace troupe {
 namespace fs = std::filesystem;
 
 void FileSystem::make_directories(const fs::path& path) {
-  if (path.empty() || kind(path) == Kind::Directory) return;
+  if (path.empty() || kind(path / ".") == Kind::Directory) return;  // also one that is reached by a link
   const auto parent = path.has_filename() ? path.parent_path() : path.parent_path().parent_path();
   make_directories(parent);
   make_directory(path);
@@ -48,7 +48,8 @@ std::string FileSystem::read_all(const fs::path& path, std::uint64_t limit) {
   const auto file = open(path, Access::Read);
   const auto size = file->size();
   if (size > limit) {
-    throw Failure{Errc::FileCorrupt, path.string() + ": has " + std::to_string(size) + " bytes, at most " + std::to_string(limit) + " are expected"};
+    throw Failure{Errc::FileCorrupt,
+                  path.string() + ": has " + std::to_string(size) + " bytes, at most " + std::to_string(limit) + " are expected"};
   }
   std::string bytes(size, '\0');
   file->read(std::as_writable_bytes(std::span{bytes}), 0);

@@ -73,7 +73,8 @@ std::string shard_name(const std::string& stem, std::size_t i, std::size_t count
   return stem + number;
 }
 
-void lay_out_shard(const SharedTensorFile& file, const std::vector<std::uint64_t>& sizes, Indices members, const std::string& name, Layout& layout) {
+void lay_out_shard(const SharedTensorFile& file, const std::vector<std::uint64_t>& sizes, Indices members, const std::string& name,
+                   Layout& layout) {
   std::ranges::sort(members, [&](std::size_t a, std::size_t b) {
     return lies_before(file.tensors[a].dtype, file.tensors[a].name, file.tensors[b].dtype, file.tensors[b].name);
   });

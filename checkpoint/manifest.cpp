@@ -108,13 +108,26 @@ std::string to_text(const Manifest& manifest) {
   auto files = nlohmann::ordered_json::array(), tensors = nlohmann::ordered_json::array();
   for (const auto& file : manifest.files) files.push_back(to_json(file));
   for (const auto& tensor : manifest.tensors) {
-    tensors.push_back({{"stem", tensor.stem}, {"name", tensor.name}, {"dtype", name(tensor.dtype)}, {"shape", tensor.shape},
-                       {"file", manifest.files[tensor.file].name}, {"begin", tensor.begin}, {"bytes", tensor.bytes}});
+    tensors.push_back({{"stem", tensor.stem},
+                       {"name", tensor.name},
+                       {"dtype", name(tensor.dtype)},
+                       {"shape", tensor.shape},
+                       {"file", manifest.files[tensor.file].name},
+                       {"begin", tensor.begin},
+                       {"bytes", tensor.bytes}});
   }
-  const nlohmann::ordered_json json{{"format", "troupe checkpoint"}, {"version", kVersion}, {"index", manifest.index}, {"attempt", manifest.attempt},
-                                    {"num_writers", manifest.num_writers}, {"world_size", manifest.world_size}, {"strategy", manifest.strategy},
-                                    {"step", manifest.step}, {"epoch", manifest.epoch}, {"metrics", to_json(manifest.metrics)},
-                                    {"files", std::move(files)}, {"tensors", std::move(tensors)}};
+  const nlohmann::ordered_json json{{"format", "troupe checkpoint"},
+                                    {"version", kVersion},
+                                    {"index", manifest.index},
+                                    {"attempt", manifest.attempt},
+                                    {"num_writers", manifest.num_writers},
+                                    {"world_size", manifest.world_size},
+                                    {"strategy", manifest.strategy},
+                                    {"step", manifest.step},
+                                    {"epoch", manifest.epoch},
+                                    {"metrics", to_json(manifest.metrics)},
+                                    {"files", std::move(files)},
+                                    {"tensors", std::move(tensors)}};
   return json.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 

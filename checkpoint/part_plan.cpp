@@ -18,12 +18,13 @@ std::string range_text(std::uint64_t begin, std::uint64_t end) { return "bytes "
 
 void check_range(const CheckpointPart& part, const SharedTensorFile& file, const TensorRange& range, const Layout& layout) {
   if (range.tensor >= layout.places.size()) {
-    refuse(part, "'" + file.stem + "' has " + std::to_string(layout.places.size()) + " tensors; there is no number " + std::to_string(range.tensor));
+    refuse(part, "'" + file.stem + "' has " + std::to_string(layout.places.size()) + " tensors; there is no number " +
+                     std::to_string(range.tensor));
   }
   const auto bytes = layout.places[range.tensor].bytes;
   if (range.begin > bytes || range.bytes.size() > bytes - range.begin) {
-    refuse(part, range_text(range.begin, range.begin + range.bytes.size()) + " of tensor '" + file.tensors[range.tensor].name + "' of '" + file.stem +
-                     "', which has " + std::to_string(bytes));
+    refuse(part, range_text(range.begin, range.begin + range.bytes.size()) + " of tensor '" + file.tensors[range.tensor].name + "' of '" +
+                     file.stem + "', which has " + std::to_string(bytes));
   }
 }
 
@@ -47,7 +48,8 @@ void plan_file(const CheckpointPart& part, const SharedTensorFile& file, const L
     planned[place.file].pieces.push_back({place.begin + range.begin, range.bytes});
     plan.tensor_bytes += range.bytes.size();
   }
-  if (part.rank == 0 && !layout.index_name.empty()) planned.push_back({layout.index_name, layout.index.size(), {{0, bytes_of(layout.index)}}});
+  if (part.rank == 0 && !layout.index_name.empty())
+    planned.push_back({layout.index_name, layout.index.size(), {{0, bytes_of(layout.index)}}});
   for (auto& one : planned) {
     if (one.pieces.empty()) continue;
     std::ranges::sort(one.pieces, {}, &PartPlan::Piece::begin);

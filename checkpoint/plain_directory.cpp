@@ -50,7 +50,8 @@ std::set<std::string> shards_of(const fs::path& directory, const std::string& in
   if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) refuse("has no object \"weight_map\"");
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : json["weight_map"].items()) {
-    if (!shard.is_string() || !is_plain_name(shard.get_ref<const std::string&>()) || shard.get_ref<const std::string&>().find('/') != std::string::npos) {
+    if (!shard.is_string() || !is_plain_name(shard.get_ref<const std::string&>()) ||
+        shard.get_ref<const std::string&>().find('/') != std::string::npos) {
       refuse("puts tensor '" + tensor + "' into something that is no file beside it");
     }
     shards.insert(shard.get<std::string>());
@@ -72,7 +73,8 @@ std::optional<std::string> stem_in(const std::string& name, std::string_view end
   auto stem = name.substr(0, name.size() - end.size());
   const auto base = stem.substr(0, stem.find('_'));
   const auto number = base.size() < stem.size() ? stem.substr(base.size() + 1) : "1";
-  const bool known = (base == "model" || base == "optimizer") && !number.empty() && number.find_first_not_of("0123456789") == std::string::npos;
+  const bool known =
+      (base == "model" || base == "optimizer") && !number.empty() && number.find_first_not_of("0123456789") == std::string::npos;
   if (!known) return std::nullopt;
   return stem;
 }
@@ -96,7 +98,8 @@ Manifest plain_directory(const fs::path& directory, FileSystem& file_system) {
   Manifest manifest;
   for (const auto& [name, stem] : stem_of) add_file(directory, stem, name, file_system, manifest);
   if (manifest.files.empty()) {
-    throw Failure{Errc::FileNotFound, "it has neither " + std::string(manifest_name) + " nor model.safetensors nor model.safetensors.index.json"};
+    throw Failure{Errc::FileNotFound,
+                  "it has neither " + std::string(manifest_name) + " nor model.safetensors nor model.safetensors.index.json"};
   }
   refuse_doubles(manifest);
   return manifest;

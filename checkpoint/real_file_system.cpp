@@ -57,7 +57,9 @@ class RealFile final : public File {
       const auto got = ::pread(fd_, into.data(), std::min(into.size(), kMost), static_cast<off_t>(offset));
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) fail("read", path_, errno);
-      if (got == 0) throw Failure{Errc::FileCorrupt, path_.string() + ": ends at byte " + std::to_string(offset) + ", " + std::to_string(into.size()) + " bytes too early"};
+      if (got == 0)
+        throw Failure{Errc::FileCorrupt, path_.string() + ": ends at byte " + std::to_string(offset) + ", " + std::to_string(into.size()) +
+                                             " bytes too early"};
       into = into.subspan(static_cast<std::size_t>(got));
       offset += static_cast<std::uint64_t>(got);
     }

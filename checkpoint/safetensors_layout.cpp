@@ -20,7 +20,8 @@ std::string quoted(const std::string& text, const std::string& what) {
 }
 
 // By hand: an ordered JSON object looks for each key among all before it.
-std::string json_of(std::span<const SafetensorsEntry> tensors, const std::map<std::string, std::string>& metadata, const std::string& what) {
+std::string json_of(std::span<const SafetensorsEntry> tensors, const std::map<std::string, std::string>& metadata,
+                    const std::string& what) {
   std::string text = "{";
   const auto key = [&](const std::string& name) {
     if (text.back() != '{') text += ',';

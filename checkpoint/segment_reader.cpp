@@ -19,8 +19,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kAhead = 4;                      // segments that the disk is asked for before they are read
-constexpr std::uint64_t kTwoThreadsFrom = 32 << 20;    // bytes: below that a second thread costs more than it brings
+constexpr std::size_t kAhead = 4;                    // segments that the disk is asked for before they are read
+constexpr std::uint64_t kTwoThreadsFrom = 32 << 20;  // bytes: below that a second thread costs more than it brings
 
 /// One segment, and which of the wanted ranges it touches.
 struct Task {
@@ -46,7 +46,8 @@ std::vector<Task> tasks_of(const FileRecord& record, std::span<const FileRange> 
 
 class Reading {
  public:
-  Reading(FileSystem& file_system, const fs::path& path, const FileRecord& record, std::span<const FileRange> wanted, const Describe& describe)
+  Reading(FileSystem& file_system, const fs::path& path, const FileRecord& record, std::span<const FileRange> wanted,
+          const Describe& describe)
       : file_system_(file_system), path_(path), record_(record), wanted_(wanted), describe_(describe), tasks_(tasks_of(record, wanted)) {}
 
   void run() {
@@ -91,7 +92,8 @@ class Reading {
     check(bytes, segment);
     for (auto i = task.first; i < task.last; ++i) {
       const auto& range = wanted_[i];
-      const auto begin = std::max(range.begin, segment.begin), end = std::min(range.begin + range.into.size(), segment.begin + segment.length);
+      const auto begin = std::max(range.begin, segment.begin),
+                 end = std::min(range.begin + range.into.size(), segment.begin + segment.length);
       if (begin < end) std::memcpy(range.into.data() + (begin - range.begin), bytes.data() + (begin - segment.begin), end - begin);
     }
   }

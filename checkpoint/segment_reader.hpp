@@ -22,8 +22,8 @@ struct FileRange {
 /// What to say of a segment whose bytes are wrong.
 using Describe = std::function<std::string(const FileRecord&, const Segment&)>;
 
-/// Reads `wanted` (sorted by begin; they may overlap) out of `record`'s file by whole segments, each verified before any of its bytes counts.
-/// Two threads when there is much to read. Throws Failure{FileCorrupt, describe(…)}.
+/// Reads `wanted` (sorted by begin; they may overlap) out of `record`'s file by whole segments, each verified before any of its bytes
+/// counts. Two threads when there is much to read. Throws Failure{FileCorrupt, describe(…)}.
 void read_segments(FileSystem& file_system, const std::filesystem::path& path, const FileRecord& record, std::span<const FileRange> wanted,
                    const Describe& describe);
 /// Reads and verifies all of it.

@@ -82,11 +82,11 @@ struct RankState {
 
 /// All that one rank contributes.
 struct CheckpointPart {
-  int rank = 0;                     ///< 0 to num_writers - 1; 0 also writes headers and index files
+  int rank = 0;  ///< 0 to num_writers - 1; 0 also writes headers and index files
   int num_writers = 1;
-  std::uint64_t attempt = 0;        ///< parts of different attempts are never committed together
+  std::uint64_t attempt = 0;            ///< parts of different attempts are never committed together
   std::vector<SharedTensorFile> files;  ///< the same stems, tensors and metadata on all writers
-  std::optional<TrainState> state;  ///< rank 0's is stored
+  std::optional<TrainState> state;      ///< rank 0's is stored
   RankState rank_state;
 };
 

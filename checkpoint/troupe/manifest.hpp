@@ -36,9 +36,9 @@ struct WrittenRun {
 struct FileRecord {
   std::string name;  ///< relative to the directory, '/' between folders; never absolute, never with ".."
   std::uint64_t size = 0;
-  std::uint64_t digest = 0;        ///< XXH3-64 over (begin, length, digest) of its segments, little-endian
-  std::vector<Segment> segments;   ///< by offset; they tile the file
-  std::vector<WrittenRun> writers; ///< by offset; they tile the file
+  std::uint64_t digest = 0;         ///< XXH3-64 over (begin, length, digest) of its segments, little-endian
+  std::vector<Segment> segments;    ///< by offset; they tile the file
+  std::vector<WrittenRun> writers;  ///< by offset; they tile the file
   bool operator==(const FileRecord&) const = default;
 };
 

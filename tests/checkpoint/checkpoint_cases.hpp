@@ -17,9 +17,12 @@ class State {
   /// @param scale multiplies the largest tensor: 1 makes about 0.5 MB.
   State(std::uint64_t seed, int num_writers, std::uint64_t scale = 1, std::uint64_t max_shard_bytes = 0)
       : seed_(seed), num_writers_(num_writers), max_shard_bytes_(max_shard_bytes) {
-    model_ = {{"layer.0.weight", SafetensorsDtype::F32, {129, 64 * scale}}, {"layer.0.bias", SafetensorsDtype::F32, {64}},
-              {"embed", SafetensorsDtype::BF16, {613, 90 * scale}},         {"scalar", SafetensorsDtype::F64, {}},
-              {"empty", SafetensorsDtype::F32, {0, 3}},                     {"mask", SafetensorsDtype::U8, {1001}}};
+    model_ = {{"layer.0.weight", SafetensorsDtype::F32, {129, 64 * scale}},
+              {"layer.0.bias", SafetensorsDtype::F32, {64}},
+              {"embed", SafetensorsDtype::BF16, {613, 90 * scale}},
+              {"scalar", SafetensorsDtype::F64, {}},
+              {"empty", SafetensorsDtype::F32, {0, 3}},
+              {"mask", SafetensorsDtype::U8, {1001}}};
     for (const auto& spec : model_) {
       if (spec.dtype == SafetensorsDtype::F32) optimizer_.push_back({"exp_avg." + spec.name, spec.dtype, spec.shape});
     }
@@ -93,7 +96,8 @@ class State {
     return made;
   }
 
-  [[nodiscard]] std::string difference(const CheckpointReader& reader, const std::string& stem, const std::vector<TensorSpec>& specs, std::size_t first) const {
+  [[nodiscard]] std::string difference(const CheckpointReader& reader, const std::string& stem, const std::vector<TensorSpec>& specs,
+                                       std::size_t first) const {
     std::vector<std::string> read;
     std::vector<ReadRange> ranges;
     read.reserve(specs.size());

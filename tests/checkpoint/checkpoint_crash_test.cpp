@@ -125,7 +125,8 @@ TEST_F(CheckpointCrash, LeavesTheOldOrTheNewOneWholeWhenRanksWriteAtOnce) {
 }
 
 TEST_F(CheckpointCrash, FailsClearlyAtEveryOperationAndKeepsThePreviousOne) {
-  const std::vector<std::pair<int, const char*>> errors = {{EIO, "Input/output"}, {ENOSPC, "No space"}, {EROFS, "Read-only"}, {EACCES, "Permission"}};
+  const std::vector<std::pair<int, const char*>> errors = {
+      {EIO, "Input/output"}, {ENOSPC, "No space"}, {EROFS, "Read-only"}, {EACCES, "Permission"}};
   for (const auto& [error, text] : errors) {
     int num_failed = 0;
     for (std::uint64_t operation = 0;; ++operation) {
@@ -140,7 +141,7 @@ TEST_F(CheckpointCrash, FailsClearlyAtEveryOperationAndKeepsThePreviousOne) {
         EXPECT_THAT(failure.what(), testing::AllOf(HasSubstr(text), HasSubstr(kRun.string())));
         EXPECT_EQ(check_what_is_found(disk), kOld);
         disk.restart(Kept::Parts, operation);
-        EXPECT_EQ(check_what_is_found(disk), kOld);
+        EXPECT_THAT(check_what_is_found(disk), testing::AnyOf(kOld, kNew));  // the last rename's taking back may be lost, too
         ++num_failed;
       }
       if (HasFailure()) FAIL() << "operation " << operation << ", " << text << ": " << failure.what();

@@ -36,7 +36,7 @@ class CheckpointFiles : public testing::Test {
   }
   void TearDown() override { fs::remove_all(root_); }
 
-  fs::path shared() const { return root_ / "run" / ".staging" / "shared"; }
+  fs::path shared() const { return root_ / config_.name / ".staging" / "shared"; }
 
   /// All ranks at once into one directory, then a commit.
   fs::path save(RunStorage& storage, const State& state, int num_writers, bool snapshots = false) {
@@ -65,7 +65,7 @@ TEST_F(CheckpointFiles, ComesBackAsItWasWhateverTheNumberOfWriters) {
   for (const int writers : {1, 2, 3, 7}) {
     for (const std::uint64_t limit : {0, 60'000}) {
       for (const bool snapshots : {false, true}) {
-        SetUp();
+        config_.name = "run" + std::to_string(writers) + "_" + std::to_string(limit) + (snapshots ? "s" : "");
         RunStorage storage{config_};
         const State state{static_cast<std::uint64_t>(writers), writers, 20, limit};
         const CheckpointReader reader{save(storage, state, writers, snapshots)};
@@ -75,7 +75,6 @@ TEST_F(CheckpointFiles, ComesBackAsItWasWhateverTheNumberOfWriters) {
         EXPECT_EQ(reader.manifest().num_writers, writers);
         EXPECT_EQ(reader.manifest().step, writers * 10);
         EXPECT_EQ(reader.manifest().metrics, (Metrics{{"loss", 0.25}}));
-        TearDown();
       }
     }
   }
@@ -119,7 +118,9 @@ TEST_F(CheckpointFiles, ReadsRangesThatBeginAndEndAnywhere) {
   ASSERT_GT(whole.size(), 6u << 20);
   std::string a(1, 0), b(5'000'001, 0), c(whole.size() - 3, 0), d(whole.size(), 0);
   const auto into = [](std::string& text) { return std::as_writable_bytes(std::span{text}); };
-  reader.read("model", std::vector<ReadRange>{{"embed", whole.size() - 1, into(a)}, {"embed", 1'000'003, into(b)}, {"embed", 3, into(c)}, {"embed", 0, into(d)}});
+  reader.read("model",
+              std::vector<ReadRange>{
+                  {"embed", whole.size() - 1, into(a)}, {"embed", 1'000'003, into(b)}, {"embed", 3, into(c)}, {"embed", 0, into(d)}});
   EXPECT_EQ(a, whole.substr(whole.size() - 1));
   EXPECT_EQ(b, whole.substr(1'000'003, b.size()));
   EXPECT_EQ(c, whole.substr(3));
@@ -172,6 +173,8 @@ TEST_F(CheckpointFiles, RefusesLinksAndDevices) {
   EXPECT_THAT(failure_of([&] { commit(storage, 1); }).what(), AllOf(HasSubstr("secrets"), HasSubstr("symbolic link")));
   fs::remove(shared() / "secrets");
   const auto directory = commit(storage, 1);
+  fs::create_directory_symlink(directory, root_ / "latest");
+  EXPECT_EQ(state.difference(CheckpointReader{root_ / "latest"}), "");  // the directory itself may be one
   fs::rename(directory / "model.safetensors", root_ / "elsewhere");
   fs::create_symlink(root_ / "elsewhere", directory / "model.safetensors");
   const auto failure = failure_of([&] { CheckpointReader{directory}; });
@@ -181,17 +184,36 @@ TEST_F(CheckpointFiles, RefusesLinksAndDevices) {
 }
 
 TEST_F(CheckpointFiles, ReusesASnapshotsMemory) {
-  const State state{11, 1, 20};
+  const State state{11, 1, 60};
   SnapshotPool pool;
-  pool.reserve(6 << 20);
+  pool.reserve(PartSnapshot{state.part(0), pool}.bytes());
   const auto held = pool.bytes();
+  EXPECT_GT(held, 9u << 20);
   for (int i = 0; i < 3; ++i) {
-    PartSnapshot snapshot{state.part(0), pool};
-    EXPECT_GT(snapshot.bytes(), 5u << 20);
+    const PartSnapshot snapshot{state.part(0), pool};
     EXPECT_EQ(pool.bytes(), held);
   }
-  PartSnapshot a{state.part(0), pool}, b{state.part(0), pool};
+  const PartSnapshot a{state.part(0), pool}, b{state.part(0), pool};
   EXPECT_EQ(pool.bytes(), 2 * held);
+}
+
+TEST_F(CheckpointFiles, HoldsWhatTheMemoryWasWhenTheSnapshotWasTaken) {
+  RunStorage storage{config_};
+  const State state{12, 1, 20};
+  SnapshotPool pool;
+  auto part = state.part(0);
+  std::vector<std::string> memory;
+  for (auto& file : part.files) {
+    for (auto& range : file.mine) memory.emplace_back(reinterpret_cast<const char*>(range.bytes.data()), range.bytes.size());
+  }
+  std::size_t i = 0;
+  for (auto& file : part.files) {
+    for (auto& range : file.mine) range.bytes = std::as_bytes(std::span{memory[i++]});
+  }
+  PartSnapshot snapshot{part, pool};
+  for (auto& bytes : memory) std::ranges::fill(bytes, 'x');
+  snapshot.write(shared());
+  EXPECT_EQ(state.difference(CheckpointReader{commit(storage, 1)}), "");
 }
 
 // ---- on a simulated one --------------------------------------------------------------------------------------------
@@ -234,7 +256,7 @@ TEST_F(CheckpointParts, NamesRanksThatWroteTheSameBytes) {
   const State state{1, 2};
   write_part(shared_, state.part(0), disk_);
   auto part = state.part(1);
-  part.files[0].mine = state.part(0).files[0].mine;
+  part.files[0].mine.push_back(state.part(0).files[0].mine[2]);
   write_part(shared_, part, disk_);
   EXPECT_THAT(refused({shared_, shared_}), HasSubstr("of model.safetensors were written by ranks 0 and 1"));
 }
@@ -269,12 +291,16 @@ TEST_F(CheckpointParts, RefusesRangesThatAreNoGood) {
     EXPECT_FALSE(disk_.kind(shared_));
     return std::string(failure.what());
   };
-  EXPECT_THAT(refused_part([](auto& p) { p.files[0].mine.push_back(p.files[0].mine[0]); }), HasSubstr("of model.safetensors are given twice"));
+  EXPECT_THAT(refused_part([](auto& p) { p.files[0].mine.push_back(p.files[0].mine[0]); }),
+              HasSubstr("of model.safetensors are given twice"));
   EXPECT_THAT(refused_part([](auto& p) { p.files[0].mine[0].begin = 8; }), HasSubstr("tensor 'layer.0.weight'"));
   EXPECT_THAT(refused_part([](auto& p) { p.files[0].mine[0].begin = ~std::uint64_t{0} - 3; }), HasSubstr("tensor 'layer.0.weight'"));
   EXPECT_THAT(refused_part([](auto& p) { p.files[0].mine[0].tensor = 99; }), HasSubstr("there is no number 99"));
   EXPECT_THAT(refused_part([](auto& p) { p.files[0].tensors[1].name = "embed"; }), HasSubstr("'embed' is there twice"));
-  EXPECT_THAT(refused_part([](auto& p) { p.files[0].tensors[0].shape = {1ULL << 62, 1ULL << 62}; }), HasSubstr("size that no file can have"));
+  EXPECT_THAT(refused_part([](auto& p) {
+                p.files[0].tensors[0].shape = {1ULL << 62, 1ULL << 62};
+              }),
+              HasSubstr("size that no file can have"));
   EXPECT_THAT(refused_part([](auto& p) { p.files[0].stem = "../model"; }), HasSubstr("no good as a file name"));
   EXPECT_THAT(refused_part([](auto& p) { p.files[1].stem = "model"; }), HasSubstr("'model' is there twice"));
   EXPECT_THAT(refused_part([](auto& p) { p.rank = 1; }), HasSubstr("rank 1"));

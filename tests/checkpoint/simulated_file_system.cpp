@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 #include <random>
+#include <utility>
 
 namespace troupe::test {
 
@@ -55,7 +56,8 @@ class SimulatedFile final : public File {
     change({offset, text, {}});
   }
   void begin_write(int slot, std::span<const std::byte> pages, std::uint64_t offset) override {
-    const bool whole_pages = reinterpret_cast<std::uintptr_t>(pages.data()) % page_bytes == 0 && pages.size() % page_bytes == 0 && offset % page_bytes == 0;
+    const bool whole_pages =
+        reinterpret_cast<std::uintptr_t>(pages.data()) % page_bytes == 0 && pages.size() % page_bytes == 0 && offset % page_bytes == 0;
     if (!whole_pages || under_way_[slot]) throw std::logic_error{"no whole pages, or a slot in use"};
     under_way_[slot] = {pages, offset};
   }

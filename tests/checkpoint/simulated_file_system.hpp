@@ -11,8 +11,8 @@
 
 namespace troupe::test {
 
-/// A disk in memory that keeps no promise but those of POSIX: what was not synced may be lost, in part, in any order. A file's data and size
-/// last by its `sync`, a directory's entry by the directory's; a rename is atomic. Values: copying one copies the disk.
+/// A disk in memory that keeps no promise but those of POSIX: what was not synced may be lost, in part, in any order. A file's data and
+/// size last by its `sync`, a directory's entry by the directory's; a rename is atomic. Values: copying one copies the disk.
 ///
 /// Threads: any.
 class SimulatedFileSystem final : public FileSystem {
@@ -26,7 +26,8 @@ class SimulatedFileSystem final : public FileSystem {
 
   /// The machine stops before the change number `change` from now on (0: the next).
   void stop_at(std::uint64_t change) { stop_at_ = num_changes_ + change; }
-  /// Operation number `operation` from now on, reads too, fails with `error`. A write then writes half; a sync drops what it should have kept.
+  /// Operation number `operation` from now on, reads too, fails with `error`. A write then writes half; a sync drops what it should have
+  /// kept.
   void fail_at(std::uint64_t operation, int error) { fail_at_ = num_operations_ + operation, error_ = error; }
   [[nodiscard]] std::uint64_t num_changes() const { return num_changes_; }
   [[nodiscard]] std::uint64_t num_operations() const { return num_operations_; }
