@@ -136,6 +136,7 @@ void Accelerator::Impl::call_hooks(const std::map<int, StateHook>& hooks, const 
 
 std::shared_ptr<PendingSave> Accelerator::Impl::ended(const Outcome& outcome) {
   last_save = std::make_shared<PendingSave>();
+  counted = nullptr;
   last_save->finish(outcome);
   count_last_save();
   return last_save;
@@ -145,6 +146,7 @@ std::shared_ptr<PendingSave> Accelerator::Impl::start(const CheckpointPart& part
   last_save = saver->start(part, std::move(write), [rank = communicator.rank()](const Outcome& outcome) {
     if (!outcome.ok()) std::cerr << "rank " + std::to_string(rank) + ": a checkpoint was not saved, training goes on: " + outcome.text() + "\n";
   });
+  counted = nullptr;
   return last_save;
 }
 
@@ -188,7 +190,7 @@ std::shared_ptr<PendingSave> Accelerator::Impl::save(const fs::path& target, boo
     if (main) place->begin(replace);
   }));
   const auto staging = CheckpointDirectory::staging_of(target);
-  call_hooks(save_hooks, staging);
+  if (!save_hooks.empty()) agree(outcome_of([&] { call_hooks(save_hooks, staging); }));
   if (async) {
     try {
       const auto collected = collect();
