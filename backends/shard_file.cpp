@@ -5,7 +5,10 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <string>
 
 namespace troupe::detail {
@@ -89,6 +92,20 @@ void ShardFile::let_go(std::size_t index) {
   drop_memory(regions_[index]);
 }
 
+const std::byte* ShardFile::mapped(std::size_t index) {
+  auto& region = regions_[index];
+  wait(index);
+  if (region.state == State::Writing) drop_memory(region);
+  if (mapped_end_ < end_) {
+    const auto bytes = static_cast<std::size_t>(end_);
+    void* const memory = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file_.fd(), 0);
+    if (memory == MAP_FAILED) file_.check(errno, "mapped");
+    mapping_ = {memory, [bytes](void* p) { ::munmap(p, bytes); }};
+    mapped_end_ = end_;
+  }
+  return static_cast<const std::byte*>(mapping_.get()) + region.offset;
+}
+
 void ShardFile::move(std::size_t index, State direction) {
   auto& region = regions_[index];
   region.state = direction;
@@ -147,6 +164,11 @@ void DiskShard::enter_empty() { show(file_->fresh(region_)); }
 void DiskShard::start_enter() { file_->start_read(region_); }
 
 void DiskShard::enter() { show(file_->finish_read(region_)); }
+
+std::span<const std::byte> DiskShard::mapped(std::int64_t first, std::int64_t count) {
+  const auto size = static_cast<std::int64_t>(tensor_.element_size());
+  return {file_->mapped(region_) + first * size, static_cast<std::size_t>(count * size)};
+}
 
 void DiskShard::leave(bool changed) {
   if (changed && copy_.defined()) {

@@ -1,7 +1,9 @@
 #pragma once
 
-#include "optim/async_io.hpp"
 #include "optim/scratch_file.hpp"
+
+#include <io/async_io.hpp>
+#include <io/page_buffer.hpp>
 
 #include <troupe/memory_account.hpp>
 #include <troupe/optimizer.hpp>
@@ -13,6 +15,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <span>
 #include <vector>
 
 namespace troupe::detail {
@@ -35,6 +38,8 @@ class ShardFile {
   /// Begins to write a region's memory, which is gone afterwards. Waits for the write before it.
   void write_back(std::size_t region);
   void let_go(std::size_t region);
+  /// What was last written of a region, mapped to be read; valid while this object lives and until the next `write_back`.
+  [[nodiscard]] const std::byte* mapped(std::size_t region);
 
  private:
   enum class State { Away, Reading, Here, Writing };
@@ -61,6 +66,8 @@ class ShardFile {
   std::vector<Region> regions_;
   std::deque<std::size_t> waiting_;        // regions with chunks that have not begun, in order
   std::vector<std::ptrdiff_t> of_ticket_;  // whose chunk it is; -1: free
+  std::shared_ptr<void> mapping_;          // of the file up to mapped_end_
+  std::int64_t mapped_end_ = 0;
   std::unique_ptr<AsyncIo> io_;            // last: it ends before memory and file
 };
 
@@ -81,6 +88,8 @@ class DiskShard final : public Residence {
   void start_enter() override;
   void enter() override;
   void leave(bool changed) override;
+  /// Elements as they were last written, to be read until they change.
+  [[nodiscard]] std::span<const std::byte> mapped(std::int64_t first, std::int64_t count);
 
  private:
   void show(std::byte* memory);
