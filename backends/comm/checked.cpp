@@ -50,7 +50,7 @@ class CheckedCommunicator final : public detail::CommunicatorDecorator {
     const auto& recorder = group().recorder();
     const Fingerprint mine{recorder.sequence() + 1, detail::pack(collective), collective.bytes, recorder.label()};
     std::vector<Fingerprint> all(static_cast<std::size_t>(size()));
-    side_->set_label("check of " + mine.text());
+    side_->recorder().set_label("check of " + mine.text(), /*compared=*/false);
     if (auto outcome = side_->all_gather({&mine, sizeof mine, DType::U8}, {all.data(), all.size() * sizeof mine, DType::U8}).wait();
         !outcome.ok())
       return outcome;

@@ -37,7 +37,7 @@ struct Collective {
 struct CollectiveLabel {
   static constexpr std::size_t kWords = 10;
   std::array<std::uint64_t, kWords> words{};
-  std::uint64_t hash = 0;  ///< of the words; 0: no label
+  std::uint64_t hash = 0;  ///< of the words; 0: no label, or one that others need not share
   CollectiveLabel() = default;
   explicit CollectiveLabel(std::string_view text) noexcept;
   [[nodiscard]] std::string text() const;
@@ -79,7 +79,11 @@ class FlightRecorder {
   FlightRecorder(std::string group, int rank, std::vector<int> ranks);
 
   /// Of the collectives posted from here on. Copied; of a long name the end is kept.
-  void set_label(std::string_view label) noexcept { label_ = CollectiveLabel{label}; }
+  /// `compared`: other ranks must give the same, else it only explains.
+  void set_label(std::string_view label, bool compared = true) noexcept {
+    label_ = CollectiveLabel{label};
+    if (!compared) label_.hash = 0;
+  }
   [[nodiscard]] const CollectiveLabel& label() const noexcept { return label_; }
 
   [[nodiscard]] Traffic traffic(Call call) const noexcept;

@@ -74,7 +74,7 @@ TEST(CheckedCommunicator, SaysWhatWasToBeCheckedWhenARankDoesNotCome) {
   group->set_label("loss");
   const auto outcome = group->barrier().wait();
   EXPECT_EQ(outcome.code(), Errc::DeadlinePassed);
-  EXPECT_THAT(outcome.text(), HasSubstr("of `check of barrier #4 of `loss`` (U8 x 104) in the group of ranks 0, 1: rank 1 did not come within 50 ms"));
+  EXPECT_THAT(outcome.text(), HasSubstr("of `check of barrier #4 of `loss`` (U8 x 112) in the group of ranks 0, 1: rank 1 did not come within 50 ms"));
   EXPECT_THAT(outcome.text(), HasSubstr("rank 1's last was all_gather #1 of `check of barrier #3`"));
   EXPECT_FALSE(group->barrier().wait().ok()) << "the group is broken from then on";
   other.join();
