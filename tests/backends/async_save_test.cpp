@@ -163,7 +163,7 @@ TEST(AsyncSave, AFailedOneIsNewsAndTrainingGoesOn) {
     training.train(1);
     const auto good = training.accelerator.save_state(directory.path / "saved");
     EXPECT_TRUE(good->wait().ok()) << good->wait().text();
-    training.accelerator.wait_for_saves();
+    (void)training.accelerator.wait_for_saves();
     EXPECT_EQ(training.accelerator.save_counts().failed, 1);
     EXPECT_EQ(training.accelerator.save_counts().written, 1);
   });

@@ -31,7 +31,7 @@ struct Interrupted : std::runtime_error {
 };
 
 /// What a run made: each rank's loss by (epoch, batch), and the last checkpoint's contents.
-struct Run {
+struct Record {
   std::mutex mutex;
   std::map<std::tuple<int, std::int64_t, std::int64_t>, double> losses;
   std::map<std::string, std::string> final;
@@ -51,7 +51,7 @@ bool has_checkpoint(const std::filesystem::path& directory) {
 }
 
 /// One life of the program: loads the newest checkpoint there is, saves every `save_every` updates, perhaps is cut short.
-void live(const ResumeCase& c, int ranks, int save_every, const Cut& cut, Run& run) {
+void live(const ResumeCase& c, int ranks, int save_every, const Cut& cut, Record& run) {
   run_ranks(ranks, [&](TrainContext& context) {
     Training training{context, c};
     const bool resumes = has_checkpoint(c.project.project_dir / "checkpoints");
@@ -79,9 +79,9 @@ void live(const ResumeCase& c, int ranks, int save_every, const Cut& cut, Run& r
         }
       }
     }
-    training.accelerator.wait_for_saves();
+    (void)training.accelerator.wait_for_saves();
     training.accelerator.save_state(c.project.project_dir / "final");
-    training.accelerator.wait_for_saves();
+    (void)training.accelerator.wait_for_saves();
   });
 }
 
@@ -120,7 +120,7 @@ TEST_P(Interruptions, ResumeBitForBit) {
   TempDirectory directory;
   auto c = setting.c;
   c.project = {.project_dir = directory.path / "whole", .automatic_checkpoint_naming = true, .total_limit = 1};
-  Run run;
+  Record run;
   live(c, setting.ranks, 100000, {}, run);
   const auto expected = contents_of(directory.path / "whole" / "final");
   const auto batches = static_cast<int>(run.losses.size()) / setting.ranks;
@@ -156,7 +156,7 @@ TEST(Resume, OnOtherRanksNoSampleOfTheEpochIsRepeatedOrMissed) {
     [[nodiscard]] std::size_t size() const override { return 48; }
     [[nodiscard]] TensorDict get(std::size_t index) const override { return {{"x", at::full({}, static_cast<std::int64_t>(index), at::kLong)}}; }
   };
-  for (const auto [before, after] : {std::pair{4, 1}, {4, 3}, {1, 4}, {2, 3}}) {
+  for (const auto& [before, after] : {std::pair{4, 1}, {4, 3}, {1, 4}, {2, 3}}) {
     TempDirectory directory;
     std::mutex mutex;
     std::multiset<std::int64_t> seen;
@@ -167,12 +167,13 @@ TEST(Resume, OnOtherRanksNoSampleOfTheEpochIsRepeatedOrMissed) {
         DataLoader loader{std::make_shared<Numbers>(), {.batch_size = 2, .shuffle = true, .num_workers = context.world_rank() % 2}};
         accelerator.prepare(loader);
         if (stop_after < 0) accelerator.load_state(directory.path / "saved");
+        int left = stop_after;
         for (const auto& batch : loader) {
           {
             const std::scoped_lock lock{mutex};
             for (std::int64_t i = 0; i < 2; ++i) seen.insert(batch["x"][i].item<std::int64_t>());
           }
-          if (--stop_after == 0) {
+          if (--left == 0) {
             accelerator.save_state(directory.path / "saved");
             return;
           }

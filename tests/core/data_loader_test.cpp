@@ -223,7 +223,7 @@ TEST(DataLoader, ChangedRanksNeitherRepeatNorMissASampleOfTheEpoch) {
   std::vector<std::int64_t> order;
   for (const auto& batch : epoch_of(alone.front())) order.push_back(batch.front());
   for (const bool even : {true, false}) {
-    for (const auto [before, after] : {std::pair{4, 1}, {4, 3}, {1, 4}, {3, 2}}) {
+    for (const auto& [before, after] : {std::pair{4, 1}, {4, 3}, {1, 4}, {3, 2}}) {
       for (std::int64_t steps = 1; steps <= 5; ++steps) {
         // Interrupted twice: the second time in an epoch that was dealt anew.
         std::vector<std::int64_t> seen;
