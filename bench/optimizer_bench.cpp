@@ -6,7 +6,8 @@
 // next to nothing. Disk's limit is a plain read and write of as many bytes of state, with the same chunks.
 #include "control_figures.hpp"
 
-#include <optim/async_io.hpp>
+#include <io/async_io.hpp>
+#include <io/page_buffer.hpp>
 #include <optim/scratch_file.hpp>
 
 #include <troupe/errors.hpp>

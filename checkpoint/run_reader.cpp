@@ -1,5 +1,5 @@
+#include "commit.hpp"
 #include "files.hpp"
-#include "manifest.hpp"
 
 #include <troupe/records.hpp>
 #include <troupe/run_storage.hpp>
@@ -33,20 +33,6 @@ void read_reports(const std::filesystem::path& run, RunContents& contents) {
   }
 }
 
-void read_checkpoints(const std::filesystem::path& run, RunContents& contents) {
-  for (const auto& entry : std::filesystem::directory_iterator{run}) {
-    if (!entry.is_directory() || !entry.path().filename().string().starts_with(checkpoint_prefix)) continue;
-    try {
-      auto manifest = read_manifest(entry.path());
-      contents.checkpoints.push_back({Checkpoint{entry.path()}, std::move(manifest.metrics), manifest.index});
-    } catch (const Failure& failure) {
-      contents.warnings.push_back(std::string(failure.what()) + "; it is left aside");
-    }
-  }
-  std::sort(contents.checkpoints.begin(), contents.checkpoints.end(),
-            [](const CheckpointRecord& a, const CheckpointRecord& b) { return a.index < b.index; });
-}
-
 // A damaged checkpoint keeps its name too: the next one must not collide with it.
 std::uint64_t index_in_name(const std::filesystem::path& directory) {
   const auto digits = directory.filename().string().substr(checkpoint_prefix.size());
@@ -74,7 +60,7 @@ RunContents read_run(const std::filesystem::path& directory) {
   }
   RunContents contents;
   read_reports(directory, contents);
-  read_checkpoints(directory, contents);
+  detail::read_checkpoints(real_file_system(), directory, contents);
   number_what_follows(directory, contents);
   return contents;
 }

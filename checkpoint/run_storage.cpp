@@ -1,5 +1,5 @@
+#include "commit.hpp"
 #include "files.hpp"
-#include "manifest.hpp"
 
 #include <troupe/records.hpp>
 #include <troupe/run_storage.hpp>
@@ -52,32 +52,6 @@ void refuse_what_resume_forbids(const RunConfig& run, const fs::path& path, cons
   }
 }
 
-// The regular files below `directory`, relative to it.
-std::vector<fs::path> files_below(const fs::path& directory) {
-  if (!fs::is_directory(directory)) {
-    throw Failure{Errc::FileNotFound, "the reported checkpoint " + directory.string() + " is no directory"};
-  }
-  std::vector<fs::path> found;
-  for (const auto& entry : fs::recursive_directory_iterator{directory}) {
-    // A manifest can only be that of an older checkpoint, copied along.
-    if (entry.is_regular_file() && entry.path().filename() != manifest_name) found.push_back(entry.path().lexically_relative(directory));
-  }
-  if (found.empty()) throw Failure{Errc::FileNotFound, "the reported checkpoint " + directory.string() + " is empty"};
-  return found;
-}
-
-void sync_directories(const fs::path& root) {
-  for (const auto& entry : fs::recursive_directory_iterator{root}) {
-    if (entry.is_directory()) files::sync(entry.path());
-  }
-  files::sync(root);
-}
-
-bool is_below(const fs::path& path, const fs::path& directory) {
-  const auto relative = path.lexically_normal().lexically_relative(directory);
-  return !relative.empty() && *relative.begin() != "..";
-}
-
 }  // namespace
 
 RunStorage::RunStorage(const RunConfig& run) : path_(choose_path(run)) {
@@ -88,11 +62,9 @@ RunStorage::RunStorage(const RunConfig& run) : path_(choose_path(run)) {
   try {
     found_ = read_run(path_);
     refuse_what_resume_forbids(run, path_, found_);
-    std::error_code error;
-    fs::remove_all(path_ / ".staging", error);
-    files::check(error, "empty", path_ / ".staging");
-    files::make_directories(path_ / ".staging");
+    detail::sweep_staging(real_file_system(), path_);
     open_reports();
+    std::error_code error;
     fs::remove(path_ / "result.json", error);  // of the run before; this one has not ended
   } catch (...) {
     ::close(lock_fd_);
@@ -162,57 +134,12 @@ void RunStorage::flush() {
 }
 
 CheckpointRecord RunStorage::commit(const CompleteCheckpoint& checkpoint) {
-  const auto staging = path_ / ".staging";
-  const auto target = path_ / checkpoint_name(checkpoint.index);
-  const auto merged = staging / ("merge_" + std::to_string(checkpoint.index));
-  if (fs::exists(target)) throw Failure{Errc::AlreadyExists, target.string() + " is there already"};
-  std::error_code error;
-  try {
-    std::map<std::string, int> owner;
-    for (const auto& [rank, directory] : checkpoint.directories) {
-      for (const auto& file : files_below(directory)) {
-        const auto [found, fresh] = owner.emplace(file.string(), rank);
-        if (fresh) continue;
-        throw Failure{Errc::AlreadyExists, "checkpoint of report " + std::to_string(checkpoint.index) + ": ranks " +
-                                               std::to_string(found->second) + " and " + std::to_string(rank) +
-                                               " both wrote " + file.string() + "; give each rank's files its own name"};
-      }
-    }
-    fs::remove_all(merged, error);
-    files::make_directories(merged);
-    Manifest manifest{checkpoint.index, checkpoint.metrics, static_cast<int>(checkpoint.directories.size()), {}};
-    for (const auto& [name, rank] : owner) {
-      const fs::path source = checkpoint.directories.at(rank) / fs::path(name);
-      files::make_directories((merged / name).parent_path());
-      if (is_below(source, staging)) {
-        files::rename(source, merged / name);
-      } else {
-        fs::copy_file(source, merged / name);
-      }
-      files::sync(merged / name);
-      manifest.files[name] = fs::file_size(merged / name);
-    }
-    files::write_atomically(merged / manifest_name, to_text(manifest));
-    sync_directories(merged);
-    files::rename(merged, target);
-    files::sync(path_);
-  } catch (const fs::filesystem_error& failed) {
-    throw Failure{Errc::StorageUnavailable, "cannot commit " + target.string() + ": " + failed.what()};
-  }
-  for (const auto& [rank, directory] : checkpoint.directories) {
-    if (is_below(directory, staging)) fs::remove_all(directory, error);  // empty by now
-  }
-  return {Checkpoint{target}, checkpoint.metrics, checkpoint.index};
+  return detail::commit_checkpoint(real_file_system(), path_, checkpoint);
 }
 
-void RunStorage::remove(std::uint64_t index) {
-  // Renamed first: a crash leaves no half of a checkpoint under a checkpoint's name.
-  const auto doomed = path_ / ".staging" / ("removed_" + std::to_string(index));
-  files::rename(path_ / checkpoint_name(index), doomed);
-  std::error_code error;
-  fs::remove_all(doomed, error);
-  files::check(error, "remove", doomed);
-}
+void RunStorage::discard(const CompleteCheckpoint& checkpoint) { detail::discard_checkpoint(real_file_system(), path_, checkpoint); }
+
+void RunStorage::remove(std::uint64_t index) { detail::remove_checkpoint(real_file_system(), path_, index); }
 
 void RunStorage::finish(const Result& result) {
   flush();

@@ -7,10 +7,11 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <troupe/errors.hpp>
 #include <troupe/safetensors.hpp>
 #include <utility>
+
+#include "safetensors_layout.hpp"
 
 namespace troupe {
 namespace {
@@ -59,10 +60,7 @@ void check_items(const fs::path& file, const std::vector<SafetensorsItem>& items
   for (const auto& item : items) {
     if (item.name == "__metadata__") refuse(item, "has a reserved name");
     names.push_back(item.name);
-    std::uint64_t bits = bits_of(item.dtype);
-    bool fits = true;
-    for (const auto size : item.shape) fits = fits && !__builtin_mul_overflow(bits, size, &bits);
-    if (!fits || bits % 8 != 0 || bits / 8 != item.bytes.size()) {
+    if (detail::tensor_bytes(item.dtype, item.shape) != item.bytes.size()) {
       refuse(item, "has " + std::to_string(item.bytes.size()) +
                        " bytes, which do not fit its dtype and shape");
     }
@@ -74,30 +72,15 @@ void check_items(const fs::path& file, const std::vector<SafetensorsItem>& items
   }
 }
 
-/// The length, the JSON in the given order, and the spaces that make it a multiple of 8.
 std::string header_bytes(const fs::path& file, const std::vector<SafetensorsItem>& items,
                          const std::map<std::string, std::string>& metadata) {
-  nlohmann::ordered_json json = nlohmann::ordered_json::object();
-  if (!metadata.empty()) json["__metadata__"] = metadata;
+  std::vector<SafetensorsEntry> entries;
   std::uint64_t at = 0;
   for (const auto& item : items) {
-    json.emplace(item.name, nlohmann::ordered_json{{"dtype", name(item.dtype)},
-                                                   {"shape", item.shape},
-                                                   {"data_offsets", {at, at + item.bytes.size()}}});
+    entries.push_back({item.name, item.dtype, item.shape, at, at + item.bytes.size()});
     at += item.bytes.size();
   }
-  std::string text;
-  try {
-    text = json.dump();
-  } catch (const nlohmann::json::exception& error) {
-    throw Failure{
-        Errc::InvalidArgument,
-        file.string() + ": a tensor's name or the metadata is not UTF-8: " + error.what()};
-  }
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  std::string length(8, '\0');
-  for (std::size_t i = 0; i < 8; ++i) length[i] = static_cast<char>(text.size() >> (8 * i) & 0xFF);
-  return length + text;
+  return detail::safetensors_header(entries, metadata, 8, file.string());
 }
 
 void write_all(int fd, std::span<const std::byte> bytes, const fs::path& file) {
@@ -145,7 +128,7 @@ std::span<std::byte> SafetensorsFile::bytes(const SafetensorsEntry& entry) const
 void write_safetensors_file(const fs::path& file, std::vector<SafetensorsItem> items,
                             const std::map<std::string, std::string>& metadata) {
   std::ranges::sort(items, [](const auto& a, const auto& b) {
-    return a.dtype != b.dtype ? a.dtype > b.dtype : a.name < b.name;
+    return detail::lies_before(a.dtype, a.name, b.dtype, b.name);
   });
   check_items(file, items);
   const auto header = header_bytes(file, items, metadata);

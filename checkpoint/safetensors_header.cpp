@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "safetensors_json.hpp"
+#include "safetensors_layout.hpp"
 
 namespace troupe {
 namespace {
@@ -171,25 +172,26 @@ std::optional<SafetensorsDtype> safetensors_dtype(std::string_view name) noexcep
   return static_cast<SafetensorsDtype>(found - kDtypes.begin());
 }
 
-SafetensorsHeader parse_safetensors(std::span<const std::byte> file, std::string_view what) {
+SafetensorsHeader detail::parse_safetensors_head(std::span<const std::byte> head,
+                                                 std::uint64_t file_bytes, std::string_view what) {
   const auto refuse = [&](const std::string& text) {
     throw Failure{Errc::FileCorrupt, std::string(what) + ": " + text};
   };
-  if (file.size() < 8)
-    refuse("is no safetensors file: it has " + std::to_string(file.size()) +
+  if (file_bytes < 8 || head.size() < 8)
+    refuse("is no safetensors file: it has " + std::to_string(file_bytes) +
            " bytes, fewer than 8");
   std::uint64_t length = 0;
   for (int i = 7; i >= 0; --i)
-    length = length << 8 | std::to_integer<std::uint64_t>(file[static_cast<std::size_t>(i)]);
+    length = length << 8 | std::to_integer<std::uint64_t>(head[static_cast<std::size_t>(i)]);
   if (length > kMaxHeaderBytes) {
     refuse("is no safetensors file: its header would have " + std::to_string(length) +
            " bytes, the limit is 100000000");
   }
-  if (length > file.size() - 8) {
+  if (length > file_bytes - 8 || length > head.size() - 8) {
     refuse("is cut off: the header should have " + std::to_string(length) +
-           " bytes, the file has " + std::to_string(file.size()));
+           " bytes, the file has " + std::to_string(file_bytes));
   }
-  const std::string_view text{reinterpret_cast<const char*>(file.data()) + 8, length};
+  const std::string_view text{reinterpret_cast<const char*>(head.data()) + 8, length};
   if (const auto bad = detail::find_invalid_utf8(text); bad != std::string_view::npos) {
     refuse("the header is not UTF-8 (byte " + std::to_string(bad) + " of the header)");
   }
@@ -199,13 +201,17 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> file, std::string
     return std::pair{t.begin, t.end};
   });
   const auto data_bytes = check_layout(header.tensors, what);
-  if (const auto there = file.size() - header.data_begin; data_bytes != there) {
+  if (const auto there = file_bytes - header.data_begin; data_bytes != there) {
     refuse(data_bytes > there
                ? "is cut off: the tensors need " + std::to_string(data_bytes) +
                      " bytes after the header, there are " + std::to_string(there)
                : "has " + std::to_string(there - data_bytes) + " bytes after its last tensor");
   }
   return header;
+}
+
+SafetensorsHeader parse_safetensors(std::span<const std::byte> file, std::string_view what) {
+  return detail::parse_safetensors_head(file, file.size(), what);
 }
 
 }  // namespace troupe

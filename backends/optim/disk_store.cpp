@@ -1,4 +1,5 @@
-#include "async_io.hpp"
+#include <io/async_io.hpp>
+#include <io/page_buffer.hpp>
 #include "scratch_file.hpp"
 #include "state_store.hpp"
 

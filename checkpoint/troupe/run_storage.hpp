@@ -14,7 +14,7 @@ namespace troupe {
 /// What a run's directory holds.
 ///
 ///     reports.jsonl        every report of every rank, one JSON object a line, only ever appended to
-///     checkpoint_000002/   a committed checkpoint: the ranks' files, and .troupe_manifest.json that lists them
+///     checkpoint_000002/   a committed checkpoint: the ranks' files, and manifest.troupe that lists them
 ///     result.json          the Result, once the run has ended
 ///     .lock                held by the driver while it runs
 ///     .staging/            what is not committed yet; emptied when a run begins
@@ -26,8 +26,9 @@ struct RunContents {
   std::uint64_t next_attempt = 1;
 };
 
-/// Reads a run, also one that runs or broke off; a torn last line is ignored. Throws Failure{NotFound} when there is no
-/// run, Failure{FileCorrupt} naming file and line.
+/// Reads a run, also one that runs or broke off; a torn last line is ignored. Of checkpoints the manifests, the files' sizes and the
+/// ranks' records are verified; tensors' bytes are when they are loaded. Throws Failure{NotFound} when there is no run,
+/// Failure{FileCorrupt} naming file and line.
 [[nodiscard]] RunContents read_run(const std::filesystem::path& directory);
 
 /// "checkpoint_000002": the directory of report 2's checkpoint, in the run's.
@@ -54,10 +55,15 @@ class RunStorage {
   /// Adds a line to reports.jsonl; it is in the file after `flush`.
   void append(const ReportRecord& record);
   void flush();
-  /// Merges the writers' directories into one checkpoint: files fsynced, then the manifest, then one rename. Files below
-  /// the run's own .staging are moved, others are copied. Throws Failure{AlreadyExists} when two ranks wrote a file of
-  /// the same name, Failure{FileNotFound} when a directory is missing or empty.
+  /// Makes one checkpoint of what the writers wrote into one directory, or each into its own (then their files are merged): checks that
+  /// the ranges that `write_part` recorded tile every shared file, digests the files that nobody recorded, syncs all that is
+  /// not durable yet, writes the manifest, and renames once. Directories below the run's own .staging are moved, others copied.
+  /// Throws Failure{InvalidArgument} naming ranks and bytes when parts do not fit together, {AlreadyExists} when two ranks wrote
+  /// a file of the same name, {FileNotFound} when a directory is missing or empty. After a throw nothing is committed, and
+  /// the directories are to be discarded.
   CheckpointRecord commit(const CompleteCheckpoint& checkpoint);
+  /// Removes the writers' directories of a checkpoint that will not be committed, as far as they lie below .staging.
+  void discard(const CompleteCheckpoint& checkpoint);
   /// Deletes a committed checkpoint; a crash half-way leaves it whole or gone.
   void remove(std::uint64_t index);
   /// Writes result.json, whole or not at all.

@@ -1,4 +1,5 @@
-#include <optim/async_io.hpp>
+#include <io/async_io.hpp>
+#include <io/page_buffer.hpp>
 #include <optim/scratch_file.hpp>
 
 #include <troupe/errors.hpp>

@@ -126,9 +126,9 @@ TEST_F(RunStorageTest, CommitsTheFilesOfAllWritersInOneDirectory) {
   EXPECT_EQ(read(record.checkpoint.path() / "rank1.bin"), "one");
   EXPECT_FALSE(fs::exists(a));
   EXPECT_FALSE(fs::exists(b));
-  const auto manifest = nlohmann::json::parse(read(record.checkpoint.path() / ".troupe_manifest.json"));
+  const auto manifest = nlohmann::json::parse(read(record.checkpoint.path() / "manifest.json"));
   EXPECT_EQ(manifest["index"], 2);
-  EXPECT_EQ(manifest["files"].size(), 3u);
+  EXPECT_EQ(manifest["files"].size(), 3u);  // not the manifests themselves
   EXPECT_EQ(manifest["metrics"]["acc"], 0.5);
 }
 
