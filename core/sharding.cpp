@@ -16,7 +16,7 @@ std::int64_t rank_batch_size(const BatchSharding& s) {
 /// Position of the first sample of this rank's batch `index`: rounds of one global batch, in it
 /// ranks in order.
 std::int64_t first_position(const BatchSharding& s, std::int64_t index) {
-  return index * total_batch_size(s) + s.rank * rank_batch_size(s);
+  return s.first + index * total_batch_size(s) + s.rank * rank_batch_size(s);
 }
 
 }  // namespace
@@ -37,6 +37,10 @@ void validate(const BatchSharding& s) {
     fail("batch_size = " + std::to_string(s.batch_size) + " times " + std::to_string(s.world_size) +
          " ranks overflows");
   }
+  if (s.first < 0 || s.first > s.num_samples) {
+    fail("an epoch of " + std::to_string(s.num_samples) + " samples cannot go on after " +
+         std::to_string(s.first));
+  }
   if (s.split_batches && s.batch_size % s.world_size != 0) {
     fail("with split_batches, batch_size = " + std::to_string(s.batch_size) +
          " must be a multiple of the world size, " + std::to_string(s.world_size));
@@ -48,15 +52,22 @@ std::int64_t total_batch_size(const BatchSharding& s) noexcept {
 }
 
 std::int64_t remainder(const BatchSharding& s) noexcept {
-  return s.drop_last ? -1 : s.num_samples % total_batch_size(s);
+  return s.drop_last ? -1 : (s.num_samples - s.first) % total_batch_size(s);
 }
 
 std::int64_t num_batches(const BatchSharding& s) noexcept {
   const auto total = total_batch_size(s);
-  const auto full = s.num_samples / total;
+  const auto left = s.num_samples - s.first;
+  const auto full = left / total;
   if (s.drop_last) return full;
-  if (s.even_batches) return ceil_div(s.num_samples, total);
+  if (s.even_batches) return ceil_div(left, total);
   return full + (first_position(s, full) < s.num_samples);
+}
+
+std::int64_t samples_taken(const BatchSharding& s, std::int64_t num_batches) noexcept {
+  const auto left = s.num_samples - s.first;
+  const auto total = total_batch_size(s);
+  return s.first + (num_batches > left / total ? left : num_batches * total);
 }
 
 PositionRange batch_at(const BatchSharding& s, std::int64_t index) noexcept {

@@ -79,7 +79,7 @@ class DataLoader::Iterator::Epoch {
     shared_->current = this;
     shared_->state = {false, remainder(content_.sharding)};
     shared_->position = position_;
-    shared_->next.num_batches = 0;  // batches are skipped once
+    shared_->next = {position_.epoch, 0, 0};  // batches are skipped once
   }
 
   ~Epoch() {
@@ -110,7 +110,7 @@ class DataLoader::Iterator::Epoch {
   void finish() {
     if (shared_->current != this || !shared_->position) return;
     shared_->position.reset();
-    shared_->next = {position_.epoch + 1, 0};
+    shared_->next = {position_.epoch + 1, 0, 0};
   }
 
   const EpochContent content_;
@@ -178,7 +178,9 @@ DataLoader& DataLoader::operator=(DataLoader&&) noexcept = default;
 DataLoader::Iterator DataLoader::begin() {
   auto& i = *impl_;
   const auto start = i.shared->next;
-  EpochContent content{i.dataset, i.options.collate, i.sharding,
+  auto sharding = i.sharding;
+  sharding.first = start.first_sample;
+  EpochContent content{i.dataset, i.options.collate, sharding,
                        i.ready_sampler().order(start.epoch)};
   return Iterator{
       std::make_unique<Iterator::Epoch>(std::move(content), start, i.options, i.shared)};
@@ -214,10 +216,12 @@ const LoaderState& DataLoader::state() const noexcept { return impl_->shared->st
 const DataLoaderOptions& DataLoader::options() const noexcept { return impl_->options; }
 std::int64_t DataLoader::epoch() const noexcept { return position().epoch; }
 
-void DataLoader::set_epoch(std::int64_t epoch) { resume({epoch, impl_->shared->next.num_batches}); }
+void DataLoader::set_epoch(std::int64_t epoch) {
+  resume({epoch, impl_->shared->next.num_batches, impl_->shared->next.first_sample});
+}
 
 void DataLoader::skip_first_batches(std::int64_t num_batches) {
-  resume({impl_->shared->next.epoch, num_batches});
+  resume({impl_->shared->next.epoch, num_batches, 0});
 }
 
 LoaderPosition DataLoader::position() const noexcept {
@@ -229,8 +233,27 @@ void DataLoader::resume(const LoaderPosition& position) {
     fail("epoch = " + std::to_string(position.epoch) + "; it must be at least 0");
   if (position.num_batches < 0)
     fail("cannot skip " + std::to_string(position.num_batches) + " batches");
+  auto sharding = impl_->sharding;
+  sharding.first = position.first_sample;
+  validate(sharding);
   impl_->shared->next = position;
   impl_->shared->position.reset();
+}
+
+std::int64_t DataLoader::samples_consumed() const noexcept {
+  const auto at = position();
+  auto sharding = impl_->sharding;
+  sharding.first = at.first_sample;
+  return samples_taken(sharding, at.num_batches);
+}
+
+void DataLoader::resume_after(std::int64_t epoch, std::int64_t samples_consumed) {
+  const auto total = troupe::total_batch_size(impl_->sharding);
+  // Said in whole batches where it can be: `position` then counts from the epoch's beginning.
+  if (samples_consumed >= 0 && samples_consumed % total == 0)
+    resume({epoch, samples_consumed / total, 0});
+  else
+    resume({epoch, 0, samples_consumed});
 }
 
 }  // namespace troupe

@@ -171,6 +171,92 @@ TEST(DataLoader, GoesOnWithTheSameBatchesAfterAResume) {
   }
 }
 
+TEST(DataLoader, GoesOnAfterSamplesAsAfterBatchesWhereRanksAreTheSame) {
+  const DataLoaderOptions options{.batch_size = 2, .shuffle = true, .seed = 8};
+  for (const bool even : {true, false}) {
+    for (std::int64_t done = 0; done <= 3; ++done) {
+      for (int rank = 0; rank < 3; ++rank) {
+        DataLoader by_batches{counting(13), options}, by_samples{counting(13), options};
+        for (auto* loader : {&by_batches, &by_samples}) loader->shard(rank, 3, {.even_batches = even}, 0);
+        by_batches.resume({1, done});
+        by_samples.resume_after(1, by_batches.samples_consumed());
+        EXPECT_EQ(by_samples.samples_consumed(), by_batches.samples_consumed());
+        EXPECT_EQ(epoch_of(by_samples), epoch_of(by_batches)) << done << " of rank " << rank;
+        EXPECT_EQ(by_samples.position(), by_batches.position());
+      }
+    }
+  }
+}
+
+/// All ranks' next epoch, batch by batch, ranks in order; `consumed` counts what `steps` rounds of it took.
+std::vector<std::int64_t> dealt(std::vector<DataLoader>& loaders, std::int64_t steps, std::int64_t& consumed) {
+  std::vector<std::int64_t> all;
+  std::vector<DataLoader::Iterator> at;
+  for (auto& loader : loaders) at.push_back(loader.begin());
+  for (std::int64_t s = 0; s < steps; ++s) {
+    for (auto& it : at) {
+      if (it == DataLoader::Iterator{}) continue;
+      const auto batch = indices(*it);
+      all.insert(all.end(), batch.begin(), batch.end());
+    }
+    if (s + 1 == steps) break;  // the loop is in this batch
+    for (auto& it : at) {
+      if (it != DataLoader::Iterator{}) ++it;
+    }
+  }
+  consumed = loaders.front().samples_consumed();
+  return all;
+}
+
+TEST(DataLoader, ChangedRanksNeitherRepeatNorMissASampleOfTheEpoch) {
+  constexpr std::int64_t kSamples = 53;
+  const auto ranks = [](int world, std::int64_t batch_size, bool even) {
+    std::vector<DataLoader> loaders;
+    for (int rank = 0; rank < world; ++rank) {
+      loaders.emplace_back(counting(kSamples), DataLoaderOptions{.batch_size = batch_size, .shuffle = true, .seed = 3, .num_workers = rank % 2});
+      loaders.back().shard(rank, world, {.even_batches = even}, 0);
+      loaders.back().set_epoch(1);
+    }
+    return loaders;
+  };
+  auto alone = ranks(1, 1, true);
+  std::vector<std::int64_t> order;
+  for (const auto& batch : epoch_of(alone.front())) order.push_back(batch.front());
+  for (const bool even : {true, false}) {
+    for (const auto& [before, after] : {std::pair{4, 1}, {4, 3}, {1, 4}, {3, 2}}) {
+      for (std::int64_t steps = 1; steps <= 5; ++steps) {
+        // Interrupted twice: the second time in an epoch that was dealt anew.
+        std::vector<std::int64_t> seen;
+        std::int64_t consumed = 0;
+        for (const auto& [world, batch_size, rounds] : {std::tuple{before, 2, steps}, {after, 3, std::int64_t{2}}, {before, 2, kSamples}}) {
+          auto loaders = ranks(world, batch_size, even);
+          for (auto& loader : loaders) loader.resume_after(1, consumed);
+          const auto more = dealt(loaders, rounds, consumed);
+          seen.insert(seen.end(), more.begin(), more.end());
+          if (rounds == kSamples) {
+            for (auto& loader : loaders) EXPECT_EQ(loader.position(), (LoaderPosition{2, 0}));
+          }
+        }
+        // What even_batches adds to fill the last batch comes from the epoch's beginning.
+        ASSERT_GE(seen.size(), order.size());
+        if (!even) {
+          EXPECT_EQ(seen.size(), order.size());
+        }
+        for (std::size_t i = 0; i < seen.size(); ++i) ASSERT_EQ(seen[i], order[i % order.size()]) << before << " to " << after << " ranks after " << steps << ", place " << i;
+      }
+    }
+  }
+}
+
+TEST(DataLoader, RefusesToGoOnBehindTheLastSample) {
+  DataLoader loader{counting(5), {.batch_size = 2}};
+  EXPECT_NE(failure_of([&] { loader.resume_after(0, 7); }).find("cannot go on after 7"), std::string::npos);
+  EXPECT_NE(failure_of([&] { loader.resume_after(0, -1); }).find("cannot go on after -1"), std::string::npos);
+  loader.resume_after(0, 5);
+  EXPECT_EQ(epoch_of(loader), Batches{});
+  EXPECT_EQ(loader.epoch(), 1);
+}
+
 TEST(DataLoader, SkipsFirstBatchesOfTheNextEpochOnly) {
   DataLoader loader{counting(6), {.batch_size = 2}};
   loader.skip_first_batches(2);

@@ -49,10 +49,12 @@ struct LoaderState {
   std::int64_t remainder = -1;     ///< real rows in the last global batch; 0: it is full; -1: unknown
 };
 
-/// Where an epoch stands: `num_batches` batches of `epoch` have been handed out, this rank's counted.
+/// Where an epoch stands: the first `first_sample` samples of its order were dealt to other ranks or in other batches, and of
+/// the rest `num_batches` batches have been handed out, this rank's counted.
 struct LoaderPosition {
   std::int64_t epoch = 0;
   std::int64_t num_batches = 0;
+  std::int64_t first_sample = 0;
   bool operator==(const LoaderPosition&) const = default;
 };
 
@@ -114,6 +116,12 @@ class DataLoader {
   /// set, options and share goes on from there with the same batches.
   [[nodiscard]] LoaderPosition position() const noexcept;
   void resume(const LoaderPosition& position);
+  /// Samples of the epoch's order that all ranks together have been handed at `position()`, ranks being in step.
+  [[nodiscard]] std::int64_t samples_consumed() const noexcept;
+  /// Goes on after the first `samples_consumed` samples of `epoch`, of whatever ranks and batches those were: the rest is dealt
+  /// anew to the ranks there are now, by the rules for the end of any epoch. Where ranks and batch size are the same, and
+  /// `samples_consumed` came from them, that gives the same batches as `resume`.
+  void resume_after(std::int64_t epoch, std::int64_t samples_consumed);
 
  private:
   struct Impl;

@@ -16,6 +16,7 @@ struct BatchSharding {
   int world_size = 1;
   bool split_batches = false;
   bool even_batches = true;  ///< no effect with one rank, as in Accelerate
+  std::int64_t first = 0;    ///< positions before it are not dealt out: an epoch that others began
 };
 
 /// Positions first, first + 1, … first + count - 1, each taken modulo num_samples.
@@ -37,6 +38,10 @@ void validate(const BatchSharding& sharding);
 
 /// Samples in a full batch of all ranks together.
 [[nodiscard]] std::int64_t total_batch_size(const BatchSharding& sharding) noexcept;
+
+/// Positions, from the epoch's beginning, that all ranks together have taken with their first
+/// `num_batches` batches each; at most num_samples.
+[[nodiscard]] std::int64_t samples_taken(const BatchSharding& sharding, std::int64_t num_batches) noexcept;
 
 /// Real samples in an epoch's last, incomplete global batch; 0 when all are full; -1 (unknown) with
 /// drop_last.
