@@ -24,7 +24,7 @@ void serialize(Archive& archive, FileRecord& file) {
   archive(file.name, file.size, file.digest, file.segments, file.writers);
 }
 template <class Archive>
-void serialize(Archive& archive, LoaderState& loader) {
+void serialize(Archive& archive, LoaderRecord& loader) {
   archive(loader.epoch, loader.num_batches, loader.samples_consumed, loader.shared_seed);
 }
 template <class Archive>

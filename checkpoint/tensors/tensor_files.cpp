@@ -110,6 +110,22 @@ TensorMap read_shards(const fs::path& directory, const fs::path& index_file) {
 
 }  // namespace
 
+at::ScalarType torch_dtype_of(SafetensorsDtype dtype) {
+  const auto row =
+      std::ranges::find(kTypes, dtype, &std::pair<SafetensorsDtype, at::ScalarType>::first);
+  if (row != kTypes.end()) return row->second;
+  throw Failure{Errc::Unsupported,
+                "LibTorch has no element type " + std::string(name(dtype)) + " of safetensors"};
+}
+
+SafetensorsDtype safetensors_dtype_of(at::ScalarType type) {
+  const auto row =
+      std::ranges::find(kTypes, type, &std::pair<SafetensorsDtype, at::ScalarType>::second);
+  if (row != kTypes.end()) return row->first;
+  throw Failure{Errc::Unsupported,
+                std::string("safetensors has no element type ") + c10::toString(type)};
+}
+
 TensorMap read_safetensors(const fs::path& file) {
   const SafetensorsFile mapped{file};
   TensorMap out;

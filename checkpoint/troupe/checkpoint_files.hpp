@@ -49,12 +49,12 @@ struct SharedTensorFile {
   std::uint64_t max_shard_bytes = 0;            ///< 0: never split. A tensor is never split: a larger one has a file of its own
 };
 
-struct LoaderState {
+struct LoaderRecord {
   std::int64_t epoch = 0;
   std::int64_t num_batches = 0;       ///< of this epoch, handed out by each rank
   std::int64_t samples_consumed = 0;  ///< of this epoch, by all ranks
   std::uint64_t shared_seed = 0;
-  bool operator==(const LoaderState&) const = default;
+  bool operator==(const LoaderRecord&) const = default;
 };
 
 /// What is the same on every rank.
@@ -65,7 +65,7 @@ struct TrainState {
   std::string strategy;
   std::vector<std::vector<double>> learning_rates;  ///< by optimizer, by parameter group
   std::vector<std::int64_t> scheduler_steps;
-  std::vector<LoaderState> loaders;
+  std::vector<LoaderRecord> loaders;
   double loss_scale = 0;  ///< 0: no scaler
   std::int64_t loss_scale_good_steps = 0;
   std::int32_t loss_scale_hysteresis = 1;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <troupe/safetensors.hpp>
+
 #include <ATen/core/Tensor.h>
 
 #include <filesystem>
@@ -12,6 +14,10 @@ namespace troupe {
 
 /// Tensors of one or more safetensors files, by name.
 using TensorMap = std::map<std::string, at::Tensor>;
+
+/// The element type of the same name. Throws Failure{Unsupported} where the other side has none.
+[[nodiscard]] at::ScalarType torch_dtype_of(SafetensorsDtype dtype);
+[[nodiscard]] SafetensorsDtype safetensors_dtype_of(at::ScalarType type);
 
 /// Maps a safetensors file. Tensors share the mapping (private, copy on write): nothing is read
 /// before it is used, and writing to a tensor does not change the file. Throws

@@ -1,0 +1,106 @@
+#include "commit.hpp"
+
+#include <troupe/checkpoint_directory.hpp>
+#include <troupe/checkpoint_files.hpp>
+#include <troupe/errors.hpp>
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <thread>
+
+namespace troupe {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Beside the target, so that one rename puts a checkpoint in place.
+fs::path hidden_of(const fs::path& target) { return target.parent_path() / ("." + target.filename().string() + ".saving"); }
+
+fs::path parts_of(const fs::path& target) { return hidden_of(target) / ".staging" / "parts"; }
+
+std::string refusal_name(int rank) { return "gave_up_" + std::to_string(rank); }
+
+}  // namespace
+
+fs::path plain_path(const fs::path& path) {
+  auto plain = fs::absolute(path).lexically_normal();
+  if (!plain.has_filename()) plain = plain.parent_path();
+  return plain;
+}
+
+CheckpointDirectory::CheckpointDirectory(fs::path target, FileSystem& file_system)
+    : target_(plain_path(target)), hidden_(hidden_of(target_)), file_system_(file_system) {}
+
+fs::path CheckpointDirectory::staging_of(const fs::path& target) { return parts_of(plain_path(target)); }
+
+void CheckpointDirectory::begin(bool replace) {
+  if (const auto kind = file_system_.kind(target_)) {
+    const bool directory = *kind == FileSystem::Kind::Directory;
+    if (!replace) throw Failure{Errc::AlreadyExists, target_.string() + " is there already; choose another name or remove it"};
+    if (!directory || (!file_system_.list(target_).empty() && !file_system_.kind(target_ / manifest_name))) {
+      throw Failure{Errc::AlreadyExists, target_.string() + " holds files that are no checkpoint, and a save would replace them; choose another directory"};
+    }
+  }
+  file_system_.make_directories(target_.parent_path());
+  file_system_.remove_tree(hidden_);
+  file_system_.make_directories(parts_of(target_));
+}
+
+void CheckpointDirectory::wait_for_parts(int num_writers, std::chrono::milliseconds limit, const std::function<bool()>& stop) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  const auto parts = parts_of(target_);
+  for (int rank = 0; rank < num_writers;) {
+    if (file_system_.kind(parts / rank_file_name(rank))) {
+      ++rank;
+      continue;
+    }
+    for (int other = rank; other < num_writers; ++other) {
+      const auto refusal = parts / refusal_name(other);
+      if (file_system_.kind(refusal)) {
+        throw Failure{Errc::StorageUnavailable, "rank " + std::to_string(other) + " could not save: " + file_system_.read_all(refusal, 1 << 16)};
+      }
+    }
+    const bool stopped = stop();
+    if (stopped || std::chrono::steady_clock::now() >= deadline) {
+      throw Failure{Errc::DeadlinePassed, target_.string() + ": the part of rank " + std::to_string(rank) + " was not written " +
+                                              (stopped ? "before the run ended" : "within " + std::to_string(limit.count()) + " ms")};
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds{10});
+  }
+}
+
+void CheckpointDirectory::give_up(const fs::path& target, int rank, const std::string& why, FileSystem& file_system) noexcept {
+  try {
+    file_system.write_atomically(parts_of(plain_path(target)) / refusal_name(rank), why);
+  } catch (const std::exception&) {
+    // The one who waits then hears of a part that did not come.
+  }
+}
+
+void CheckpointDirectory::commit(int num_writers) {
+  CompleteCheckpoint parts;
+  for (int rank = 0; rank < num_writers; ++rank) parts.directories[rank] = parts_of(target_);
+  const auto made = detail::commit_checkpoint(file_system_, hidden_, parts).checkpoint.path();
+  if (!file_system_.kind(target_)) {
+    file_system_.rename(made, target_);
+  } else if (::renameat2(AT_FDCWD, made.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) != 0) {
+    // No such exchange here: for a moment there is none under this name, but two under hidden ones.
+    file_system_.rename(target_, hidden_ / "replaced");
+    file_system_.rename(made, target_);
+  }
+  file_system_.sync_directory(target_.parent_path());
+  discard();
+}
+
+void CheckpointDirectory::discard() noexcept {
+  try {
+    file_system_.remove_tree(hidden_);
+  } catch (const std::exception&) {
+    // The next save to this target removes it.
+  }
+}
+
+}  // namespace troupe
