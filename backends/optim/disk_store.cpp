@@ -9,6 +9,8 @@
 #include <ATen/ops/fill.h>
 #include <ATen/ops/from_blob.h>
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -75,6 +77,30 @@ class DiskStore final : public StateStore {
     touch(block, first, values.numel(), true, slot, [&](std::byte* memory, std::int64_t at, std::int64_t bytes) {
       std::memcpy(memory, source + at, static_cast<std::size_t>(bytes));
     });
+  }
+
+  bool on_disk() const noexcept override { return true; }
+
+  std::vector<std::span<const std::byte>> map(std::size_t slot, std::size_t block_index, std::int64_t first, std::int64_t count,
+                                              std::shared_ptr<void>& mapping) override {
+    if (!mapping && end_ > 0) {
+      const auto bytes = static_cast<std::size_t>(end_);
+      void* memory = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file_.fd(), 0);
+      if (memory == MAP_FAILED) file_.check(errno, "mapped");
+      mapping = {memory, [bytes](void* p) { ::munmap(p, bytes); }};
+    }
+    const auto* file = static_cast<const std::byte*>(mapping.get());
+    const auto& block = blocks_[block_index];
+    std::vector<std::span<const std::byte>> runs;
+    for (auto at = first; at < first + count;) {
+      const auto chunk = at / block.chunk;
+      const auto end = std::min(first + count, (chunk + 1) * block.chunk);
+      runs.emplace_back(file + chunk_offset(block, chunk) + static_cast<std::int64_t>(slot) * slot_size(block, chunk) +
+                            (at - chunk * block.chunk) * block.element_bytes,
+                        static_cast<std::size_t>((end - at) * block.element_bytes));
+      at = end;
+    }
+    return runs;
   }
 
   void clear() override {

@@ -262,23 +262,67 @@ void Optimizer::load_state(const State& state, StateKeys keys) {
   if (used != by_key.size()) {
     refuse(name_ + ": " + std::to_string(by_key.size() - used) + " state tensors belong to no parameter; there are " + std::to_string(saved.size()) + " parameters");
   }
+  std::vector<std::int64_t> num_updates(handles_.size());
+  for (i = 0; i < num_updates.size(); ++i) {
+    if (saved[i]) num_updates[i] = static_cast<std::int64_t>(by_key.at(key("step", i, keys)).item<double>());
+  }
+  reset_state(num_updates);
+  for (i = 0; i < num_updates.size(); ++i) {
+    for (std::size_t s = 0; s < slots_.size() && saved[i]; ++s) write_state(s, i, by_key.at(key(slots_[s].name, i, keys)));
+  }
+}
+
+bool Optimizer::keeps_state_on_disk() const noexcept { return store_->on_disk(); }
+
+std::vector<std::string> Optimizer::slot_names() const {
+  std::vector<std::string> names;
+  for (const auto& slot : slots_) names.push_back(slot.name);
+  return names;
+}
+
+const at::Tensor& Optimizer::trained(std::size_t parameter) const {
+  for (const auto& group : groups_) {
+    if (parameter < group.params.size()) return group.params[parameter];
+    parameter -= group.params.size();
+  }
+  refuse(name_ + ": there are only " + std::to_string(handles_.size()) + " parameters");
+}
+
+at::Tensor Optimizer::state_view(std::size_t slot, std::size_t parameter) const {
+  if (store_->on_disk()) return {};
+  const auto& entry = entries_.at(parameter);
+  const auto& param = trained(parameter);
+  const auto flat = store_->read(slot, entry.block, entry.first, param.numel());
+  return flat.as_strided(param.sizes(), param.strides(), flat.storage_offset());
+}
+
+std::vector<std::span<const std::byte>> Optimizer::state_on_disk(std::size_t slot, std::size_t parameter, std::shared_ptr<void>& mapping) const {
+  const auto& entry = entries_.at(parameter);
+  return store_->map(slot, entry.block, entry.first, trained(parameter).numel(), mapping);
+}
+
+void Optimizer::reset_state(const std::vector<std::int64_t>& num_updates) {
+  if (num_updates.size() != handles_.size()) {
+    refuse(name_ + "::reset_state: " + std::to_string(num_updates.size()) + " numbers for " + std::to_string(handles_.size()) + " parameters");
+  }
   store_->clear();
   entries_.assign(handles_.size(), {});
-  add_entries(saved);
-  i = 0;
-  for (const auto& group : groups_) {
-    for (const auto& param : group.params) {
-      const auto index = i++;
-      if (!saved[index]) continue;
-      auto& entry = entries_[index];
-      entry.step = static_cast<std::int64_t>(by_key.at(key("step", index, keys)).item<double>());
-      for (std::size_t s = 0; s < slots_.size(); ++s) {
-        auto values = at::empty_strided(param.sizes(), param.strides(), param.options().requires_grad(false));
-        values.copy_(by_key.at(key(slots_[s].name, index, keys)));
-        store_->write(s, entry.block, entry.first, values.as_strided({values.numel()}, {1}));
-      }
-    }
+  std::vector<bool> chosen(handles_.size());
+  for (std::size_t i = 0; i < chosen.size(); ++i) chosen[i] = num_updates[i] > 0;
+  add_entries(chosen);
+  for (std::size_t i = 0; i < chosen.size(); ++i) entries_[i].step = num_updates[i];
+}
+
+void Optimizer::write_state(std::size_t slot, std::size_t parameter, const at::Tensor& values) {
+  const at::NoGradGuard no_grad;
+  const auto& entry = entries_.at(parameter);
+  const auto& param = trained(parameter);
+  auto in_memory_order = values;
+  if (values.scalar_type() != param.scalar_type() || values.strides() != param.strides()) {
+    in_memory_order = at::empty_strided(param.sizes(), param.strides(), param.options().requires_grad(false));
+    in_memory_order.copy_(values);
   }
+  store_->write(slot, entry.block, entry.first, in_memory_order.as_strided({param.numel()}, {1}));
 }
 
 }  // namespace troupe

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -43,6 +44,12 @@ class StateStore {
   /// `count` elements of a slot, 1-D: a view, or a copy.
   [[nodiscard]] virtual at::Tensor read(std::size_t slot, std::size_t block, std::int64_t first, std::int64_t count) = 0;
   virtual void write(std::size_t slot, std::size_t block, std::int64_t first, const at::Tensor& values) = 0;
+  [[nodiscard]] virtual bool on_disk() const noexcept { return false; }
+  /// On disk: the bytes of `count` elements that were written before, mapped, in order. See Optimizer::state_on_disk.
+  [[nodiscard]] virtual std::vector<std::span<const std::byte>> map(std::size_t /*slot*/, std::size_t /*block*/, std::int64_t /*first*/,
+                                                                    std::int64_t /*count*/, std::shared_ptr<void>& /*mapping*/) {
+    return {};
+  }
   /// Forgets all blocks.
   virtual void clear() = 0;
 };

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -117,6 +118,27 @@ class Optimizer {
   [[nodiscard]] State state(StateKeys keys = StateKeys::Index) const;
   /// Copies. Throws Failure{InvalidArgument} naming a tensor that is missing, unknown or of another shape.
   void load_state(const State& state, StateKeys keys = StateKeys::Index);
+
+  [[nodiscard]] bool keeps_state_on_disk() const noexcept;
+
+  // State without copies, for checkpoints. Parameters count over all groups, slots as in slot_names().
+  [[nodiscard]] std::vector<std::string> slot_names() const;
+  /// Of set_names; empty before it.
+  [[nodiscard]] const std::vector<std::string>& names() const noexcept { return names_; }
+  /// What `step` updates: the parameter itself, or this rank's piece.
+  [[nodiscard]] const at::Tensor& trained(std::size_t parameter) const;
+  /// 0: the parameter has no state.
+  [[nodiscard]] std::int64_t num_updates(std::size_t parameter) const { return entries_.at(parameter).step; }
+  /// A slot of a parameter that has state, shaped as what is trained: a view. Undefined where state lies on disk.
+  [[nodiscard]] at::Tensor state_view(std::size_t slot, std::size_t parameter) const;
+  /// The same where state lies on disk: its bytes in order of memory, mapped, and readable until the next step or while
+  /// `mapping` is kept. One `mapping`, null at first, serves for all calls.
+  [[nodiscard]] std::vector<std::span<const std::byte>> state_on_disk(std::size_t slot, std::size_t parameter,
+                                                                      std::shared_ptr<void>& mapping) const;
+  /// Forgets all state; afterwards each parameter has made as many updates as given, and has initial values in its slots.
+  void reset_state(const std::vector<std::int64_t>& num_updates);
+  /// Sets a slot, in memory or on disk. @param values of the shape of what is trained, of any dtype.
+  void write_state(std::size_t slot, std::size_t parameter, const at::Tensor& values);
 
  protected:
   /// A tensor of state for every parameter, filled with `initial` before the first update.
