@@ -72,6 +72,7 @@ Accelerator::Accelerator(TrainContext& context, AcceleratorOptions options) {
 }
 
 Accelerator::~Accelerator() {
+  impl_->saver.reset();  // waits for a save under way
   // What was prepared may be gone already: it is declared after the Accelerator in most loops. Optimizers that are still
   // there find an open gate.
   *impl_->gate = {};
@@ -109,11 +110,16 @@ void Accelerator::finish_prepare() {
     } else if (trained && i.communicator.size() > 1) {
       model.engine = std::make_unique<detail::DdpEngine>(i.communicator, std::move(params), named(model.module->named_buffers()), i.options.ddp);
     }
+    if (model.engine) {
+      for (const auto& parameter : model.module->parameters()) i.equal.insert(parameter.unsafeGetTensorImpl());
+    }
+    Impl::note_buffers(model);
   }
   for (auto* optimizer : i.optimizers) {
     i.name_parameters(*optimizer);
     i.repoint(*optimizer);
   }
+  i.reserve_for_saves();
 }
 
 Scope Accelerator::autocast() {

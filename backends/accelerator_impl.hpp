@@ -1,7 +1,9 @@
 #pragma once
 
+#include "background_saver.hpp"
 #include "ddp.hpp"
 #include "shard_engine.hpp"
+#include "state_pieces.hpp"
 
 #include <troupe/loss_scaler.hpp>
 
@@ -11,8 +13,9 @@
 
 #include <filesystem>
 #include <memory>
+#include <map>
 #include <optional>
-#include <nlohmann/json_fwd.hpp>
+#include <set>
 #include <vector>
 
 namespace troupe {
@@ -24,6 +27,7 @@ struct Accelerator::Impl {
     std::shared_ptr<detail::ShardEngine> shards = nullptr;  // when sharded
     int no_sync_depth = 0;
     int trigger_depth = 0;  // of trigger_sync_in_backward
+    std::vector<std::size_t> buffer_digests{};  // when all ranks had the same
   };
 
   Impl(TrainContext& c, AcceleratorOptions o)
@@ -71,19 +75,63 @@ struct Accelerator::Impl {
   std::optional<Turnout> turnout;  // announced, and not used yet
   Turnout last_turnout;
   std::vector<std::shared_ptr<torch::nn::Module>> added;  // by the prepare() under way
+  bool replicas_differ = false;  // there was a LocalSGD: rank 0's optimizer state and weights are what is saved
+  std::set<const void*> equal;   // parameters (TensorImpls) that prepare made equal on all ranks, and training keeps so
+
+  // ---- checkpoints: accelerator_pieces.cpp, accelerator_save.cpp, accelerator_load.cpp, accelerator_project.cpp
+  std::vector<SavedObject> objects;
+  std::map<int, StateHook> save_hooks, load_hooks;
+  int next_hook = 0;
+  SaveCounts save_counts;
+  std::shared_ptr<PendingSave> last_save;
+  const PendingSave* counted = nullptr;  // the last save that is in save_counts
+  std::unique_ptr<detail::BackgroundSaver> saver;  // once there was an asynchronous save
+
+  /// A part, and what its ranges point to besides prepared memory.
+  struct Collected {
+    CheckpointPart part;
+    std::vector<at::Tensor> keep;
+    std::shared_ptr<void> mapping;  // of state on disk
+  };
+  /// What this rank has of a model's parameters and buffers.
+  [[nodiscard]] std::vector<detail::StatePiece> pieces_of(const Model& model) const;
+  /// What this rank has of a parameter of an optimizer: but for name and memory, of its slots as well.
+  [[nodiscard]] detail::StatePiece piece_of(const at::Tensor& handle) const;
+  /// Its name in checkpoints.
+  [[nodiscard]] static std::string name_in(const Optimizer& optimizer, std::size_t parameter);
+  [[nodiscard]] std::vector<detail::StatePiece> pieces_of(const Optimizer& optimizer, std::shared_ptr<void>& mapping) const;
+  [[nodiscard]] Collected collect() const;
+  [[nodiscard]] TrainState train_state() const;
+  [[nodiscard]] RankState rank_state() const;
+  /// Buffers that may be this rank's alone by now, as bytes.
+  [[nodiscard]] static std::string own_buffers(const Model& model);
+  static void load_own_buffers(const Model& model, const std::string& bytes);
+  static void note_buffers(Model& model);
+  /// Throws Failure{InvalidArgument} when there is nothing whole to save now.
+  void check_savable(const char* call) const;
+  [[nodiscard]] bool saves_async() const;
+  /// Waits for this rank's save under way, or says that this one is skipped, on all ranks alike.
+  [[nodiscard]] bool skip_when_busy();
+  /// On all ranks the failure of the lowest one that has one. Collective.
+  void agree(const Outcome& mine);
+  void call_hooks(const std::map<int, StateHook>& hooks, const std::filesystem::path& directory) const;
+  void count_last_save();
+  /// Ends a save on the caller's thread.
+  std::shared_ptr<PendingSave> ended(const Outcome& outcome);
+  /// Hands the part to the saver.
+  std::shared_ptr<PendingSave> start(const CheckpointPart& part, detail::BackgroundSaver::Write write);
+  std::shared_ptr<PendingSave> save(const std::filesystem::path& target, bool replace, std::function<void()> after);
+  void reserve_for_saves();
+  LoadReport load(const std::filesystem::path& directory, const LoadOptions& load_options);
+  void load_train_state(const TrainState& state, const RankState* own, const RankState& first);
+  /// Numbers of the checkpoints of automatic naming, ascending.
+  [[nodiscard]] std::vector<std::int64_t> saved_iterations() const;
+  [[nodiscard]] std::filesystem::path iteration_path(std::int64_t iteration) const;
 
   /// The state of a loader whose last batch is being processed, the innermost one's; nullptr when there is none.
   [[nodiscard]] const LoaderState* ending_loader() const;
-  void load_model(const std::filesystem::path& file, const Model& model);
-  /// An optimizer's state with whole tensors, on rank 0. Collective.
-  [[nodiscard]] detail::NamedTensors whole_state(const Optimizer& optimizer);
-  /// This rank's part of such a state.
-  [[nodiscard]] detail::NamedTensors local_state(const Optimizer& optimizer, detail::NamedTensors state) const;
   /// Gives the loader this rank's share.
   void shard(const Loader& loader);
-  /// Epoch, position and seed of every loader.
-  [[nodiscard]] nlohmann::ordered_json loader_state() const;
-  void load_loader_state(const nlohmann::ordered_json& state);
   /// Takes over what a plugin says; `partial`: before anything is prepared, when "auto" values cannot be settled.
   void configure(bool partial);
   [[nodiscard]] ConfigFacts facts() const;

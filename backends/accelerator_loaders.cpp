@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <mutex>
-#include <nlohmann/json.hpp>
 
 namespace troupe {
 
@@ -39,23 +38,6 @@ const LoaderState* Accelerator::Impl::ending_loader() const {
     if (l->loader->state().end_of_dataloader) return &l->loader->state();
   }
   return nullptr;
-}
-
-nlohmann::ordered_json Accelerator::Impl::loader_state() const {
-  auto state = nlohmann::ordered_json::array();
-  for (const auto& l : loaders) {
-    const auto position = l.loader->position();
-    state.push_back({{"epoch", position.epoch}, {"num_batches", position.num_batches}, {"shared_seed", l.shared_seed}});
-  }
-  return state;
-}
-
-void Accelerator::Impl::load_loader_state(const nlohmann::ordered_json& state) {
-  for (std::size_t i = 0; i < loaders.size(); ++i) {
-    loaders[i].shared_seed = state[i].at("shared_seed").get<std::uint64_t>();
-    shard(loaders[i]);
-    loaders[i].loader->resume({state[i].at("epoch").get<std::int64_t>(), state[i].at("num_batches").get<std::int64_t>()});
-  }
 }
 
 }  // namespace troupe

@@ -92,6 +92,7 @@ Scope Accelerator::autocast(const AutocastKwargs& kwargs) {
 
 void Accelerator::free_memory() {
   auto& i = *impl_;
+  if (i.saver) i.saver->wait();
   for (auto* optimizer : i.optimizers) {
     optimizer->set_gate(nullptr);
     optimizer->set_after_step(nullptr);
@@ -101,6 +102,7 @@ void Accelerator::free_memory() {
   i.optimizers.clear();
   i.schedulers.clear();
   i.loaders.clear();
+  i.equal.clear();
   i.trigger = false;
   i.forget_window();
 }

@@ -334,10 +334,8 @@ std::vector<at::Tensor> FlatGroup::assemble(const std::vector<at::Tensor>& piece
   return whole;
 }
 
-at::Tensor FlatGroup::part_of(std::size_t index, const at::Tensor& whole) const {
-  const auto& p = params_[index];
-  const auto from = std::max(shard_numel_ * world_.gather.rank(), p.offset) - p.offset;
-  return p.piece.numel() == 0 ? p.piece.new_empty({0}) : whole.reshape({-1}).narrow(0, from, p.piece.numel());
+std::int64_t FlatGroup::piece_begin(std::size_t index) const {
+  return std::max<std::int64_t>(0, shard_numel_ * world_.gather.rank() - params_[index].offset);
 }
 
 }  // namespace troupe::detail

@@ -105,11 +105,11 @@ class FlatGroup {
   /// A parameter's shape when it is whole.
   [[nodiscard]] const std::vector<std::int64_t>& sizes(std::size_t index) const { return params_[index].sizes; }
   [[nodiscard]] const at::Tensor& piece(std::size_t index) const { return params_[index].piece; }
+  /// Where the piece begins in the parameter, in elements.
+  [[nodiscard]] std::int64_t piece_begin(std::size_t index) const;
   /// The whole parameter out of everybody's `pieces` (one a parameter of the plan; undefined: zeros), in fp32 or the
   /// masters' type, on every rank of the group. Collective.
   [[nodiscard]] std::vector<at::Tensor> assemble(const std::vector<at::Tensor>& pieces);
-  /// This rank's part of a whole tensor of the shape of parameter `index`.
-  [[nodiscard]] at::Tensor part_of(std::size_t index, const at::Tensor& whole) const;
 
  private:
   enum class State { Released, Gathering, Whole };

@@ -30,6 +30,7 @@ LocalSGD::LocalSGD(Accelerator& accelerator, const torch::nn::Module* model, int
   if (!prepared.engine) throw Failure{Errc::Unsupported, "LocalSGD: no parameter of the model is trained"};
   if (impl.joining) throw Failure{Errc::Unsupported, "LocalSGD: not inside join_uneven_inputs: ranks must make equal numbers of steps"};
   ++impl.local_depth;
+  impl.replicas_differ = true;  // optimizer state stays local even after averaging
 }
 
 LocalSGD::~LocalSGD() {

@@ -130,7 +130,6 @@ void ShardEngine::install_hooks() {
       const auto& [name, tensor] = plan_.params[group->plan().params[i]];
       const Place place{group.get(), i};
       places_.emplace(tensor.unsafeGetTensorImpl(), place);
-      by_name_.emplace(name, place);
       if (!group->plan().trained) continue;
       if (torch::autograd::impl::post_acc_grad_hooks(tensor)) {
         throw Failure{Errc::InvalidArgument, "prepare: parameter " + name + " has a gradient hook already: was its model prepared before?"};
@@ -279,12 +278,6 @@ const ShardEngine::Place* ShardEngine::place_of(const at::Tensor& parameter) con
   return found == places_.end() ? nullptr : &found->second;
 }
 
-const ShardEngine::Place& ShardEngine::place_named(const std::string& name) const {
-  const auto found = by_name_.find(name);
-  if (found == by_name_.end()) throw Failure{Errc::NotFound, "sharding: the module has no sharded parameter " + name};
-  return found->second;
-}
-
 at::Tensor ShardEngine::piece_of(const at::Tensor& parameter) const {
   const auto* place = place_of(parameter);
   return place ? place->group->piece(place->index) : at::Tensor{};
@@ -361,27 +354,15 @@ double ShardEngine::sum_over_group(double value) {
   return value;
 }
 
-void ShardEngine::load(const std::string& name, const at::Tensor& whole) {
-  const at::NoGradGuard no_grad;
-  const auto& place = place_named(name);
-  at::Tensor piece = place.group->piece(place.index);
-  if (piece.numel() > 0) piece.copy_(place.group->part_of(place.index, whole));
-  place.group->masters_changed();
-}
-
 std::string ShardEngine::first_name_of(const at::Tensor& parameter) const {
   const auto* place = place_of(parameter);
   return place ? plan_.params[place->group->plan().params[place->index]].first : std::string{};
 }
 
-const std::vector<std::int64_t>& ShardEngine::sizes_of(const std::string& name) const {
-  const auto& place = place_named(name);
-  return place.group->sizes(place.index);
-}
-
-at::Tensor ShardEngine::part_of(const std::string& name, const at::Tensor& whole) const {
-  const auto& place = place_named(name);
-  return place.group->part_of(place.index, whole);
+ShardEngine::Piece ShardEngine::piece(const at::Tensor& parameter) const {
+  const auto* place = place_of(parameter);
+  if (!place) throw Failure{Errc::NotFound, "sharding: the parameter is none of this module's sharded ones"};
+  return {place->group->piece(place->index), place->group->piece_begin(place->index), place->group->sizes(place->index)};
 }
 
 }  // namespace troupe::detail

@@ -56,26 +56,27 @@ class ShardEngine {
   /// Every parameter whole, in the masters' type, under its name, one after another: visit(name, tensor). Collective.
   template <class Visit>
   void for_each_parameter(Visit visit) {
-    for_each_whole([](std::size_t, const at::Tensor& piece) { return piece; }, visit);
-  }
-  /// The same of something that has pieces as parameters do: piece_of(index of the parameter, its piece).
-  template <class PieceOf, class Visit>
-  void for_each_whole(PieceOf piece_of, Visit visit) {
     for (const auto& group : groups_) {
       std::vector<at::Tensor> pieces;
       const auto& indices = group->plan().params;
-      for (std::size_t i = 0; i < indices.size(); ++i) pieces.push_back(piece_of(indices[i], group->piece(i)));
+      for (std::size_t i = 0; i < indices.size(); ++i) pieces.push_back(group->piece(i));
       const auto whole = group->assemble(pieces);
       for (std::size_t i = 0; i < indices.size(); ++i) visit(plan_.params[indices[i]].first, whole[i]);
     }
   }
-  /// Sets a parameter of the module from a whole tensor; after_step() then makes it seen.
-  void load(const std::string& name, const at::Tensor& whole);
   /// The name under which a sharded parameter is known; "": it is not sharded.
   [[nodiscard]] std::string first_name_of(const at::Tensor& parameter) const;
-  [[nodiscard]] const std::vector<std::int64_t>& sizes_of(const std::string& name) const;
-  /// This rank's part of a tensor that is shaped as parameter `name`.
-  [[nodiscard]] at::Tensor part_of(const std::string& name, const at::Tensor& whole) const;
+  /// What a rank holds of a sharded parameter: `values` [n] are elements `begin` … of it, and may be written to; after_step()
+  /// then makes them seen.
+  struct Piece {
+    at::Tensor values;
+    std::int64_t begin = 0;
+    std::vector<std::int64_t> sizes;  ///< of the whole
+  };
+  [[nodiscard]] Piece piece(const at::Tensor& parameter) const;
+  /// Ranks that hold the same pieces, and which of them this is.
+  [[nodiscard]] int num_replicas() const { return replica_group_ ? replica_group_->size() : 1; }
+  [[nodiscard]] int replica() const { return replica_group_ ? replica_group_->rank() : 0; }
 
   [[nodiscard]] const ShardPlan& plan() const noexcept { return plan_; }
   [[nodiscard]] const ShardingOptions& options() const noexcept { return options_; }
@@ -103,7 +104,6 @@ class ShardEngine {
   void agree_on_used();
   void order_reductions();
   [[nodiscard]] const Place* place_of(const at::Tensor& parameter) const;
-  [[nodiscard]] const Place& place_named(const std::string& name) const;
 
   void pre_forward(UnitState& unit);
   void post_forward(UnitState& unit);
@@ -119,7 +119,6 @@ class ShardEngine {
   std::vector<std::unique_ptr<FlatGroup>> groups_;
   std::vector<std::shared_ptr<UnitState>> units_;
   std::unordered_map<const void*, Place> places_;  // by TensorImpl
-  std::unordered_map<std::string, Place> by_name_;
 
   std::vector<UnitState*> forwarded_;  // units of this step, in order of their first forward
   UnitState* last_entered_ = nullptr;  // by a forward

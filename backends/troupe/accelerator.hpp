@@ -9,6 +9,7 @@
 #include <troupe/optimizer.hpp>
 #include <troupe/profile.hpp>
 #include <troupe/random.hpp>
+#include <troupe/saving.hpp>
 #include <troupe/scheduler.hpp>
 #include <troupe/sharding_options.hpp>
 #include <troupe/split.hpp>
@@ -75,6 +76,8 @@ struct AcceleratorOptions {
   Compat compat{};
   /// Instead of gradient_accumulation_steps and sync_with_dataloader, which must then be left alone.
   std::optional<GradientAccumulationPlugin> gradient_accumulation_plugin{};
+  CheckpointOptions checkpoint{};
+  ProjectConfiguration project_config{};
 };
 
 /// Ends something at the end of a scope.
@@ -207,7 +210,7 @@ class Accelerator {
 
   /// Records what this rank's thread computes, until the Profiler goes (see there).
   [[nodiscard]] Profiler profile(ProfileKwargs kwargs = {}) const;
-  /// Forgets everything prepared, and an open window; call it on every rank. Models keep their parameters, loaders
+  /// Forgets everything prepared, and an open window, after a save under way; call it on every rank. Models keep their parameters, loaders
   /// their share.
   void free_memory();
   void clear() { free_memory(); }
@@ -255,16 +258,54 @@ class Accelerator {
     return get_state_dict(*model.ptr());
   }
 
-  /// Writes everything prepared: rank 0 model.safetensors, optimizer.safetensors (model_1 … for further ones) and
-  /// state.json (schedulers, loaders, accumulation), every rank its random_state_<rank>.safetensors. Returns when all
-  /// ranks have written. Call on every rank, between accumulation windows.
-  void save_state(const std::filesystem::path& directory);
-  /// The inverse; what follows then equals, bit for bit, what followed the save. With another number of ranks the
-  /// random generators are left as they are. Throws Failure naming file and tensor.
-  void load_state(const std::filesystem::path& directory);
-  /// This rank's part of save_state in a fresh directory of the run, for `TrainContext::report` on every rank.
-  /// Does not wait for other ranks.
+  /// Writes everything prepared, and this loop's position, as one checkpoint (docs/checkpoints.md) that any strategy and any
+  /// number of ranks can load and that Hugging Face's libraries open: `directory` then holds it whole, or what it held before.
+  /// Each rank writes its share. Call on every rank, after an update and before the next batch is used.
+  /// Returns when it is committed; with CheckpointOptions::async when the state is copied: rank 0's PendingSave then ends when it
+  /// is committed, the others' when their part is written.
+  /// Throws on all ranks: Failure{InvalidArgument} inside an open accumulation window, a LocalSGD or join_uneven_inputs;
+  /// {AlreadyExists} when `directory` holds files that are no checkpoint; {StorageUnavailable} naming the rank, unless async.
+  std::shared_ptr<PendingSave> save_state(const std::filesystem::path& directory);
+  /// To the next checkpoint of ProjectConfiguration::automatic_checkpoint_naming.
+  std::shared_ptr<PendingSave> save_state();
+  /// The inverse; what follows then equals, bit for bit, what followed the save. With another number of ranks the rest of an
+  /// epoch that was under way is dealt to the ranks there are, and random generators are left as they are. Also loads the weights
+  /// of a plain Hugging Face directory, when not strict. Every byte that is read is verified. Collective.
+  /// Throws on all ranks Failure naming file and tensor; after {FileCorrupt} what is prepared is partly loaded.
+  LoadReport load_state(const std::filesystem::path& directory, LoadOptions options = {});
+  /// From the newest one of automatic_checkpoint_naming that is undamaged.
+  LoadReport load_state(LoadOptions options = {});
+  /// This rank's part of save_state in a fresh directory of the run, for `TrainContext::report` on every rank. A part that could
+  /// not be written, or was skipped, is no exception but a `Checkpoint::pending` that has ended so.
   [[nodiscard]] Checkpoint checkpoint();
+  /// Until no save of this rank is under way; how the last one ended.
+  Outcome wait_for_saves();
+  [[nodiscard]] const SaveCounts& save_counts() const noexcept;
+
+  /// Writes a model's weights for Hugging Face's libraries into `directory`, beside other files: model.safetensors, or shards and
+  /// model.safetensors.index.json; tied weights once, older weight files removed. Each rank writes its share. Collective.
+  template <class M>
+  void save_model(const torch::nn::ModuleHolder<M>& model, const std::filesystem::path& directory, SaveModelOptions options = {}) {
+    save_model(*model.ptr(), directory, options);
+  }
+  void save_model(const torch::nn::Module& model, const std::filesystem::path& directory, SaveModelOptions options = {});
+
+  /// Saves and loads objects with checkpoints, in the order of registration. They must outlive the Accelerator's use.
+  /// Rank 0's are saved, and loaded by all ranks, as in Accelerate.
+  template <Checkpointable... Objects>
+  void register_for_checkpointing(Objects&... objects) {
+    (register_one(objects, false), ...);
+  }
+  /// The same for an object of which every rank has its own. With another number of ranks all load rank 0's.
+  template <Checkpointable Object>
+  void register_for_checkpointing_per_rank(Object& object) {
+    register_one(object, true);
+  }
+  /// Called with the prepared models and a directory whose files become part of the checkpoint, before it is written; on every rank.
+  using StateHook = std::function<void(const std::vector<std::shared_ptr<torch::nn::Module>>& models, const std::filesystem::path& directory)>;
+  RemovableHandle register_save_state_pre_hook(StateHook hook);
+  /// Called with the checkpoint's directory before it is loaded.
+  RemovableHandle register_load_state_pre_hook(StateHook hook);
 
  private:
   void prepare_one(Optimizer& o) { prepare_optimizer(o); }
@@ -282,7 +323,17 @@ class Accelerator {
   void check_prepared(const char* call, const std::vector<const torch::nn::Module*>& models) const;
   Scope trigger_sync(const torch::nn::Module* model);
   [[nodiscard]] std::vector<std::int64_t> split_indices(std::int64_t length, bool apply_padding) const;
-  void write_state(const std::filesystem::path& directory);
+  struct SavedObject {
+    std::function<std::string()> save;
+    std::function<void(const std::string&)> load;
+    bool per_rank = false;
+  };
+  template <class Object>
+  void register_one(Object& object, bool per_rank) {
+    register_object({[&object] { return std::string(std::as_const(object).state_dict()); },
+                     [&object](const std::string& bytes) { object.load_state_dict(bytes); }, per_rank});
+  }
+  void register_object(SavedObject object);
 
   friend class LocalSGD;
   struct Impl;

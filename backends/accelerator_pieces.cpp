@@ -1,0 +1,223 @@
+// What this rank holds of the state that checkpoints keep.
+#include "accelerator_impl.hpp"
+
+#include <troupe/errors.hpp>
+#include <troupe/memory_estimate.hpp>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/Generator.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/full.h>
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string_view>
+
+namespace troupe {
+
+namespace {
+
+using detail::StatePiece;
+
+std::string_view bytes_of(const at::Tensor& contiguous) { return {static_cast<const char*>(contiguous.const_data_ptr()), contiguous.nbytes()}; }
+
+std::string generator_bytes(at::Generator generator) {
+  const std::scoped_lock lock{generator.mutex()};
+  return std::string{bytes_of(generator.get_state())};
+}
+
+/// A number, then as many bytes.
+void append(std::string& text, std::string_view bytes) {
+  const std::uint64_t size = bytes.size();
+  text.append(reinterpret_cast<const char*>(&size), sizeof size).append(bytes);
+}
+
+std::string_view take(std::string_view& text) {
+  std::uint64_t size = 0;
+  if (text.size() < sizeof size) return {};
+  std::memcpy(&size, text.data(), sizeof size);
+  text.remove_prefix(sizeof size);
+  const auto bytes = text.substr(0, static_cast<std::size_t>(size));
+  text.remove_prefix(bytes.size());
+  return bytes;
+}
+
+std::size_t digest(const at::Tensor& buffer) { return std::hash<std::string_view>{}(bytes_of(buffer.detach().contiguous())); }
+
+}  // namespace
+
+StatePiece Accelerator::Impl::piece_of(const at::Tensor& handle) const {
+  StatePiece piece;
+  if (const auto* shards = shards_of(handle)) {
+    auto part = shards->piece(handle);
+    piece.sizes = std::move(part.sizes);
+    piece.first = part.begin;
+    piece.local = std::move(part.values);
+    piece.num_holders = shards->num_replicas();
+    piece.holder = shards->replica();
+  } else {
+    piece.sizes = handle.sizes().vec();
+    piece.local = handle.detach();
+    piece.holder = communicator.rank();
+    if (!replicas_differ && equal.contains(handle.unsafeGetTensorImpl())) piece.num_holders = communicator.size();
+    else if (piece.holder > 0) piece.holder = -1;
+  }
+  piece.count = piece.local.numel();
+  piece.dtype = piece.local.scalar_type();
+  return piece;
+}
+
+std::vector<StatePiece> Accelerator::Impl::pieces_of(const Model& model) const {
+  std::vector<StatePiece> pieces;
+  std::map<const void*, std::size_t> known;
+  const auto is_alias = [&](const at::Tensor& tensor, const std::string& name) {
+    const auto [found, fresh] = known.try_emplace(tensor.unsafeGetTensorImpl(), pieces.size());
+    if (!fresh) pieces[found->second].aliases.push_back(name);
+    return !fresh;
+  };
+  for (const auto& item : model.module->named_parameters()) {
+    if (is_alias(item.value(), item.key())) continue;
+    pieces.push_back(piece_of(item.value()));
+    pieces.back().name = item.key();
+  }
+  for (const auto& item : model.module->named_buffers()) {
+    if (is_alias(item.value(), item.key())) continue;
+    auto& piece = pieces.emplace_back();
+    piece.name = item.key();
+    piece.local = item.value().detach();
+    piece.dtype = piece.local.scalar_type();
+    piece.sizes = piece.local.sizes().vec();
+    piece.count = piece.local.numel();
+    piece.holder = communicator.rank() == 0 ? 0 : -1;  // they may differ over ranks
+  }
+  return pieces;
+}
+
+std::string Accelerator::Impl::name_in(const Optimizer& optimizer, std::size_t parameter) {
+  return optimizer.names().empty() ? std::to_string(parameter) : optimizer.names()[parameter];
+}
+
+std::vector<StatePiece> Accelerator::Impl::pieces_of(const Optimizer& optimizer, std::shared_ptr<void>& mapping) const {
+  std::vector<StatePiece> pieces;
+  const auto slots = optimizer.slot_names();
+  for (std::size_t i = 0; i < optimizer.handles().size(); ++i) {
+    const auto updates = optimizer.num_updates(i);
+    if (updates == 0) continue;
+    auto like = piece_of(optimizer.handles()[i]);
+    like.dtype = optimizer.trained(i).scalar_type();
+    for (std::size_t s = 0; s < slots.size(); ++s) {
+      auto& piece = pieces.emplace_back(like);
+      piece.name = slots[s] + "." + name_in(optimizer, i);
+      piece.local = optimizer.state_view(s, i);
+      if (!piece.local.defined() && piece.count > 0) piece.mapped = optimizer.state_on_disk(s, i, mapping);
+    }
+    auto& step = pieces.emplace_back();
+    step.name = "step." + name_in(optimizer, i);
+    step.dtype = at::kLong;
+    step.local = at::full({}, updates, at::kLong);
+    step.count = 1;
+    step.holder = communicator.rank() == 0 ? 0 : -1;
+  }
+  return pieces;
+}
+
+TrainState Accelerator::Impl::train_state() const {
+  TrainState state;
+  state.world_size = communicator.size();
+  state.strategy = short_name(sharding().strategy);
+  for (const auto* optimizer : optimizers) {
+    auto& lrs = state.learning_rates.emplace_back();
+    for (const auto& group : optimizer->groups()) lrs.push_back(group.lr);
+    for (std::size_t i = 0; i < optimizer->handles().size(); ++i) state.step = std::max(state.step, optimizer->num_updates(i));
+  }
+  for (const auto* scheduler : schedulers) state.scheduler_steps.push_back(scheduler->last_step());
+  for (const auto& l : loaders) {
+    const auto position = l.loader->position();
+    state.loaders.push_back({position.epoch, position.num_batches, l.loader->samples_consumed(), l.shared_seed});
+  }
+  if (!loaders.empty()) state.epoch = state.loaders.front().epoch;
+  if (options.mixed_precision == Precision::FP16) {
+    const auto& scale = scaler.state();
+    state.loss_scale = scale.scale;
+    state.loss_scale_good_steps = scale.good_steps;
+    state.loss_scale_hysteresis = scale.hysteresis;
+  }
+  for (std::size_t i = 0; i < objects.size(); ++i) {
+    if (!objects[i].per_rank) state.objects["object_" + std::to_string(i)] = objects[i].save();
+  }
+  return state;
+}
+
+RankState Accelerator::Impl::rank_state() const {
+  RankState state;
+  state.rng = generator_bytes(rank_generator());
+  // torch's own dropout draws from the process's generator; ranks that are threads share it, and then no load can repeat them.
+  state.objects["default_generator"] = generator_bytes(at::detail::getDefaultCPUGenerator());
+  for (std::size_t m = 0; m < models.size() && communicator.rank() > 0; ++m) {
+    if (auto bytes = own_buffers(models[m]); !bytes.empty()) state.objects["buffers_" + std::to_string(m)] = std::move(bytes);
+  }
+  for (std::size_t i = 0; i < objects.size(); ++i) {
+    if (objects[i].per_rank) state.objects["object_" + std::to_string(i)] = objects[i].save();
+  }
+  return state;
+}
+
+Accelerator::Impl::Collected Accelerator::Impl::collect() const {
+  const at::NoGradGuard no_grad;
+  Collected collected;
+  auto& part = collected.part;
+  part.rank = communicator.rank();
+  part.num_writers = communicator.size();
+  part.attempt = context.attempt();
+  const auto limit = options.checkpoint.max_shard_size.bytes();
+  const auto stem = [](const char* name, std::size_t i) { return i ? name + ("_" + std::to_string(i)) : std::string{name}; };
+  for (std::size_t m = 0; m < models.size(); ++m) {
+    part.files.push_back(detail::shared_file(stem("model", m), pieces_of(models[m]), limit, collected.keep));
+  }
+  for (std::size_t o = 0; o < optimizers.size(); ++o) {
+    const auto pieces = pieces_of(*optimizers[o], collected.mapping);
+    for (const auto& piece : pieces) {
+      if (piece.dtype == at::kLong) collected.keep.push_back(piece.local);  // counts live nowhere else
+    }
+    part.files.push_back(detail::shared_file(stem("optimizer", o), pieces, limit, collected.keep));
+  }
+  part.state = train_state();
+  part.rank_state = rank_state();
+  return collected;
+}
+
+void Accelerator::Impl::note_buffers(Model& model) {
+  model.buffer_digests.clear();
+  for (const auto& item : model.module->named_buffers()) model.buffer_digests.push_back(digest(item.value()));
+}
+
+std::string Accelerator::Impl::own_buffers(const Model& model) {
+  std::string text;
+  std::size_t i = 0;
+  for (const auto& item : model.module->named_buffers()) {
+    const auto before = i < model.buffer_digests.size() ? std::optional{model.buffer_digests[i]} : std::nullopt;
+    ++i;
+    if (before == digest(item.value())) continue;
+    append(text, item.key());
+    append(text, bytes_of(item.value().detach().contiguous()));
+  }
+  return text;
+}
+
+void Accelerator::Impl::load_own_buffers(const Model& model, const std::string& bytes) {
+  const at::NoGradGuard no_grad;
+  const auto buffers = model.module->named_buffers();
+  for (std::string_view text{bytes}; !text.empty();) {
+    const auto name = take(text);
+    const auto values = take(text);
+    const auto* buffer = buffers.find(std::string{name});
+    if (!buffer || buffer->nbytes() != values.size()) continue;  // of another model, which is not strict
+    at::Tensor{*buffer}.copy_(at::from_blob(const_cast<char*>(values.data()), buffer->sizes(), at::TensorOptions().dtype(buffer->scalar_type())));
+  }
+}
+
+}  // namespace troupe
