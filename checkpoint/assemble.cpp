@@ -109,7 +109,7 @@ class Assembly {
       if (segment.begin > at) refuse(bytes_text(at, segment.begin) + " of " + name + " were written by no rank");
       if (segment.begin < at) {
         refuse(bytes_text(segment.begin, std::min(at, segment.begin + segment.length)) + " of " + name + " were written by ranks " +
-               std::to_string(before) + " and " + std::to_string(rank));
+               std::to_string(std::min(before, rank)) + " and " + std::to_string(std::max(before, rank)));
       }
       at = segment.begin + segment.length;
       before = rank;

@@ -135,7 +135,8 @@ TEST_F(CheckpointCrash, FailsClearlyAtEveryOperationAndKeepsThePreviousOne) {
       const auto failure = test::failure_of([&] { save(disk, new_, kNew); });
       const bool injected = disk.has_failed();
       if (failure.code() == Errc::Ok) {
-        EXPECT_EQ(check_what_is_found(disk), kNew);
+        SimulatedFileSystem after{disk};  // in which nothing fails
+        EXPECT_EQ(check_what_is_found(after), kNew);
       } else {
         EXPECT_EQ(failure.code(), Errc::StorageUnavailable) << failure.what();
         EXPECT_THAT(failure.what(), testing::AllOf(HasSubstr(text), HasSubstr(kRun.string())));
