@@ -213,7 +213,7 @@ TEST_F(RemoteRunTest, LetsTheStoresHistoryWin) {
   fs::rename(run(), root_ / "host a");
   (void)bring();  // another host goes on from 1
   commit({2}, "of host b, ");
-  write("here/run/reports.jsonl", read(run() / "reports.jsonl") + "{\"attempt\": 2, \"rank\": 0, \"index\": 2, \"time\": 1.0, \"metrics\": {}}\n");
+  write("here/run/reports.jsonl", read(run() / "reports.jsonl") + "{\"attempt\": 2, \"rank\": 0, \"index\": 2, \"time_s\": 1.0, \"metrics\": {}}\n");
   upload({2});
   fs::remove_all(run());
   fs::rename(root_ / "host a", run());
