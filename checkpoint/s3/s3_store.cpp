@@ -51,6 +51,12 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
   std::size_t size() const { return size_; }
   const std::uint8_t* data() const { return static_cast<const std::uint8_t*>(data_); }
+  /// These pages are not read again: they no longer count as this process's memory.
+  void done_with(std::size_t begin, std::size_t size) const {
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    const auto first = begin / page * page;
+    ::madvise(static_cast<std::uint8_t*>(data_) + first, size, MADV_DONTNEED);
+  }
 
  private:
   [[noreturn]] static void fail(const std::filesystem::path& path, int fd) {
@@ -119,10 +125,13 @@ class S3Store final : public ObjectStore {
     try {
       // Amazon takes 10,000 parts at most.
       const auto part = std::max<std::size_t>(settings_.part_bytes, bytes.size() / 9'000 + 1);
-      const auto burst = part * static_cast<std::size_t>(settings_.num_connections) * 4;
+      const auto burst = part * static_cast<std::size_t>(settings_.num_connections) * 2;
       for (std::size_t begin = 0; begin < bytes.size(); begin += part) {
-        // Waiting now and then bounds what is queued, so that a failure or `cancel` shows soon.
-        if (begin > 0 && begin % burst == 0) must(out.Flush(), "put", key);
+        // Waiting now and then bounds what is queued (the library copies it), and lets a failure or `cancel` show soon.
+        if (begin > 0 && begin % burst == 0) {
+          must(out.Flush(), "put", key);
+          bytes.done_with(begin - burst, burst);
+        }
         refuse_when_cancelled("put", key);
         const auto size = static_cast<std::int64_t>(std::min(part, bytes.size() - begin));
         must(out.Write(std::make_shared<arrow::Buffer>(bytes.data() + begin, size)), "put", key);

@@ -13,7 +13,7 @@ namespace troupe {
 /// How an S3-compatible store is talked to. Where it is and who we are comes from StoreUrl and the environment.
 struct S3Settings {
   int num_connections = 4;                         ///< parts or ranges in flight
-  std::uint64_t part_bytes = std::uint64_t{16} << 20;  ///< at least 5 MiB; more for files of over 10,000 parts
+  std::uint64_t part_bytes = std::uint64_t{10} << 20;  ///< handed over at a time, 10 MiB at least; more for files of over 90 GB
   std::chrono::milliseconds connect_timeout{5'000};
   std::chrono::milliseconds request_timeout{20'000};  ///< longest time in which nothing moves
   int num_quick_tries = 3;                         ///< of one request, before the call fails

@@ -145,6 +145,7 @@ TEST_F(S3RunTest, AnUploadThatIsKilledLeavesNoCheckpoint) {
     RecordProperty("whole_after_" + std::to_string(delay.count()), static_cast<int>(contents.checkpoints.size()));
     RecordProperty("broken_off_after_" + std::to_string(delay.count()), static_cast<int>(contents.leftovers.size()));
   }
+  ::unsetenv("TROUPE_TEST_S3_URL");
 }
 
 TEST(Driver, UploadsUntilKilled) {

@@ -264,6 +264,25 @@ TEST_F(TrainerTest, DoesNotStartAgainOnceAskedToStop) {
   EXPECT_TRUE(end().stopped_early);
 }
 
+TEST_F(TrainerTest, PassesOnWhatBecameOfUploads) {
+  begin();
+  send(CheckpointUploaded{3, "s3://bucket/run/checkpoint_000003"});
+  EXPECT_EQ(listener_->take<CheckpointUploaded>()->index, 3u);
+  send(RunWarning{"the upload failed"});
+  EXPECT_EQ(listener_->take<RunWarning>()->text, "the upload failed");
+}
+
+TEST_F(TrainerTest, WaitsForUploadsNoLongerOnceStoppedTwice) {
+  begin();
+  tell_group(0, {});
+  settle_run();
+  send(StopRun{"ctrl-c"});
+  EXPECT_FALSE(keeper_->take<GiveUpUploads>());
+  send(StopRun{"ctrl-c"});
+  EXPECT_TRUE(keeper_->take<GiveUpUploads>());
+  (void)end();
+}
+
 TEST_F(TrainerTest, EndsWhenTheRunCannotBeOpened) {
   trainer_ = time_.system().spawn(trainer_behavior, setup_);
   time_.settle();

@@ -109,6 +109,30 @@ TEST_F(RemoteRunTest, NeverShowsAHalfUploadedCheckpoint) {
   }
 }
 
+// The store has a checkpoint of the same name and sizes: at no moment do old and new files count together.
+TEST_F(RemoteRunTest, NeverShowsTwoAttemptsMixed) {
+  commit({1}, "old");
+  fs::rename(run(), root_ / "old");
+  commit({1}, "new");
+  bool passed = false;
+  for (int at = 0; !passed; ++at) {
+    fs::remove_all(there());
+    remote_->upload_checkpoint(root_ / "old" / "checkpoint_000001");
+    FaultyStore faulty{make_directory_store(root_ / "store"),
+                       [&](int call, const auto&, const auto&) { return call == at ? std::optional{Fault{}} : std::nullopt; }};
+    RemoteRun broken{faulty, "some/run"};
+    try {
+      broken.upload_checkpoint(checkpoint(1));
+      passed = true;
+    } catch (const StoreFailure&) {
+    }
+    fs::remove_all(root_ / "fetched");
+    if (!stored().empty()) EXPECT_NO_THROW(remote_->download_checkpoint("checkpoint_000001", root_ / "fetched")) << at;  // digests verify
+    EXPECT_LT(at, 50);
+  }
+  EXPECT_EQ(read(there() / "checkpoint_000001" / "model"), "new1");
+}
+
 TEST_F(RemoteRunTest, NeverShowsAHalfRemovedCheckpoint) {
   commit({1});
   bool passed = false;
@@ -124,6 +148,8 @@ TEST_F(RemoteRunTest, NeverShowsAHalfRemovedCheckpoint) {
       EXPECT_FALSE(fs::exists(there() / "checkpoint_000001"));
     } catch (const StoreFailure&) {
       EXPECT_EQ(remote_->read().checkpoints.size() + remote_->read().leftovers.size(), 1u);
+      const auto left = there() / "checkpoint_000001";
+      EXPECT_TRUE(!fs::exists(left / "manifest.troupe") || (fs::exists(left / "model") && fs::exists(left / "deep" / "state"))) << at;
     }
   }
 }
@@ -213,7 +239,7 @@ TEST_F(RemoteRunTest, LetsTheStoresHistoryWin) {
   fs::rename(run(), root_ / "host a");
   (void)bring();  // another host goes on from 1
   commit({2}, "of host b, ");
-  write("here/run/reports.jsonl", read(run() / "reports.jsonl") + "{\"attempt\": 2, \"rank\": 0, \"index\": 2, \"time\": 1.0, \"metrics\": {}}\n");
+  write("here/run/reports.jsonl", read(run() / "reports.jsonl") + "{\"attempt\": 2, \"rank\": 0, \"index\": 2, \"time_s\": 1.0, \"metrics\": {}}\n");
   upload({2});
   fs::remove_all(run());
   fs::rename(root_ / "host a", run());
