@@ -30,6 +30,7 @@ class StateStore {
   struct BlockSize {
     std::int64_t count = 0;
     at::ScalarType dtype = at::kFloat;
+    at::Device device = at::kCPU;
   };
 
   virtual ~StateStore() = default;
