@@ -72,6 +72,8 @@ struct Accelerator::Impl {
   Turnout last_turnout;
   std::vector<std::shared_ptr<torch::nn::Module>> added;  // by the prepare() under way
 
+  /// Who carries a tensor between ranks: it must reach its memory.
+  [[nodiscard]] Communicator& carrier(const at::Tensor& tensor) { return tensor.is_cpu() ? communicator : context.device_communicator(); }
   /// The state of a loader whose last batch is being processed, the innermost one's; nullptr when there is none.
   [[nodiscard]] const LoaderState* ending_loader() const;
   void load_model(const std::filesystem::path& file, const Model& model);

@@ -13,7 +13,7 @@
 namespace troupe::test {
 
 /// A context with a communicator and nothing else behind it. Also the context of bench/ddp_bench.cpp.
-class FakeContext final : public TrainContext {
+class FakeContext : public TrainContext {
  public:
   explicit FakeContext(Communicator& communicator) : communicator_(communicator) {}
   int world_rank() const noexcept override { return communicator_.rank(); }

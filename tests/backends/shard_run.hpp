@@ -44,6 +44,7 @@ struct ShardCase {
   Precision precision = Precision::No;
   int steps = 4;
   bool set_to_none = true;
+  bool gathers_result = true;
 };
 
 /// What training made: losses of this rank, gradient norms, and on rank 0 the parameters.
