@@ -2,6 +2,7 @@
 #include "rank_proxy.hpp"
 
 #include <troupe/rank.hpp>
+#include <troupe/rank_gpu.hpp>
 
 namespace troupe {
 
@@ -10,9 +11,7 @@ namespace {
 class ProcessPlacer final : public RankPlacer {
  public:
   ProcessPlacer(const Session& session, const StartGroup& group) : stop_grace_(group.run.stop_grace) {
-    if (group.scaling.use_gpu) {
-      throw Failure{Errc::Unsupported, "use_gpu: ranks that are processes have no GPU collectives in this build"};
-    }
+    if (group.scaling.use_gpu) (void)load_gpus(group.scaling.num_workers);
     host_ = std::make_shared<detail::ProcessHost>(session, group);
   }
 

@@ -13,7 +13,11 @@ RankContext::RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std:
     : run_(std::move(run)),
       channel_(std::move(channel)),
       seat_(std::move(seat)),
-      next_report_(run_.first_report_index) {}
+      next_report_(run_.first_report_index) {
+  if (!run_.scaling.use_gpu) return;
+  plugin_ = load_gpus(run_.local_world_size);
+  gpu_ = open_rank_gpu(*plugin_, *seat_, run_.local_rank, run_.barrier_timeout);
+}
 
 Device RankContext::device() const noexcept {
   return run_.scaling.use_gpu ? Device{Device::Kind::Cuda, run_.local_rank} : Device{};

@@ -2,6 +2,7 @@
 
 #include "rank_channel.hpp"
 
+#include <troupe/rank_gpu.hpp>
 #include <troupe/train_context.hpp>
 
 #include <chrono>
@@ -14,6 +15,7 @@ namespace troupe {
 /// The TrainContext of a rank whose news goes to actors.
 class RankContext final : public TrainContext {
  public:
+  /// With use_gpu it opens the rank's GPU, which all ranks do at the same time; throws what `load_gpus` and `open_rank_gpu` throw.
   RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> seat);
 
   int world_rank() const noexcept override { return run_.rank; }
@@ -34,6 +36,8 @@ class RankContext final : public TrainContext {
   std::string broadcast_from_rank_zero(std::string bytes) override;
   bool should_stop() const noexcept override { return channel_->next_stop_call(); }
   Communicator& communicator() override { return *seat_; }
+  DeviceRuntime& device_runtime() override { return gpu_.runtime ? *gpu_.runtime : cpu_runtime(); }
+  Communicator& device_communicator() override { return gpu_.communicator ? *gpu_.communicator : *seat_; }
 
   /// Waits until everything reported is durable, or has failed. Throws Failure{DeadlinePassed}.
   void finish_saves();
@@ -44,6 +48,8 @@ class RankContext final : public TrainContext {
   RunRank run_;
   std::shared_ptr<RankChannel> channel_;
   std::shared_ptr<Communicator> seat_;
+  std::shared_ptr<NcclPlugin> plugin_;
+  RankGpu gpu_;  // empty without use_gpu
   std::uint64_t next_report_;
   std::uint64_t next_barrier_ = 0;
   std::vector<std::pair<std::uint64_t, std::shared_ptr<PendingSave>>> saves_;  // by report, those that may be under way

@@ -1,5 +1,6 @@
 #include <troupe/local_groups.hpp>
 #include <troupe/rank.hpp>
+#include <troupe/rank_gpu.hpp>
 
 #include <system_error>
 #include <vector>
@@ -11,9 +12,7 @@ namespace {
 class ThreadPlacer final : public RankPlacer {
  public:
   ThreadPlacer(const Session& session, const StartGroup& group) : functions_(session.functions()) {
-    if (group.scaling.use_gpu) {
-      throw Failure{Errc::Unsupported, "use_gpu: ranks that are threads have no GPU collectives in this build"};
-    }
+    if (group.scaling.use_gpu) (void)load_gpus(group.scaling.num_workers);
     for (auto& seat : make_thread_group(group.scaling.num_workers, group.run.collective_timeout)) {
       seats_.push_back(std::move(seat));
       watched_.push_back(seats_.back());

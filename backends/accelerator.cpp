@@ -1,4 +1,5 @@
 #include "accelerator_impl.hpp"
+#include "c10d/tensor_buffer.hpp"
 #include "gradients.hpp"
 
 #include <troupe/errors.hpp>
@@ -63,9 +64,6 @@ Precision precision_from(const std::string& name) {
 
 Accelerator::Accelerator(TrainContext& context, AcceleratorOptions options) {
   check(options);
-  if (context.device().kind != Device::Kind::Cpu) {
-    throw Failure{Errc::Unsupported, "Accelerator: rank " + std::to_string(context.world_rank()) + " was given a GPU, but only CPUs are supported yet"};
-  }
   set_intra_op_threads(std::max(1, context.scaling().cpus_per_worker));
   impl_ = std::make_unique<Impl>(context, std::move(options));
   impl_->configure(/*partial=*/true);
@@ -102,6 +100,7 @@ void Accelerator::finish_prepare() {
   if (!added.empty()) i.configure(/*partial=*/false);
   for (auto& model : i.models) {
     if (std::find(added.begin(), added.end(), model.module) == added.end()) continue;
+    if (const auto device = torch_device(i.context.device()); !device.is_cpu()) model.module->to(device);
     auto params = named(model.module->named_parameters());
     const bool trained = std::any_of(params.begin(), params.end(), [](const auto& p) { return p.second.requires_grad(); });
     const auto sharding = i.sharding();
@@ -110,8 +109,13 @@ void Accelerator::finish_prepare() {
       throw Failure{Errc::InvalidConfig, "prepare: offload_optimizer and offload_params need a strategy that shards, even on one rank; Replicate does not"};
     }
     if (sharding.strategy != ShardingStrategy::Replicate) {
-      model.shards = std::make_shared<detail::ShardEngine>(i.communicator, model.module, sharding, i.memory);
+      model.shards = std::make_shared<detail::ShardEngine>(i.communicator, model.module, sharding, i.memory,
+                                                           detail::RankDevice{&i.context.device_runtime(), &i.context.device_communicator()});
     } else if (trained && i.communicator.size() > 1) {
+      if (i.context.device().kind != Device::Kind::Cpu) {
+        throw Failure{Errc::Unsupported, "prepare: replicated training moves host memory only, but rank " + std::to_string(process_index()) +
+                                             " has a GPU; set sharding.strategy = ShardOptimizer, which sends as much"};
+      }
       model.engine = std::make_unique<detail::DdpEngine>(i.communicator, std::move(params), named(model.module->named_buffers()), i.options.ddp);
     }
     if (model.engine) {
@@ -128,15 +132,16 @@ void Accelerator::finish_prepare() {
 
 Scope Accelerator::autocast() {
   if (impl_->options.mixed_precision == Precision::No) return Scope{nullptr};
-  const bool enabled = at::autocast::is_autocast_enabled(at::kCPU);
-  const auto dtype = at::autocast::get_autocast_dtype(at::kCPU);
-  at::autocast::set_autocast_enabled(at::kCPU, true);
-  at::autocast::set_autocast_dtype(at::kCPU, impl_->options.mixed_precision == Precision::FP16 ? at::kHalf : at::kBFloat16);
+  const auto device = torch_device(impl_->context.device()).type();
+  const bool enabled = at::autocast::is_autocast_enabled(device);
+  const auto dtype = at::autocast::get_autocast_dtype(device);
+  at::autocast::set_autocast_enabled(device, true);
+  at::autocast::set_autocast_dtype(device, impl_->options.mixed_precision == Precision::FP16 ? at::kHalf : at::kBFloat16);
   at::autocast::increment_nesting();
-  return Scope{[enabled, dtype] {
+  return Scope{[device, enabled, dtype] {
     if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
-    at::autocast::set_autocast_enabled(at::kCPU, enabled);
-    at::autocast::set_autocast_dtype(at::kCPU, dtype);
+    at::autocast::set_autocast_enabled(device, enabled);
+    at::autocast::set_autocast_dtype(device, dtype);
   }};
 }
 

@@ -67,7 +67,7 @@ at::Tensor Accelerator::gather(const at::Tensor& tensor) {
   auto sizes = rows.sizes().vec();
   sizes[0] *= num_processes();
   const auto all = at::empty(sizes, rows.options());
-  impl_->communicator.all_gather(buffer_of(rows), buffer_of(all)).wait().or_throw();
+  impl_->carrier(rows).all_gather(buffer_of(rows), buffer_of(all)).wait().or_throw();
   return all;
 }
 
@@ -84,7 +84,7 @@ at::Tensor Accelerator::reduce(const at::Tensor& tensor, ReduceOp op) {
   auto result = tensor.detach().clone(at::MemoryFormat::Contiguous);
   if (num_processes() == 1) return result;
   impl_->check_same_shape("reduce", result);
-  impl_->communicator.all_reduce(buffer_of(result), op).wait().or_throw();
+  impl_->carrier(result).all_reduce(buffer_of(result), op).wait().or_throw();
   return result;
 }
 
@@ -119,7 +119,7 @@ at::Tensor Accelerator::broadcast(const at::Tensor& tensor, int from_process) {
   auto result = tensor.detach().clone(at::MemoryFormat::Contiguous);
   if (num_processes() == 1) return result;
   impl_->check_same_shape("broadcast", result);
-  impl_->communicator.broadcast(buffer_of(result), from_process).wait().or_throw();
+  impl_->carrier(result).broadcast(buffer_of(result), from_process).wait().or_throw();
   return result;
 }
 

@@ -129,6 +129,8 @@ struct Accelerator::Impl {
   [[nodiscard]] std::vector<std::int64_t> saved_iterations() const;
   [[nodiscard]] std::filesystem::path iteration_path(std::int64_t iteration) const;
 
+  /// Who carries a tensor between ranks: it must reach its memory.
+  [[nodiscard]] Communicator& carrier(const at::Tensor& tensor) { return tensor.is_cpu() ? communicator : context.device_communicator(); }
   /// The state of a loader whose last batch is being processed, the innermost one's; nullptr when there is none.
   [[nodiscard]] const LoaderState* ending_loader() const;
   /// Gives the loader this rank's share.

@@ -26,10 +26,10 @@ using torch::autograd::variable_list;
 /// A tensor as forward was given it.
 class KeptInput {
  public:
-  KeptInput(const at::Tensor& tensor, std::size_t first_place, bool offload)
+  KeptInput(const at::Tensor& tensor, std::size_t first_place, const InputOffload& offload)
       : first_place_(first_place), defined_(tensor.defined()), requires_grad_(defined_ && tensor.requires_grad()) {
-    if (offload && requires_grad_) {
-      host_.emplace(tensor);
+    if (offload.on && requires_grad_) {
+      host_.emplace(tensor, offload.stream);
     } else {
       saved_ = torch::autograd::SavedVariable{tensor, /*is_output=*/false};
     }
@@ -51,7 +51,7 @@ class KeptInput {
   bool requires_grad_;
 };
 
-std::vector<KeptInput> keep(const std::vector<at::Tensor>& inputs, bool offload) {
+std::vector<KeptInput> keep(const std::vector<at::Tensor>& inputs, const InputOffload& offload) {
   std::vector<KeptInput> kept;
   for (auto input = inputs.begin(); input != inputs.end(); ++input) {
     const auto first = std::find_if(inputs.begin(), input, [&](const at::Tensor& other) { return other.is_same(*input); });
@@ -67,7 +67,7 @@ std::string describe(const at::Tensor& tensor) {
 /// Runs the forward again, records its graph this time, and runs that graph backward.
 class CheckpointNode final : public torch::autograd::Node {
  public:
-  CheckpointNode(const std::vector<at::Tensor>& inputs, bool offload, ForwardState state)
+  CheckpointNode(const std::vector<at::Tensor>& inputs, const InputOffload& offload, ForwardState state)
       : inputs_(keep(inputs, offload)), state_(std::move(state)) {
     set_next_edges(torch::autograd::collect_next_edges(inputs));
   }
@@ -164,7 +164,7 @@ struct CheckpointedForward::State {
   c10::AutoGradMode no_graph{false};
 };
 
-CheckpointedForward::CheckpointedForward(std::vector<at::Tensor> inputs, bool offload) {
+CheckpointedForward::CheckpointedForward(std::vector<at::Tensor> inputs, const InputOffload& offload) {
   auto before = ForwardState::now(device_of(inputs));
   std::shared_ptr<CheckpointNode> node{new CheckpointNode{inputs, offload, std::move(before)}, torch::autograd::deleteNode};
   state_ = std::make_unique<State>(std::move(node));

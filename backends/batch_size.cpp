@@ -5,6 +5,7 @@
 
 #include <array>
 #include <new>
+#include <optional>
 #include <string_view>
 
 namespace troupe {
@@ -54,6 +55,7 @@ class GuardedCommunicator final : public Communicator {
   int size() const noexcept override { return inner_.size(); }
   std::string name() const override { return inner_.name(); }
   bool reaches_any_memory() const noexcept override { return inner_.reaches_any_memory(); }
+  bool widens() const noexcept override { return inner_.widens(); }
   Work all_reduce(Buffer buffer, ReduceOp op) override {
     return guarded([&] { return inner_.all_reduce(buffer, op); });
   }
@@ -95,7 +97,9 @@ class GuardedCommunicator final : public Communicator {
 /// The rank's context with the guarded communicator.
 class AttemptContext final : public TrainContext {
  public:
-  AttemptContext(TrainContext& inner, Vote& vote) : inner_(inner), vote_(vote), guard_(inner.communicator(), vote) {}
+  AttemptContext(TrainContext& inner, Vote& vote) : inner_(inner), vote_(vote), guard_(inner.communicator(), vote) {
+    if (&inner.device_communicator() != &inner.communicator()) device_guard_.emplace(inner.device_communicator(), vote);
+  }
   int world_rank() const noexcept override { return inner_.world_rank(); }
   int world_size() const noexcept override { return inner_.world_size(); }
   int local_rank() const noexcept override { return inner_.local_rank(); }
@@ -120,6 +124,8 @@ class AttemptContext final : public TrainContext {
   }
   bool should_stop() const noexcept override { return inner_.should_stop(); }
   Communicator& communicator() override { return guard_; }
+  DeviceRuntime& device_runtime() override { return inner_.device_runtime(); }
+  Communicator& device_communicator() override { return device_guard_ ? *device_guard_ : guard_; }
 
  private:
   void ask() {
@@ -128,6 +134,7 @@ class AttemptContext final : public TrainContext {
   TrainContext& inner_;
   Vote& vote_;
   GuardedCommunicator guard_;
+  std::optional<GuardedCommunicator> device_guard_;
 };
 
 /// True when no rank ran out of memory.

@@ -70,8 +70,8 @@ void broadcast_tensors(Communicator& communicator, const std::vector<at::Tensor>
   const auto window = std::min(total, broadcast_bytes);
   const auto memory = communicator.allocate(window);
   auto* staging = static_cast<char*>(memory.get());
-  std::vector<at::Tensor> dense;  // contiguous images: what is not contiguous is copied back at the end
-  for (const auto& tensor : tensors) dense.push_back(tensor.contiguous());
+  std::vector<at::Tensor> dense;  // contiguous images in host memory: what is not its own is copied back at the end
+  for (const auto& tensor : tensors) dense.push_back(tensor.contiguous().to(at::kCPU));
 
   // One stream of bytes over all tensors, cut into windows; `visit` calls copy(tensor memory, window memory, bytes).
   const auto visit = [&](std::size_t begin, std::size_t end, auto&& copy) {

@@ -5,11 +5,9 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <cstring>
 
 namespace troupe::detail {
 
@@ -22,20 +20,7 @@ std::int64_t padded(std::int64_t n) { return (n + alignment - 1) / alignment * a
 
 bool is_16_bit(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf; }
 
-void zero(const at::Tensor& flat, std::int64_t begin, std::int64_t end) {
-  if (begin >= end) return;
-  const auto bytes = static_cast<std::int64_t>(flat.element_size());
-  std::memset(static_cast<char*>(flat.data_ptr()) + begin * bytes, 0, static_cast<std::size_t>((end - begin) * bytes));
-}
-
-/// Copies (and converts) `from` into `to`, both of one shape. A plain copy of equal layouts skips the dispatcher.
-void copy_into(const at::Tensor& to, const at::Tensor& from) {
-  if (to.scalar_type() == from.scalar_type() && from.is_contiguous()) {
-    std::memcpy(to.data_ptr(), from.data_ptr(), static_cast<std::size_t>(from.numel()) * from.element_size());
-  } else {
-    to.copy_(from);
-  }
-}
+std::size_t bytes_of(const at::Tensor& tensor) { return static_cast<std::size_t>(tensor.numel()) * tensor.element_size(); }
 
 }  // namespace
 
@@ -71,19 +56,36 @@ std::shared_ptr<void> BufferPool::take(std::size_t bytes) {
           }};
 }
 
+void FlatGroup::zero(const at::Tensor& flat, std::int64_t begin, std::int64_t end) {
+  if (begin >= end) return;
+  const auto size = static_cast<std::int64_t>(flat.element_size());
+  world_.device.compute_stream().fill_async(static_cast<char*>(flat.data_ptr()) + begin * size, 0, static_cast<std::size_t>((end - begin) * size));
+}
+
+/// Copies (and converts) `from` into `to`, both of one shape. A plain copy of equal layouts skips the dispatcher.
+void FlatGroup::copy_into(const at::Tensor& to, const at::Tensor& from) {
+  if (to.scalar_type() == from.scalar_type() && from.is_contiguous()) {
+    world_.device.compute_stream().copy_async(to.data_ptr(), from.data_ptr(), bytes_of(from));
+  } else {
+    to.copy_(from);
+  }
+}
+
 FlatGroup::FlatGroup(ShardWorld& world, GroupPlan plan, const NamedTensors& params) : world_(world), plan_(std::move(plan)) {
   const at::NoGradGuard no_grad;
   const auto type = params[plan_.params.front()].second.scalar_type();
   master_type_ = plan_.trained && is_16_bit(type) ? at::kFloat : type;
   compute_type_ = world.options.param_dtype && at::isFloatingType(type) ? scalar_type_of(*world.options.param_dtype) : type;
-  empty_ = at::empty({0}, at::TensorOptions().dtype(compute_type_));
+  offloaded_ = plan_.trained && world.copies;
+  const auto options = at::TensorOptions().dtype(compute_type_).device(world.torch_device);
+  empty_ = at::empty({0}, options);
   lay_out(params);
 
   const auto size = world_.gather.size();
   if (plan_.freed) {
-    full_ = at::empty({shard_numel_ * size}, at::TensorOptions().dtype(compute_type_));
+    full_ = at::empty({shard_numel_ * size}, options);
   } else {
-    full_ = communicator_tensor(world_.gather, shard_numel_ * size, compute_type_);
+    full_ = communicator_tensor(world_.gather, shard_numel_ * size, compute_type_, world_.torch_device);
   }
   make_masters();
   charge_resident();
@@ -107,14 +109,17 @@ void FlatGroup::make_masters() {
     disk_ = std::make_shared<DiskShard>(world_.params_file, shard_numel_, master_type_, at::Tensor{});
   } else if (apart && world_.masters_file) {
     disk_ = std::make_shared<DiskShard>(world_.masters_file, shard_numel_, master_type_,
-                                        plan_.freed ? communicator_tensor(world_.gather, shard_numel_, compute_type_) : part);
+                                        plan_.freed ? communicator_tensor(world_.gather, shard_numel_, compute_type_, world_.torch_device) : part);
   }
   if (disk_) {
     master_ = disk_->tensor();
+  } else if (offloaded_) {
+    master_ = tensor_over(world_.device.allocate_pinned(static_cast<std::size_t>(shard_numel_) * c10::elementSize(master_type_)), shard_numel_, master_type_);
+    master_.zero_();
   } else if (!plan_.freed && !apart) {
     master_ = part;
   } else {
-    master_ = communicator_tensor(world_.gather, shard_numel_, master_type_);
+    master_ = communicator_tensor(world_.gather, shard_numel_, master_type_, world_.torch_device);
   }
 }
 
@@ -128,7 +133,8 @@ void FlatGroup::charge_resident() {
     if (plan_.freed && disk_->copy().defined()) masters_charge_ = charge(MemoryCategory::Parameters, bytes(disk_->copy()));
     return;
   }
-  if (plan_.freed || apart) masters_charge_ = charge(apart && !plan_.freed ? MemoryCategory::Optimizer : MemoryCategory::Parameters, bytes(master_));
+  if (offloaded_) masters_charge_ = charge(MemoryCategory::Offloaded, bytes(master_));
+  else if (plan_.freed || apart) masters_charge_ = charge(apart && !plan_.freed ? MemoryCategory::Optimizer : MemoryCategory::Parameters, bytes(master_));
 }
 
 FlatGroup::~FlatGroup() {
@@ -172,13 +178,13 @@ void FlatGroup::attach(std::shared_ptr<void> memory) {
   auto* storage = full_.storage().unsafeGetStorageImpl();
   auto* data = memory.get();
   auto* handle = new std::shared_ptr<void>(std::move(memory));
-  storage->set_data_ptr_noswap(at::DataPtr{data, handle, [](void* p) { delete static_cast<std::shared_ptr<void>*>(p); }, at::kCPU});
+  storage->set_data_ptr_noswap(at::DataPtr{data, handle, [](void* p) { delete static_cast<std::shared_ptr<void>*>(p); }, world_.torch_device});
   storage->set_nbytes(static_cast<std::size_t>(full_.numel()) * full_.element_size());
 }
 
 void FlatGroup::detach() {
   auto* storage = full_.storage().unsafeGetStorageImpl();
-  storage->set_data_ptr_noswap(at::DataPtr{nullptr, at::kCPU});
+  storage->set_data_ptr_noswap(at::DataPtr{nullptr, world_.torch_device});
   storage->set_nbytes(std::size_t{0});
 }
 
@@ -205,6 +211,8 @@ void FlatGroup::post_gather() {
     with_masters(*this, Masters::Read, [&] { part.copy_(master_); });
   } else if (disk_) {
     source = disk_->copy();
+  } else if (offloaded_) {
+    upload_masters(part);
   } else if (compute_type_ == master_type_) {
     source = master_;
   } else {
@@ -215,12 +223,21 @@ void FlatGroup::post_gather() {
   state_ = State::Gathering;
 }
 
+/// The optimizer changes masters only after gradients have landed, on the same stream: then these copies are done.
+void FlatGroup::upload_masters(const at::Tensor& part) {
+  auto& compute = world_.device.compute_stream();
+  const auto to = compute_type_ == master_type_ ? part : pooled(shard_numel_, master_type_);
+  world_.copies->wait(*compute.record());
+  world_.copies->copy_async(to.data_ptr(), master_.data_ptr(), bytes_of(master_));
+  compute.wait(*world_.copies->record());
+  if (!to.is_same(part)) part.copy_(to);
+}
+
 void FlatGroup::finish_gather() {
   start_gather();
   if (state_ == State::Whole) return;
   if (state_ == State::Reading) post_gather();
-  gather_work_.wait().or_throw();
-  gather_work_ = Work{};
+  world_.in_flight.after(std::move(gather_work_));
   state_ = State::Whole;
   stale_ = false;
   if (plan_.freed) show_parameters();
@@ -241,9 +258,7 @@ void FlatGroup::release() {
 }
 
 at::Tensor FlatGroup::pooled(std::int64_t numel, at::ScalarType type) {
-  auto memory = world_.pool.take(static_cast<std::size_t>(numel) * c10::elementSize(type));
-  auto* data = memory.get();
-  return at::from_blob(data, {numel}, [memory = std::move(memory)](void*) mutable { memory.reset(); }, at::TensorOptions().dtype(type));
+  return tensor_over(world_.pool.take(static_cast<std::size_t>(numel) * c10::elementSize(type)), numel, type, world_.torch_device);
 }
 
 void FlatGroup::begin_backward() {
@@ -288,7 +303,7 @@ void FlatGroup::keep_gradient(std::size_t index) {
   p.used = true;
   if (!is_16_bit(compute_type_)) return;  // autograd adds up in fp32 where the gradient lies
   const at::NoGradGuard no_grad;
-  if (!kept_.defined()) kept_ = at::zeros({full_.numel()}, at::TensorOptions().dtype(master_type_));
+  if (!kept_.defined()) kept_ = at::zeros({full_.numel()}, full_.options().dtype(master_type_));
   auto& grad = p.tensor.mutable_grad();
   kept_.narrow(0, p.offset, p.numel).view(p.sizes).add_(grad);
   grad.reset();
@@ -296,6 +311,7 @@ void FlatGroup::keep_gradient(std::size_t index) {
 
 void FlatGroup::start_reduce() {
   const at::NoGradGuard no_grad;
+  land();
   take_buffer();
   for (std::size_t i = 0; i < params_.size(); ++i) {
     auto& p = params_[i];
@@ -306,13 +322,20 @@ void FlatGroup::start_reduce() {
       zero(grads_, p.offset, p.offset + p.numel);
     }
   }
-  const bool first = std::none_of(params_.begin(), params_.end(), [](const auto& p) { return p.piece.grad().defined(); });
+  if (!world_.reduce.widens() && grads_.scalar_type() != master_type_) {
+    const auto wide = pooled(grads_.numel(), master_type_);
+    wide.copy_(grads_);
+    grads_ = wide;
+  }
+  adds_ = std::any_of(params_.begin(), params_.end(), [](const auto& p) { return p.piece.grad().defined(); });
   if (!grad_shard_.defined()) {
-    grad_shard_ = communicator_tensor(world_.reduce, shard_numel_, master_type_);
-    gradients_charge_ = world_.account.charge(MemoryCategory::Gradients, shard_numel_ * static_cast<std::int64_t>(grad_shard_.element_size()),
+    const auto bytes = static_cast<std::size_t>(shard_numel_) * c10::elementSize(master_type_);
+    grad_shard_ = offloaded_ ? tensor_over(world_.device.allocate_pinned(bytes), shard_numel_, master_type_)
+                             : communicator_tensor(world_.reduce, shard_numel_, master_type_, world_.torch_device);
+    gradients_charge_ = world_.account.charge(offloaded_ ? MemoryCategory::Offloaded : MemoryCategory::Gradients, static_cast<std::int64_t>(bytes),
                                               MemoryAccount::Source::Elsewhere);
   }
-  incoming_ = first ? grad_shard_ : pooled(shard_numel_, master_type_);
+  incoming_ = adds_ || offloaded_ ? pooled(shard_numel_, master_type_) : grad_shard_;
   world_.reduce.set_label(plan_.label);
   reduce_work_ = world_.reduce.reduce_scatter(buffer_of(grads_), buffer_of(incoming_), ReduceOp::Mean);
   reducing_ = true;
@@ -321,25 +344,40 @@ void FlatGroup::start_reduce() {
 void FlatGroup::finish_reduce() {
   if (!reducing_) return;
   const at::NoGradGuard no_grad;
-  reduce_work_.wait().or_throw();
-  reduce_work_ = Work{};
+  world_.in_flight.after(std::move(reduce_work_));
   reducing_ = false;
   grads_.reset();
   kept_.reset();
   if (world_.replicas) {
     world_.replicas->set_label(plan_.label);
-    world_.replicas->all_reduce(buffer_of(incoming_), ReduceOp::Mean).wait().or_throw();
+    world_.in_flight.after(world_.replicas->all_reduce(buffer_of(incoming_), ReduceOp::Mean));
   }
   if (world_.options.reduce_dtype && *world_.options.reduce_dtype != DType::F32) {
     incoming_.copy_(incoming_.to(scalar_type_of(*world_.options.reduce_dtype)));
   }
-  if (!incoming_.is_same(grad_shard_)) {
-    for (const auto& p : params_) {
-      if (!p.piece.grad().defined()) zero(grad_shard_, p.piece_offset, p.piece_offset + p.piece.numel());
-    }
-    grad_shard_.add_(incoming_);
-  }
+  if (!offloaded_) return add_incoming(std::exchange(incoming_, {}));
+  if (adds_ && !landing_.defined()) landing_ = tensor_over(world_.device.allocate_pinned(bytes_of(grad_shard_)), shard_numel_, master_type_);
+  world_.copies->wait(*world_.device.compute_stream().record());
+  world_.copies->copy_async((adds_ ? landing_ : grad_shard_).data_ptr(), incoming_.data_ptr(), bytes_of(grad_shard_));
+  landed_ = world_.copies->record();
+}
+
+void FlatGroup::land() {
+  if (!landed_) return;
+  const at::NoGradGuard no_grad;
+  std::exchange(landed_, nullptr)->synchronize();
   incoming_.reset();
+  add_incoming(adds_ ? landing_ : grad_shard_);
+}
+
+/// Both lie where the optimizer is.
+void FlatGroup::add_incoming(const at::Tensor& incoming) {
+  if (!incoming.is_same(grad_shard_)) {
+    for (const auto& p : params_) {
+      if (!p.piece.grad().defined()) grad_shard_.narrow(0, p.piece_offset, p.piece.numel()).zero_();
+    }
+    grad_shard_.add_(incoming);
+  }
   // Shown at once, so that the next backward of the window adds.
   for (auto& p : params_) p.piece.mutable_grad() = grad_shard_.narrow(0, p.piece_offset, p.piece.numel());
 }
@@ -353,9 +391,9 @@ void FlatGroup::show_gradients(const std::vector<bool>& used) {
 }
 
 void FlatGroup::forget_backward() noexcept {
-  (void)reduce_work_.wait();
-  reduce_work_ = Work{};
+  reduce_work_ = Work{};  // waits
   reducing_ = false;
+  landed_.reset();
   grads_.reset();
   kept_.reset();
   incoming_.reset();

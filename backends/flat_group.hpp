@@ -1,5 +1,6 @@
 #pragma once
 
+#include "in_flight.hpp"
 #include "shard_file.hpp"
 #include "shard_plan.hpp"
 
@@ -20,6 +21,9 @@ namespace troupe::detail {
 [[nodiscard]] at::ScalarType scalar_type_of(DType type);
 
 /// Buffers that peers can reach, used again and again: fresh memory would cost a page fault for every 4 KiB of every step.
+///
+/// On a device with streams a buffer returns in the order of the compute stream: who drops the last handle has let compute
+/// wait for every other stream that used it, and whoever uses it next comes after compute (see Communicator).
 ///
 /// Threads: any; buffers may outlive the pool.
 class BufferPool {
@@ -51,8 +55,21 @@ struct ShardWorld {
   const ShardingOptions& options;
   MemoryAccount account;
   BufferPool pool;
-  std::shared_ptr<ShardFile> params_file;   ///< offload_params to disk; else nullptr
-  std::shared_ptr<ShardFile> masters_file;  ///< offload_optimizer to disk: masters beside 16-bit parameters
+  DeviceRuntime& device;
+  at::Device torch_device;      ///< `device`, as LibTorch says it
+  InFlight in_flight;
+  std::unique_ptr<Stream> copies;  ///< to and from host memory; nullptr: nothing is offloaded from the device
+  std::shared_ptr<ShardFile> params_file = nullptr;   ///< offload_params to disk; else nullptr
+  std::shared_ptr<ShardFile> masters_file = nullptr;  ///< offload_optimizer to disk: masters beside 16-bit parameters
+
+  /// Waits for all that streams still do with groups' memory.
+  void quiesce() noexcept {
+    in_flight.drop();
+    try {
+      if (copies) copies->synchronize();
+    } catch (...) {  // a broken device does nothing any more
+    }
+  }
 };
 
 /// Parameters of one element type in one flat buffer of N equal parts, one a rank of the shard group:
@@ -101,6 +118,8 @@ class FlatGroup {
   /// Parameters that got no gradient count as zero. Posts the reduction to the owners.
   void start_reduce();
   void finish_reduce();
+  /// Reduced gradients are with their masters, in host memory, when it returns. Without offload they are already.
+  void land();
   [[nodiscard]] bool reducing() const noexcept { return reducing_; }
   /// Parameters that had a gradient on this rank since the window began.
   [[nodiscard]] bool used(std::size_t index) const { return params_[index].used; }
@@ -145,12 +164,17 @@ class FlatGroup {
   void show_parameters();
   void take_buffer();
   [[nodiscard]] at::Tensor pooled(std::int64_t numel, at::ScalarType type);
+  void zero(const at::Tensor& flat, std::int64_t begin, std::int64_t end);
+  void copy_into(const at::Tensor& to, const at::Tensor& from);
+  void upload_masters(const at::Tensor& part);
+  void add_incoming(const at::Tensor& incoming);
 
   ShardWorld& world_;
   GroupPlan plan_;
   std::vector<Param> params_;
   std::int64_t shard_numel_ = 0;
   at::ScalarType master_type_, compute_type_;
+  bool offloaded_ = false; // masters and reduced gradients in host memory, where the optimizer is
   at::Tensor master_;      // [S]
   std::shared_ptr<DiskShard> disk_;  // holds master_
   at::Tensor full_;        // [N*S]
@@ -163,6 +187,9 @@ class FlatGroup {
   at::Tensor kept_;        // [N*S] fp32, over a window
   at::Tensor grad_shard_;  // [S] fp32
   at::Tensor incoming_;    // [S] added to grad_shard_ when it arrived
+  bool adds_ = false;      // to gradients of earlier batches
+  at::Tensor landing_;     // [S] of the host, what incoming_ is copied to
+  std::shared_ptr<const Event> landed_;
   std::size_t num_taken_ = 0;
   bool reducing_ = false;
   Work reduce_work_;

@@ -1,5 +1,6 @@
 #include "gradients.hpp"
 
+#include "device_gradients.hpp"
 #include "elements.hpp"
 
 #include <troupe/errors.hpp>
@@ -106,7 +107,7 @@ const Kernels& kernels_for(const at::Tensor& gradient) {
       default: break;
     }
   }
-  throw Failure{Errc::Unsupported, "a gradient is " + gradient.toString() + ", but only dense fp32, fp64, bf16 and fp16 gradients in host memory can be " +
+  throw Failure{Errc::Unsupported, "a gradient is " + gradient.toString() + ", but only dense fp32, fp64, bf16 and fp16 gradients can be " +
                                        "scaled and clipped; is there an embedding with sparse = true?"};
 }
 
@@ -115,7 +116,7 @@ template <class F>
 void for_each_block(const std::vector<at::Tensor>& gradients, bool writes, const F& f) {
   const at::NoGradGuard no_grad;
   for (const auto& gradient : gradients) {
-    if (!gradient.defined() || gradient.numel() == 0) continue;
+    if (!gradient.defined() || gradient.numel() == 0 || !gradient.is_cpu()) continue;
     const auto& kernels = kernels_for(gradient);
     const bool dense = gradient.is_non_overlapping_and_dense();
     const auto memory = dense ? gradient : gradient.contiguous();
@@ -130,6 +131,15 @@ void for_each_block(const std::vector<at::Tensor>& gradients, bool writes, const
   }
 }
 
+/// Gradients that these loops cannot reach.
+std::vector<at::Tensor> on_device(const std::vector<at::Tensor>& gradients) {
+  std::vector<at::Tensor> there;
+  for (const auto& gradient : gradients) {
+    if (gradient.defined() && gradient.numel() > 0 && !gradient.is_cpu()) there.push_back(gradient);
+  }
+  return there;
+}
+
 }  // namespace
 
 bool unscale_(const std::vector<at::Tensor>& gradients, double scale) {
@@ -138,7 +148,7 @@ bool unscale_(const std::vector<at::Tensor>& gradients, double scale) {
   for_each_block(gradients, true, [&](const Kernels& k, void* data, std::int64_t n, std::int64_t) {
     if (k.multiply(data, n, factor)) bad.store(true, std::memory_order_relaxed);
   });
-  return bad;
+  return multiply_by_operations(on_device(gradients), factor) || bad;
 }
 
 bool all_finite(const std::vector<at::Tensor>& gradients) {
@@ -146,7 +156,7 @@ bool all_finite(const std::vector<at::Tensor>& gradients) {
   for_each_block(gradients, false, [&](const Kernels& k, const void* data, std::int64_t n, std::int64_t) {
     if (!bad.load(std::memory_order_relaxed) && k.search(data, n)) bad.store(true, std::memory_order_relaxed);
   });
-  return !bad;
+  return !bad && all_finite_by_operations(on_device(gradients));
 }
 
 double sum_of_squares(const std::vector<at::Tensor>& gradients) {
@@ -159,15 +169,17 @@ double sum_of_squares(const std::vector<at::Tensor>& gradients) {
     });
     for (const double sum : sums) total += sum;
   }
-  return total;
+  return total + sum_of_squares_by_operations(on_device(gradients));
 }
 
 void scale_(const std::vector<at::Tensor>& gradients, float factor) {
   for_each_block(gradients, true, [&](const Kernels& k, void* data, std::int64_t n, std::int64_t) { (void)k.multiply(data, n, factor); });
+  scale_by_operations(on_device(gradients), factor);
 }
 
 void clamp_(const std::vector<at::Tensor>& gradients, float limit) {
   for_each_block(gradients, true, [&](const Kernels& k, void* data, std::int64_t n, std::int64_t) { k.clamp(data, n, limit); });
+  clamp_by_operations(on_device(gradients), limit);
 }
 
 }  // namespace troupe::detail

@@ -7,8 +7,9 @@
 namespace troupe::detail {
 
 // One pass over a list of gradients, with as many threads as the rank has (at::get_num_threads).
-// Tensors: fp32, fp64, bf16 or fp16 in host memory; undefined and empty ones are passed over, 16-bit floats computed in fp32.
-// Results do not depend on the number of threads. Errors: another dtype, device or layout throws Failure{Unsupported}.
+// Tensors: fp32, fp64, bf16 or fp16; undefined and empty ones are passed over, 16-bit floats computed in fp32. On a device it
+// is LibTorch's operations that do it (device_gradients.hpp).
+// Results do not depend on the number of threads. Errors: another dtype or layout throws Failure{Unsupported}.
 
 /// Multiplies by fp32(1/scale), as torch.amp.GradScaler does; true when an element was infinite or NaN before.
 [[nodiscard]] bool unscale_(const std::vector<at::Tensor>& gradients, double scale);

@@ -50,7 +50,6 @@ void LocalSGD::step() {
 
 void LocalSGD::average() {
   const at::NoGradGuard no_grad;
-  auto& communicator = accelerator_.impl_->communicator;
   struct Part {
     at::Tensor parameter, dense;
     Work work;  // last: waits while the memory lives
@@ -58,7 +57,7 @@ void LocalSGD::average() {
   std::vector<Part> parts;
   for (const auto& parameter : model_->parameters()) {
     auto dense = parameter.detach().contiguous();
-    auto work = communicator.all_reduce(buffer_of(dense), ReduceOp::Mean);
+    auto work = accelerator_.impl_->carrier(dense).all_reduce(buffer_of(dense), ReduceOp::Mean);
     parts.push_back({parameter, std::move(dense), std::move(work)});
   }
   for (auto& part : parts) {

@@ -18,7 +18,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct Event {
+struct TraceEvent {
   std::string name;
   at::RecordScope scope = at::RecordScope::FUNCTION;
   std::int64_t sequence = -1;  // joins a backward function to its forward operator
@@ -50,10 +50,10 @@ std::string shapes_of(const at::RecordFunction& function) {
 }
 
 /// The events of this thread's profiler. LibTorch's callbacks are plain functions and find it here.
-thread_local std::vector<Event>* recording = nullptr;
+thread_local std::vector<TraceEvent>* recording = nullptr;
 
 struct OpenEvent final : at::ObserverContext {
-  Event event;
+  TraceEvent event;
 };
 
 template <bool shapes>
@@ -75,7 +75,7 @@ void on_end(const at::RecordFunction&, at::ObserverContext* context) {
   recording->push_back(std::move(open->event));
 }
 
-void write_event(std::ostream& out, const Event& e, int rank) {
+void write_event(std::ostream& out, const TraceEvent& e, int rank) {
   out << R"({"ph":"X","cat":")" << category(e.scope) << R"(","name":)" << nlohmann::json(e.name).dump() << R"(,"pid":)" << rank << R"(,"tid":)"
       << rank << R"(,"ts":)" << microseconds(e.begin.time_since_epoch()) << R"(,"dur":)" << microseconds(e.end - e.begin) << R"(,"args":{)";
   if (e.sequence >= 0) out << R"("Sequence number":)" << e.sequence;
@@ -90,7 +90,7 @@ struct Profiler::Impl {
 
   ProfileKwargs kwargs;
   int rank;
-  std::vector<Event> events;
+  std::vector<TraceEvent> events;
   std::optional<at::CallbackHandle> handle;  // while recording
   std::int64_t step = 0;
   Clock::time_point step_begin{};

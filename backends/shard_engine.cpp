@@ -1,5 +1,6 @@
 #include "shard_engine.hpp"
 #include "c10d/tensor_buffer.hpp"
+#include "host_copy.hpp"
 
 #include <troupe/checked_communicator.hpp>
 #include <troupe/errors.hpp>
@@ -82,9 +83,9 @@ struct ShardEngine::Hook final : torch::autograd::PostAccumulateGradHook {
   Place place;
 };
 
-ShardEngine::ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::Module> module, const ShardingOptions& options, MemoryAccount account)
+ShardEngine::ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::Module> module, const ShardingOptions& options, MemoryAccount account,
+                         const RankDevice& device)
     : communicator_(communicator), module_(std::move(module)), options_(options) {
-  const int group_size = shard_group_size(communicator, options_);
   const auto on_disk = [](const Offload& offload) { return offload.place == Offload::Place::Disk; };
   if (on_disk(options_.offload_params) && options_.strategy != ShardingStrategy::ShardParameters) {
     throw Failure{Errc::InvalidConfig, "sharding: offload_params to disk needs the strategy ShardParameters; the others use whole parameters all the time"};
@@ -94,17 +95,7 @@ ShardEngine::ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::
   for (const auto& item : module_->named_buffers()) buffers.emplace_back(item.key(), item.value());
   make_equal_on_all_ranks(communicator, plan_.params, buffers);
 
-  const auto split = [&](int color) {
-    auto group = communicator.split(color);
-    return options_.debug ? checked_communicator(std::move(group)) : std::move(group);
-  };
-  const int shard = communicator.rank() / group_size;
-  shard_group_ = split(shard);
-  reduce_group_ = split(shard);
-  if (group_size < communicator.size()) replica_group_ = split(communicator.rank() % group_size);
-  world_.reset(new ShardWorld{*shard_group_, *reduce_group_, replica_group_.get(), options_, account, BufferPool{*shard_group_, account}, nullptr, nullptr});
-  if (on_disk(options_.offload_params)) world_->params_file = std::make_shared<ShardFile>(options_.offload_params, communicator.rank(), account);
-  if (on_disk(options_.offload_optimizer)) world_->masters_file = std::make_shared<ShardFile>(options_.offload_optimizer, communicator.rank(), account);
+  make_world(device, account);
   for (auto& group : plan_.groups) groups_.push_back(std::make_unique<FlatGroup>(*world_, group, plan_.params));
   for (const auto& unit : plan_.units) {
     units_.push_back(std::make_shared<UnitState>(*this, unit));
@@ -115,12 +106,51 @@ ShardEngine::ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::
   if (options_.activation_checkpointing && set_activation_checkpointing(*module_, true, options_.activation_checkpointing_offload) == 0) {
     throw Failure{Errc::Unsupported, "sharding: activation_checkpointing is set, but the model has no unit (TROUPE_UNIT) that could run again"};
   }
+  if (device.runtime->has_own_memory() && options_.activation_checkpointing_offload) {
+    set_offload_stream(std::make_shared<OffloadStream>(*device.runtime));
+  }
   if (communicator.rank() == 0) {
     for (const auto& notice : plan_.notices) std::cerr << "sharding: " << notice << "\n";
   }
 }
 
+void ShardEngine::make_world(const RankDevice& device, const MemoryAccount& account) {
+  const int group_size = shard_group_size(communicator_, options_);
+  const bool apart = device.communicator && device.communicator != &communicator_;
+  auto& carrier = apart ? *device.communicator : communicator_;
+  const auto split = [&](int color) {
+    auto group = carrier.split(color);
+    if (!options_.debug) return group;
+    return checked_communicator(std::move(group), apart ? communicator_.split(color) : nullptr);
+  };
+  const int shard = communicator_.rank() / group_size;
+  shard_group_ = split(shard);
+  reduce_group_ = split(shard);
+  if (group_size < communicator_.size()) replica_group_ = split(communicator_.rank() % group_size);
+  if (apart) host_group_ = communicator_.split(shard);
+  auto& runtime = *device.runtime;
+  const bool offloads = runtime.has_own_memory() && options_.offload_optimizer.place != Offload::Place::None;
+  world_.reset(new ShardWorld{*shard_group_, *reduce_group_, replica_group_.get(), options_, account, BufferPool{*shard_group_, account}, runtime,
+                              torch_device(runtime.device()), InFlight{runtime.compute_stream()}, offloads ? runtime.create_stream() : nullptr});
+  const auto rank = communicator_.rank();
+  const auto on_disk = [&](const Offload& offload) {
+    if (offload.place != Offload::Place::Disk) return false;
+    if (runtime.has_own_memory()) throw Failure{Errc::Unsupported, "sharding: offload to disk works for ranks on the CPU only; offload to the host"};
+    return true;
+  };
+  if (on_disk(options_.offload_params)) world_->params_file = std::make_shared<ShardFile>(options_.offload_params, rank, account);
+  if (on_disk(options_.offload_optimizer)) world_->masters_file = std::make_shared<ShardFile>(options_.offload_optimizer, rank, account);
+}
+
+void ShardEngine::set_offload_stream(const std::shared_ptr<OffloadStream>& stream) {
+  for (const auto& module : module_->modules()) {
+    if (auto* const unit = dynamic_cast<Unit*>(module.get())) unit->set_offload_stream(stream);
+  }
+}
+
 ShardEngine::~ShardEngine() {
+  world_->quiesce();
+  set_offload_stream(nullptr);
   for (const auto& unit : plan_.units) unit.module->set_unit_hooks(nullptr);
   for (const auto& [name, tensor] : plan_.params) {
     if (tensor.requires_grad()) torch::autograd::impl::set_post_acc_grad_hooks(tensor, nullptr);
@@ -165,6 +195,7 @@ void ShardEngine::post_forward(UnitState& unit) {
   const bool needed_next = unit.root || !unit.next || unit.next == units_.front().get();
   if (evaluating || (options_.reshard_after_forward && !needed_next)) unit.release();
   if (unit.root) last_entered_ = nullptr;
+  if (unit.root || !units_.front()->root) world_->in_flight.check();
 }
 
 // ---- backward
@@ -231,7 +262,10 @@ void ShardEngine::launch_ready() {
 }
 
 void ShardEngine::launch(FlatGroup& group) {
-  for (; done_ + max_reductions < next_; ++done_) order_[done_]->finish_reduce();
+  for (; done_ + max_reductions < next_; ++done_) {
+    if (done_ > 0) order_[done_ - 1]->land();
+    order_[done_]->finish_reduce();
+  }
   group.start_reduce();
 }
 
@@ -239,6 +273,8 @@ void ShardEngine::finish() {
   if (sync_ || options_.strategy != ShardingStrategy::ShardOptimizer) {
     while (next_ < order_.size()) launch(*order_[next_++]);
     for (; done_ < order_.size(); ++done_) order_[done_]->finish_reduce();
+    for (auto* group : order_) group->land();
+    world_->in_flight.check();
     if (sync_) agree_on_used();
   }
   active_ = false;
@@ -271,6 +307,7 @@ void ShardEngine::cancel() noexcept {
   forwarded_.clear();
   last_entered_ = nullptr;
   for (auto& unit : units_) unit->in_backward = false;
+  world_->quiesce();
   for (auto& group : groups_) group->forget_backward();
 }
 
@@ -309,6 +346,7 @@ void ShardEngine::settle() {
   for (auto& group : groups_) {
     if (!group->plan().freed) group->finish_gather();
   }
+  world_->in_flight.check();
 }
 
 std::vector<at::Tensor> ShardEngine::gradients() const {
@@ -358,7 +396,8 @@ void ShardEngine::convert_buffers() {
 }
 
 double ShardEngine::sum_over_group(double value) {
-  world_->reduce.all_reduce({&value, sizeof value, DType::F64}, ReduceOp::Sum).wait().or_throw();
+  auto& group = host_group_ ? *host_group_ : world_->reduce;
+  group.all_reduce({&value, sizeof value, DType::F64}, ReduceOp::Sum).wait().or_throw();
   return value;
 }
 
@@ -369,6 +408,7 @@ std::string ShardEngine::first_name_of(const at::Tensor& parameter) const {
 
 ShardEngine::Piece ShardEngine::piece(const at::Tensor& parameter) const {
   const auto* place = place_of(parameter);
+  if (world_->copies) world_->copies->synchronize();
   if (!place) throw Failure{Errc::NotFound, "sharding: the parameter is none of this module's sharded ones"};
   return {place->group->piece(place->index), place->group->piece_begin(place->index), place->group->sizes(place->index), place->group->disk()};
 }

@@ -19,6 +19,14 @@
 
 namespace troupe::detail {
 
+class OffloadStream;
+
+/// Where a rank's tensors lie, and who combines them there.
+struct RankDevice {
+  DeviceRuntime* runtime = &cpu_runtime();
+  Communicator* communicator = nullptr;  ///< nullptr: the one for host memory
+};
+
 /// Sharded training of one module: ZeRO-1/2/3, FSDP and hybrid sharding (Rajbhandari et al., arXiv 1910.02054; Zhao et
 /// al., arXiv 2304.11277), decided by ShardingOptions.
 ///
@@ -30,7 +38,9 @@ namespace troupe::detail {
 class ShardEngine {
  public:
   /// Collective: checks that all ranks have the same parameters, gives everyone rank 0's, and shards them.
-  ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::Module> module, const ShardingOptions& options, MemoryAccount account = {});
+  /// @param communicator for host memory: a few bytes a step.
+  ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::Module> module, const ShardingOptions& options, MemoryAccount account = {},
+              const RankDevice& device = {});
   ~ShardEngine();
   ShardEngine(const ShardEngine&) = delete;
   ShardEngine& operator=(const ShardEngine&) = delete;
@@ -99,6 +109,8 @@ class ShardEngine {
     std::size_t index = 0;
   };
 
+  void make_world(const RankDevice& device, const MemoryAccount& account);
+  void set_offload_stream(const std::shared_ptr<OffloadStream>& stream);
   void install_hooks();
   void convert_buffers();
   void on_gradient(Place place);
@@ -117,6 +129,7 @@ class ShardEngine {
   std::shared_ptr<torch::nn::Module> module_;
   ShardingOptions options_;
   std::unique_ptr<Communicator> shard_group_, reduce_group_, replica_group_;
+  std::unique_ptr<Communicator> host_group_;  // the shard group's for host memory, where reduce_group_ is not
   std::unique_ptr<ShardWorld> world_;
   ShardPlan plan_;
   std::vector<std::unique_ptr<FlatGroup>> groups_;

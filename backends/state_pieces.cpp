@@ -42,6 +42,7 @@ void add_ranges(SharedTensorFile& file, std::size_t tensor, const StatePiece& pi
   const auto offset = static_cast<std::uint64_t>(piece.first) * element_bytes(piece.dtype);
   if (piece.local.defined()) {
     auto values = piece.local;
+    if (!values.is_cpu()) values = keep.emplace_back(values.cpu());
     if (!values.is_contiguous()) values = keep.emplace_back(values.contiguous());
     if (values.scalar_type() != piece.dtype) {
       const auto size = element_bytes(piece.dtype);
@@ -136,7 +137,7 @@ void StoredTensors::read(std::span<const Wanted> wanted) const {
   std::vector<Wanted> indirect;
   for (const auto& [spec, piece] : wanted) {
     if (piece->count == 0) continue;
-    const bool same = !piece->put && piece->local.is_contiguous() && safetensors_dtype_of(piece->local.scalar_type()) == spec->dtype;
+    const bool same = !piece->put && piece->local.is_cpu() && piece->local.is_contiguous() && safetensors_dtype_of(piece->local.scalar_type()) == spec->dtype;
     if (!same) {
       indirect.push_back({spec, piece});
       continue;

@@ -28,10 +28,19 @@ Buffer buffer_of(const at::Tensor& tensor) {
   return {tensor.data_ptr(), static_cast<std::size_t>(tensor.numel()) * tensor.element_size(), dtype_of(tensor.scalar_type())};
 }
 
-at::Tensor communicator_tensor(Communicator& communicator, std::int64_t numel, at::ScalarType type) {
-  auto memory = communicator.allocate(static_cast<std::size_t>(numel) * c10::elementSize(type));
+at::Tensor tensor_over(std::shared_ptr<void> memory, std::int64_t numel, at::ScalarType type, at::Device device) {
+  auto* data = memory.get();
   return at::from_blob(
-      memory.get(), {numel}, [memory](void*) mutable { memory.reset(); }, at::TensorOptions().dtype(type));
+      data, {numel}, [memory = std::move(memory)](void*) mutable { memory.reset(); }, at::TensorOptions().dtype(type).device(device));
+}
+
+at::Tensor communicator_tensor(Communicator& communicator, std::int64_t numel, at::ScalarType type, at::Device device) {
+  return tensor_over(communicator.allocate(static_cast<std::size_t>(numel) * c10::elementSize(type)), numel, type, device);
+}
+
+at::Device torch_device(const Device& device) {
+  if (device.kind == Device::Kind::Cpu) return at::kCPU;
+  return {at::kCUDA, static_cast<at::DeviceIndex>(device.index)};
 }
 
 std::string describe(at::ScalarType type, at::IntArrayRef sizes) {

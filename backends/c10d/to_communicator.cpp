@@ -238,7 +238,7 @@ class C10dCommunicator final : public RequestCommunicator {
   }
   static at::Tensor widened_copy(const Request& request) {
     const auto input = copy_of(request.input, request.input.dtype);
-    return widens(request) ? input.to(at::kFloat) : input;
+    return detail::widens(request) ? input.to(at::kFloat) : input;
   }
   c10::intrusive_ptr<c10d::Work> start_reduce_scatter(C10dState& state, const Request& request) {
     auto input = widened_copy(request);

@@ -69,6 +69,7 @@ class CommunicatorDecorator : public RequestCommunicator {
   int size() const noexcept override { return group_->size(); }
   std::string name() const override { return group_->name(); }
   bool reaches_any_memory() const noexcept override { return group_->reaches_any_memory(); }
+  bool widens() const noexcept override { return group_->widens(); }
   void abort(const std::string& reason) noexcept override { group_->abort(reason); }
   std::shared_ptr<void> allocate(std::size_t bytes) override { return group_->allocate(bytes); }
   void set_timeout(std::chrono::milliseconds timeout) override { group_->set_timeout(timeout); }

@@ -1,6 +1,7 @@
 #include "nccl_communicator.hpp"
 
 #include "../comm/request.hpp"
+#include "cuda_device.hpp"
 
 #include <atomic>
 #include <mutex>
@@ -188,11 +189,7 @@ class NcclWork final : public Work::State {
       end(std::move(begun));
       return;
     }
-    seat_->check(seat_->gpu().EventCreateWithFlags(&done_, cudaEventDisableTiming), "cudaEventCreate");
-    seat_->check(seat_->gpu().EventRecord(done_, seat_->stream()), "cudaEventRecord");
-  }
-  ~NcclWork() override {
-    if (done_) (void)seat_->gpu().EventDestroy(done_);
+    done_ = std::make_shared<CudaEvent>(seat_->gpu(), seat_->stream());
   }
 
   bool poll() override {
@@ -201,7 +198,7 @@ class NcclWork final : public Work::State {
       end(std::move(now));
       return true;
     }
-    const auto event = seat_->gpu().EventQuery(done_);
+    const auto event = seat_->gpu().EventQuery(done_->native());
     if (event != cudaErrorNotReady) {
       end(event == cudaSuccess ? Outcome{} : seat_->fail(Errc::Internal, text() + ": " + seat_->gpu().GetErrorString(event)));
       return true;
@@ -221,6 +218,7 @@ class NcclWork final : public Work::State {
     while (!poll()) std::this_thread::sleep_for(std::chrono::microseconds(20));
     return *outcome_;
   }
+  std::shared_ptr<const Event> event() override { return done_; }
 
  private:
   std::string text() const { return describe(what_, sequence_, label_); }
@@ -234,7 +232,7 @@ class NcclWork final : public Work::State {
   Collective what_;
   CollectiveLabel label_;
   Clock::time_point deadline_;
-  cudaEvent_t done_ = nullptr;
+  std::shared_ptr<const CudaEvent> done_;
   std::optional<Outcome> outcome_;
 };
 
@@ -246,6 +244,7 @@ class NcclCommunicator final : public detail::RequestCommunicator {
   int size() const noexcept override { return seat_->options().size; }
   std::string name() const override { return "nccl"; }
   bool reaches_any_memory() const noexcept override { return true; }
+  bool widens() const noexcept override { return false; }
 
   std::unique_ptr<Communicator> split(int color) override {
     if (color < 0) throw Failure{Errc::InvalidArgument, "split: a color is 0 or more, not " + std::to_string(color)};
@@ -254,11 +253,9 @@ class NcclCommunicator final : public detail::RequestCommunicator {
   }
   void abort(const std::string& reason) noexcept override { seat_->request_abort(reason); }
   std::shared_ptr<void> allocate(std::size_t bytes) override {
-    void* memory = nullptr;
-    seat_->check(seat_->gpu().Malloc(&memory, bytes ? bytes : 1), "cudaMalloc");
-    std::shared_ptr<void> owned{memory, [seat = seat_](void* p) { (void)seat->gpu().Free(p); }};
-    seat_->check(seat_->gpu().Memset(memory, 0, bytes), "cudaMemset");
-    return owned;
+    auto memory = cuda_memory(seat_->gpu(), bytes);
+    seat_->check(seat_->gpu().Memset(memory.get(), 0, bytes), "cudaMemset");
+    return memory;
   }
   void set_timeout(milliseconds timeout) override { seat_->set_timeout(timeout); }
   FlightRecorder& recorder() noexcept override { return seat_->recorder(); }
@@ -314,11 +311,8 @@ class NcclCommunicator final : public detail::RequestCommunicator {
   }
 
   void wait_for_compute() {
-    cudaEvent_t ready = nullptr;
-    seat_->check(seat_->gpu().EventCreateWithFlags(&ready, cudaEventDisableTiming), "cudaEventCreate");
-    seat_->check(seat_->gpu().EventRecord(ready, seat_->options().compute_stream), "cudaEventRecord");
-    seat_->check(seat_->gpu().StreamWaitEvent(seat_->stream(), ready, 0), "cudaStreamWaitEvent");
-    (void)seat_->gpu().EventDestroy(ready);
+    const CudaEvent ready{seat_->gpu(), seat_->options().compute_stream};
+    seat_->check(seat_->gpu().StreamWaitEvent(seat_->stream(), ready.native(), 0), "cudaStreamWaitEvent");
   }
 
   std::shared_ptr<Seat> seat_;

@@ -38,10 +38,15 @@ struct GpuTable {
   decltype(&cudaEventCreateWithFlags) EventCreateWithFlags;
   decltype(&cudaEventRecord) EventRecord;
   decltype(&cudaEventQuery) EventQuery;
+  decltype(&cudaEventSynchronize) EventSynchronize;
   decltype(&cudaEventDestroy) EventDestroy;
   cudaError_t (*Malloc)(void**, size_t);
   cudaError_t (*Free)(void*);
+  cudaError_t (*HostAlloc)(void**, size_t);
+  decltype(&cudaFreeHost) FreeHost;
   decltype(&cudaMemset) Memset;
+  decltype(&cudaMemcpyAsync) MemcpyAsync;
+  decltype(&cudaMemsetAsync) MemsetAsync;
   decltype(&cudaGetErrorString) GetErrorString;
 };
 

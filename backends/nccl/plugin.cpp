@@ -1,5 +1,6 @@
 #include <troupe/nccl.hpp>
 
+#include "cuda_device.hpp"
 #include "nccl_communicator.hpp"
 
 #include <cstring>
@@ -23,10 +24,15 @@ GpuTable real_gpu() {
           &cudaEventCreateWithFlags,
           &cudaEventRecord,
           &cudaEventQuery,
+          &cudaEventSynchronize,
           &cudaEventDestroy,
           [](void** memory, size_t bytes) { return cudaMalloc(memory, bytes); },
           [](void* memory) { return cudaFree(memory); },
+          [](void** memory, size_t bytes) { return cudaHostAlloc(memory, bytes, cudaHostAllocPortable); },
+          &cudaFreeHost,
           &cudaMemset,
+          &cudaMemcpyAsync,
+          &cudaMemsetAsync,
           &cudaGetErrorString};
 }
 
@@ -58,6 +64,7 @@ class Plugin final : public NcclPlugin {
     std::memcpy(seat.id.internal, unique_id.data(), unique_id.size());
     return make_nccl_communicator(nccl_, gpu_, seat);
   }
+  std::unique_ptr<DeviceRuntime> runtime(int device) override { return make_cuda_runtime(gpu_, device); }
 
  private:
   NcclTable nccl_ = real_nccl();

@@ -1,5 +1,6 @@
 #include "kernels.hpp"
 
+#include "device_kernels.hpp"
 #include "elements.hpp"
 
 #include <troupe/errors.hpp>
@@ -126,6 +127,7 @@ TROUPE_UPDATES(lion, LionStep)
 
 template <class Step>
 void run(const Kernels<Step>& kernels, const Elements& elements, const Step& step) {
+  if (!elements.device.is_cpu()) return by_operations(elements, step);
   const auto kernel = [&] {
     switch (elements.dtype) {
       case at::kFloat: return kernels.f32;

@@ -16,7 +16,7 @@ class MemoryStore final : public StateStore {
 
   std::size_t add(BlockSize size) override {
     auto& block = blocks_.emplace_back();
-    for (const double value : initial_) block.push_back(at::full({size.count}, value, size.dtype));
+    for (const double value : initial_) block.push_back(at::full({size.count}, value, at::TensorOptions().dtype(size.dtype).device(size.device)));
     return blocks_.size() - 1;
   }
 

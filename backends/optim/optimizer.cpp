@@ -24,7 +24,7 @@ std::byte* bytes_of(const void* data) { return static_cast<std::byte*>(const_cas
 /// Whether `b` goes on where `a` ends: in parameters, gradients and state, under one group and step count.
 bool continues(const detail::Segment& a, const detail::Segment& b) {
   const auto length = a.elements.count * static_cast<std::int64_t>(c10::elementSize(a.elements.dtype));
-  return a.group == b.group && a.step == b.step && a.block == b.block && a.first + a.elements.count == b.first &&
+  return a.group == b.group && a.step == b.step && a.elements.device == b.elements.device && a.block == b.block && a.first + a.elements.count == b.first &&
          bytes_of(a.elements.param) + length == b.elements.param && bytes_of(a.elements.grad) + length == b.elements.grad;
 }
 
@@ -32,7 +32,7 @@ bool continues(const detail::Segment& a, const detail::Segment& b) {
 at::Tensor aligned(const at::Tensor& grad, const at::Tensor& param, const std::string& where) {
   const auto unsupported = [&](const std::string& why) { throw Failure{Errc::Unsupported, where + " " + why}; };
   if (grad.layout() != at::kStrided) unsupported("has a sparse gradient, which no optimizer here can use; make its embedding dense (sparse = false)");
-  if (!param.is_cpu()) unsupported("is not in host memory, where optimizers here update");
+  if (grad.device() != param.device()) unsupported("is on " + param.device().str() + ", but its gradient on " + grad.device().str());
   if (!param.is_non_overlapping_and_dense()) unsupported("shares memory with itself or has gaps; train a contiguous copy");
   if (grad.scalar_type() != param.scalar_type()) {
     unsupported("is " + param.toString() + " but its gradient is " + grad.toString() + "; they must be of one dtype");
@@ -47,7 +47,7 @@ at::Tensor aligned(const at::Tensor& grad, const at::Tensor& param, const std::s
 
 detail::Elements detail::Elements::part(std::int64_t first, std::int64_t length) const {
   const auto bytes = first * static_cast<std::int64_t>(c10::elementSize(dtype));
-  Elements part{.dtype = dtype, .count = length, .param = bytes_of(param) + bytes, .grad = bytes_of(grad) + bytes, .state = state};
+  Elements part{.dtype = dtype, .device = device, .count = length, .param = bytes_of(param) + bytes, .grad = bytes_of(grad) + bytes, .state = state};
   for (auto& slot : part.state) {
     if (slot) slot = bytes_of(slot) + bytes;
   }
@@ -119,6 +119,13 @@ void Optimizer::set_names(std::vector<std::string> names) {
 
 void Optimizer::set_offload(const Offload& offload, int rank, DiskIo io) {
   if (has_state()) refuse(name_ + "::set_offload: there is state already; call it before the first step and load_state");
+  for (const auto& group : groups_) {
+    for (const auto& param : group.params) {
+      if (param.is_cpu() || offload.place == Offload::Place::None) continue;
+      throw Failure{Errc::Unsupported, name_ + "::set_offload: parameters lie on " + param.device().str() +
+                                           "; state is offloaded for sharded models only, whose engine keeps the masters in host memory"};
+    }
+  }
   std::vector<double> initial;
   for (const auto& slot : slots_) initial.push_back(slot.initial);
   if (offload.place != Offload::Place::Disk || slots_.empty()) {
@@ -130,7 +137,7 @@ void Optimizer::set_offload(const Offload& offload, int rank, DiskIo io) {
   std::size_t i = 0;
   for (const auto& group : groups_) {
     for (const auto& param : group.params) {
-      if (handles_[i++].requires_grad()) blocks.push_back({param.numel(), param.scalar_type()});  // a piece need not say
+      if (handles_[i++].requires_grad()) blocks.push_back({param.numel(), param.scalar_type(), param.device()});  // a piece need not say
     }
   }
   store->reserve(blocks);
@@ -171,8 +178,8 @@ void Optimizer::add_entries(const std::vector<bool>& chosen) {
     for (const auto& param : group.params) {
       const auto index = i++;
       if (!chosen[index] || entries_[index].step > 0) continue;
-      if (!together.empty() && param.scalar_type() != size.dtype) add();
-      if (together.empty()) size = {0, param.scalar_type()};
+      if (!together.empty() && (param.scalar_type() != size.dtype || param.device() != size.device)) add();
+      if (together.empty()) size = {0, param.scalar_type(), param.device()};
       entries_[index].first = size.count;
       size.count += param.numel();
       together.push_back(index);
@@ -220,7 +227,7 @@ void Optimizer::update_in(const detail::Residence* home, const std::vector<at::T
       auto& entry = entries_[index];
       ++entry.step;
       if (param.numel() == 0) continue;
-      detail::Segment segment{.elements = {.dtype = param.scalar_type(), .count = param.numel(), .param = param.data_ptr(), .grad = grads[index].data_ptr()},
+      detail::Segment segment{.elements = {.dtype = param.scalar_type(), .device = param.device(), .count = param.numel(), .param = param.data_ptr(), .grad = grads[index].data_ptr()},
                               .group = &group,
                               .step = entry.step,
                               .block = entry.block,

@@ -31,6 +31,7 @@ class StateStore {
   struct BlockSize {
     std::int64_t count = 0;
     at::ScalarType dtype = at::kFloat;
+    at::Device device = at::kCPU;
   };
 
   virtual ~StateStore() = default;

@@ -16,6 +16,14 @@ namespace troupe {
 
 namespace detail {
 
+class OffloadStream;
+
+/// Whether kept inputs wait in host memory, and who moves them there; nullptr: operations of LibTorch.
+struct InputOffload {
+  bool on = false;
+  std::shared_ptr<OffloadStream> stream;
+};
+
 /// One forward that keeps its inputs instead of its activations. Between construction and destruction no graph is
 /// recorded.
 class CheckpointedForward {
@@ -25,7 +33,7 @@ class CheckpointedForward {
   /// Notes the rank's random state and autocast state.
   /// @param inputs  undefined ones too; each has its gradient in backward if it requires one.
   /// @param offload inputs that require a gradient wait in host memory.
-  CheckpointedForward(std::vector<at::Tensor> inputs, bool offload);
+  CheckpointedForward(std::vector<at::Tensor> inputs, const InputOffload& offload);
   CheckpointedForward(const CheckpointedForward&) = delete;
   CheckpointedForward& operator=(const CheckpointedForward&) = delete;
   ~CheckpointedForward();
@@ -59,7 +67,7 @@ decltype(auto) pass_as(Kept& kept) {
 }
 
 template <class F, class... Args>
-auto run_checkpointed(bool offload, F f, Args&&... args) {
+auto run_checkpointed(const InputOffload& offload, F f, Args&&... args) {
   using Kept = std::tuple<std::decay_t<Args>...>;
   Kept kept{args...};
   auto inputs = tensors_of(kept);
@@ -93,7 +101,7 @@ template <class F, class... Args>
 auto checkpoint(F f, Args&&... args) {
   static_assert(detail::can_be_kept<Args...>, "arguments are kept until backward: pass what can be copied, vectors instead of ArrayRef");
   if (!c10::GradMode::is_enabled()) return f(std::forward<Args>(args)...);
-  return detail::run_checkpointed(false, std::move(f), std::forward<Args>(args)...);
+  return detail::run_checkpointed({}, std::move(f), std::forward<Args>(args)...);
 }
 
 }  // namespace troupe

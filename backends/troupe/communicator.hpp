@@ -1,6 +1,7 @@
 #pragma once
 
 #include <troupe/buffer.hpp>
+#include <troupe/device.hpp>
 #include <troupe/errors.hpp>
 #include <troupe/flight_recorder.hpp>
 
@@ -23,6 +24,7 @@ class Work {
     virtual bool poll() = 0;
     /// Blocks until finished, aborted or past the deadline. Afterwards always returns the same outcome.
     virtual Outcome wait() = 0;
+    virtual std::shared_ptr<const Event> event() { return nullptr; }
   };
 
   Work() = default;
@@ -39,6 +41,9 @@ class Work {
   /// The failure names the ranks that did not come and what they did last (DeadlinePassed), each rank's call
   /// (CollectiveMismatch) or the reason given to `abort` (Aborted).
   Outcome wait() { return state_ ? state_->wait() : Outcome{}; }
+  /// On a device with streams: passes when the collective's buffers are done with. Whether it went well says `wait`, which
+  /// alone keeps the deadline. nullptr: there is only `wait`.
+  [[nodiscard]] std::shared_ptr<const Event> event() { return state_ ? state_->event() : nullptr; }
 
  private:
   void finish() {
@@ -52,7 +57,8 @@ class Work {
 ///
 /// Collectives are matched by call order: every rank calls the same ones in the same order. A call returns at
 /// once; buffers must stay alive and untouched until its Work is finished. Progress is made inside `poll`, `wait`
-/// and later calls of the same rank (and on streams or comm threads where an implementation has them).
+/// and later calls of the same rank (and on streams or comm threads where an implementation has them). On a device with
+/// streams a collective begins after what the compute stream was given before the call.
 ///
 /// Results are bitwise equal on all ranks: a reduction adds in rank order 0, 1, … N-1, in fp32 for 16-bit floats.
 ///
@@ -69,6 +75,8 @@ class Communicator {
   [[nodiscard]] virtual std::string name() const = 0;
   /// True when buffers anywhere are as good as those from `allocate`; else others are copied there and back.
   [[nodiscard]] virtual bool reaches_any_memory() const noexcept = 0;
+  /// True when reductions of 16-bit floats can give F32.
+  [[nodiscard]] virtual bool widens() const noexcept { return true; }
 
   /// Replaces `buffer` [n] by its reduction over all ranks. Same n and dtype on every rank.
   [[nodiscard]] virtual Work all_reduce(Buffer buffer, ReduceOp op) = 0;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <troupe/communicator.hpp>
+#include <troupe/device.hpp>
 
 #include <chrono>
 #include <filesystem>
@@ -28,9 +29,12 @@ class NcclPlugin {
   /// Throws Failure{DeadlinePassed, Unsupported, InvalidArgument}.
   [[nodiscard]] virtual std::unique_ptr<Communicator> communicator(const std::string& unique_id, int rank, int size, int device,
                                                                    std::chrono::milliseconds timeout) = 0;
+  /// Streams, events and memory of GPU `device`, by the CUDA runtime; its compute stream is CUDA's default stream, which is
+  /// LibTorch's unless it was told otherwise. Throws Failure{Unsupported}.
+  [[nodiscard]] virtual std::unique_ptr<DeviceRuntime> runtime(int device) = 0;
 };
 
-inline constexpr int kNcclPluginAbi = 1;
+inline constexpr int kNcclPluginAbi = 2;
 using OpenNcclPlugin = NcclPlugin* (*)(int abi);
 
 /// Loads the plug-in from `library` (default: beside the program, then the loader's path). Throws Failure{Unsupported} that

@@ -61,6 +61,7 @@ class Residence {
 /// Consecutive elements in memory: parameters, gradients and the slots of state, all of one dtype.
 struct Elements {
   at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;
   std::int64_t count = 0;
   void* param = nullptr;
   const void* grad = nullptr;
@@ -76,8 +77,9 @@ struct Elements {
 /// A prepared one acts only on the last step of an accumulation window: before that, `step` and `zero_grad` do
 /// nothing, as in Accelerate, so the loop reads the same with and without accumulation.
 ///
-/// Parameters are dense fp32 (or fp64, bf16, fp16) tensors in host memory. An update is one pass over memory, and the same bit
-/// for bit however the parameters are cut into pieces and wherever their state lies.
+/// Parameters are dense fp32 (or fp64, bf16, fp16) tensors. In host memory an update is one pass over it, and the same bit for
+/// bit however the parameters are cut into pieces and wherever their state lies; on a GPU it is LibTorch's operations, one
+/// after another (not run on one yet), with the state beside the parameters.
 ///
 /// Threads: the rank's own.
 class Optimizer {
@@ -120,7 +122,7 @@ class Optimizer {
   /// Disk: state lies in an unlinked file of `rank` in `offload.path`, whose room is taken here; `step` reads, updates and
   /// writes it chunk by chunk, several under way at once, in num_buffers buffers that together are all the memory it takes.
   /// Throws Failure: FileNotFound, StorageUnavailable (full, or the device failed; also from `step`), Unsupported
-  /// (IoUring that is not there), InvalidArgument (there is state).
+  /// (IoUring that is not there, parameters on a GPU), InvalidArgument (there is state).
   void set_offload(const Offload& offload, int rank, DiskIo io = DiskIo::Any);
 
   [[nodiscard]] const std::vector<ParamGroup>& groups() const noexcept { return groups_; }

@@ -3,6 +3,7 @@
 #include <troupe/checkpoint_ref.hpp>
 #include <troupe/communicator.hpp>
 #include <troupe/config.hpp>
+#include <troupe/device.hpp>
 #include <troupe/metrics.hpp>
 #include <troupe/run_options.hpp>
 
@@ -12,12 +13,6 @@
 #include <string>
 
 namespace troupe {
-
-/// A rank's device: the host's processor, or one of its GPUs.
-struct Device {
-  enum class Kind : std::uint8_t { Cpu, Cuda } kind = Kind::Cpu;
-  int index = 0;
-};
 
 /// Optional news beside a report, for progress displays; never stored.
 struct Progress {
@@ -71,8 +66,12 @@ class TrainContext {
   /// True once the run was asked to stop: finish the step, report what you must, and return.
   [[nodiscard]] virtual bool should_stop() const noexcept = 0;
 
-  /// This rank's seat among all ranks.
+  /// This rank's seat among all ranks, for what lies in host memory.
   [[nodiscard]] virtual Communicator& communicator() = 0;
+  /// Streams and memory of `device()`.
+  [[nodiscard]] virtual DeviceRuntime& device_runtime() { return cpu_runtime(); }
+  /// The seat for tensors on `device()`: on the CPU the same.
+  [[nodiscard]] virtual Communicator& device_communicator() { return communicator(); }
 };
 
 /// A train function, as `main` lists it by name.

@@ -36,10 +36,12 @@ class Unit : public torch::nn::Module {
   /// hooks of its own; see `troupe::checkpoint`. @param offload what is kept waits in host memory.
   void set_activation_checkpointing(bool on, bool offload = false) noexcept {
     checkpointing_ = on;
-    offload_ = on && offload;
+    offload_.on = on && offload;
   }
+  /// How it is moved there: the sharding engine says, on devices with streams.
+  void set_offload_stream(std::shared_ptr<detail::OffloadStream> stream) { offload_.stream = std::move(stream); }
   [[nodiscard]] bool activation_checkpointing() const noexcept { return checkpointing_; }
-  [[nodiscard]] bool activation_offload() const noexcept { return offload_; }
+  [[nodiscard]] bool activation_offload() const noexcept { return offload_.on; }
   /// True if a parameter in it requires a gradient.
   [[nodiscard]] bool trains() const;
 
@@ -51,7 +53,7 @@ class Unit : public torch::nn::Module {
 
   std::shared_ptr<UnitHooks> hooks_;
   bool checkpointing_ = false;
-  bool offload_ = false;
+  detail::InputOffload offload_;
 };
 
 /// Sets it for the units in `model` that lie in no other; for `model` itself if it is the only one. Returns how many.
@@ -103,7 +105,7 @@ class UnitHolder : public torch::nn::ModuleHolder<Impl> {
         if (module->is_training() != training) module->refuse_mode_change();
         return module->forward(std::forward<decltype(values)>(values)...);
       };
-      return detail::run_checkpointed(impl.activation_offload(), std::move(forward), std::forward<Args>(args)...);
+      return detail::run_checkpointed(impl.offload_, std::move(forward), std::forward<Args>(args)...);
     }
   }
 };

@@ -346,6 +346,15 @@ TEST_F(TorchTrainerTest, RefusesBadOptionsAndUnknownFunctions) {
   }
 }
 
+TEST_F(TorchTrainerTest, WithoutAGpuUseGpuIsRefusedWithWhatIsMissing) {
+  if (std::filesystem::exists("/dev/nvidia0")) GTEST_SKIP() << "this host has a GPU";
+  options_.scaling.use_gpu = true;
+  const auto result = fit(2, [](TrainContext&, const Config&) {});
+  ASSERT_TRUE(result.error);
+  EXPECT_EQ(result.error->code, Errc::Unsupported);
+  EXPECT_THAT(result.error->message, HasSubstr("use_gpu: "));
+}
+
 TEST_F(TorchTrainerTest, NamesAStoragePathThatCannotBeWritten) {
   std::ofstream{directory_.path() / "file"} << "x";
   options_.run.storage_path = directory_.path() / "file" / "below";

@@ -17,6 +17,7 @@ class CountingCommunicator final : public Communicator {
   int size() const noexcept override { return inner_.size(); }
   std::string name() const override { return inner_.name(); }
   bool reaches_any_memory() const noexcept override { return inner_.reaches_any_memory(); }
+  bool widens() const noexcept override { return inner_.widens(); }
   Work all_reduce(Buffer buffer, ReduceOp op) override {
     all_reduced_bytes += buffer.bytes;
     return inner_.all_reduce(buffer, op);

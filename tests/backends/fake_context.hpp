@@ -13,7 +13,7 @@
 namespace troupe::test {
 
 /// A context with a communicator and, if given, a directory, and nothing else behind it. Also the context of bench/ddp_bench.cpp.
-class FakeContext final : public TrainContext {
+class FakeContext : public TrainContext {
  public:
   /// @param storage where `shared_checkpoint_dir` makes directories; empty: nowhere.
   explicit FakeContext(Communicator& communicator, std::filesystem::path storage = {})

@@ -1,3 +1,4 @@
+#include <device_gradients.hpp>
 #include <gradients.hpp>
 
 #include <troupe/errors.hpp>
@@ -40,6 +41,30 @@ TEST_P(Gradients, UnscaleMultipliesAsGradScalerDoes) {
     const auto computed = GetParam() == at::kDouble ? before[i] : before[i].to(at::kFloat);
     EXPECT_TRUE(at::equal(list[i], computed.mul(factor).to(GetParam()))) << i;
   }
+}
+
+TEST_P(Gradients, OnADeviceLibTorchsOperationsGiveTheSame) {
+  const auto list = random();
+  const auto copies = [&] {
+    std::vector<at::Tensor> all;
+    for (const auto& g : list) {
+      if (g.defined() && g.numel() > 0) all.push_back(g.clone());
+    }
+    return all;
+  };
+  const auto ours = copies(), theirs = copies();
+  EXPECT_NEAR(sum_of_squares_by_operations(theirs), sum_of_squares(ours), 1e-12 * sum_of_squares(ours));
+  scale_(ours, 0.3F);
+  scale_by_operations(theirs, 0.3F);
+  clamp_(ours, 0.1F);
+  clamp_by_operations(theirs, 0.1F);
+  for (std::size_t i = 0; i < ours.size(); ++i) EXPECT_TRUE(at::equal(ours[i], theirs[i])) << i;
+  EXPECT_FALSE(multiply_by_operations(theirs, 0.5F));
+  theirs[2].fill_(inf);
+  EXPECT_TRUE(multiply_by_operations(theirs, 0.5F));
+  EXPECT_FALSE(all_finite_by_operations(theirs));
+  EXPECT_TRUE(all_finite_by_operations({}));
+  EXPECT_EQ(sum_of_squares_by_operations({}), 0);
 }
 
 TEST_P(Gradients, AnInfinityOrNanIsFoundWhereverItIs) {

@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -21,6 +22,7 @@ namespace {
 
 std::atomic<int> calls_until_failure{-1};
 std::atomic<int> live{0};
+std::atomic<unsigned> max_delay_us{0};
 
 /// A stream: a thread that runs what was queued, in order.
 class Stream {
@@ -48,12 +50,14 @@ class Stream {
       tasks_.pop_front();
       lock.unlock();
       if (!task) return;
+      if (const auto longest = max_delay_us.load(); longest > 0) std::this_thread::sleep_for(std::chrono::microseconds{random_() % longest});
       task();
     }
   }
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> tasks_;
+  std::minstd_rand random_{static_cast<unsigned>(live.load()) + 1};
   std::thread thread_;
 };
 
@@ -128,6 +132,14 @@ std::mutex groups_mutex;
 std::map<std::string, std::weak_ptr<Group>> groups;
 
 Stream* stream_of(cudaStream_t stream) { return reinterpret_cast<Stream*>(stream); }
+/// Queues it. The default stream of this stand-in is the calling thread.
+void on(cudaStream_t stream, std::function<void()> task) {
+  if (stream) {
+    stream_of(stream)->push(std::move(task));
+  } else {
+    task();
+  }
+}
 Event* event_of(cudaEvent_t event) { return reinterpret_cast<Event*>(event); }
 Comm* comm_of(ncclComm_t comm) { return reinterpret_cast<Comm*>(comm); }
 
@@ -289,11 +301,7 @@ ncclResult_t unique_id(ncclUniqueId* id) {
 
 cudaError_t event_record(cudaEvent_t event, cudaStream_t stream) {
   auto passed = event_of(event)->passed = std::make_shared<std::atomic<bool>>(false);
-  if (stream) {
-    stream_of(stream)->push([passed] { *passed = true; });
-  } else {
-    *passed = true;  // the default stream of this stand-in is always idle
-  }
+  on(stream, [passed] { *passed = true; });
   return cudaSuccess;
 }
 
@@ -326,7 +334,7 @@ GpuTable gpu() {
           [](cudaStream_t* stream, unsigned) { return *stream = reinterpret_cast<cudaStream_t>(new Stream), cudaSuccess; },
           [](cudaStream_t stream) { return delete stream_of(stream), cudaSuccess; },
           [](cudaStream_t stream, cudaEvent_t event, unsigned) {
-            stream_of(stream)->push([passed = event_of(event)->passed] {
+            on(stream, [passed = event_of(event)->passed] {
               while (!*passed) std::this_thread::yield();
             });
             return cudaSuccess;
@@ -334,14 +342,29 @@ GpuTable gpu() {
           [](cudaEvent_t* event, unsigned) { return *event = reinterpret_cast<cudaEvent_t>(new Event), cudaSuccess; },
           &event_record,
           [](cudaEvent_t event) { return *event_of(event)->passed ? cudaSuccess : cudaErrorNotReady; },
+          [](cudaEvent_t event) {
+            while (!*event_of(event)->passed) std::this_thread::yield();
+            return cudaSuccess;
+          },
           [](cudaEvent_t event) { return delete event_of(event), cudaSuccess; },
           [](void** memory, size_t bytes) { return *memory = std::malloc(bytes), *memory ? cudaSuccess : cudaErrorMemoryAllocation; },
           [](void* memory) { return std::free(memory), cudaSuccess; },
+          [](void** memory, size_t bytes) { return *memory = std::malloc(bytes), *memory ? cudaSuccess : cudaErrorMemoryAllocation; },
+          [](void* memory) { return std::free(memory), cudaSuccess; },
           [](void* memory, int value, size_t bytes) { return std::memset(memory, value, bytes), cudaSuccess; },
+          [](void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+            on(stream, [=] { std::memcpy(to, from, bytes); });
+            return cudaSuccess;
+          },
+          [](void* memory, int value, size_t bytes, cudaStream_t stream) {
+            on(stream, [=] { std::memset(memory, value, bytes); });
+            return cudaSuccess;
+          },
           [](cudaError_t) { return "host stand-in: CUDA error"; }};
 }
 
 void fail_at_call(int n) { calls_until_failure = n; }
 int num_live() { return live; }
+void delay_streams(std::chrono::microseconds longest) { max_delay_us = static_cast<unsigned>(longest.count()); }
 
 }  // namespace troupe::host_nccl

@@ -2,6 +2,7 @@
 
 #include "nccl_tables.hpp"
 
+#include <chrono>
 #include <string>
 
 namespace troupe::host_nccl {
@@ -16,5 +17,7 @@ namespace troupe::host_nccl {
 void fail_at_call(int n);
 /// Streams, events and communicators that exist now.
 [[nodiscard]] int num_live();
+/// Streams of this process do each thing up to so much later.
+void delay_streams(std::chrono::microseconds longest);
 
 }  // namespace troupe::host_nccl

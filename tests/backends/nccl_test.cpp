@@ -1,9 +1,13 @@
 // The NCCL communicator's logic over a host-memory stand-in for NCCL and CUDA (tests/backends/host_nccl.hpp).
 #include "comm_cases.hpp"
+#include "cuda_device.hpp"
+#include "device_cases.hpp"
 #include "host_nccl.hpp"
 #include "nccl_communicator.hpp"
 
 #include <troupe/checked_communicator.hpp>
+#include <troupe/local_groups.hpp>
+#include <troupe/rank_gpu.hpp>
 
 #include <gtest/gtest.h>
 
@@ -64,6 +68,90 @@ TEST_P(NcclContract, RecordsItsCollectives) { EXPECT_EQ(run("record", "30"), "")
 TEST_P(NcclContract, RefusesWrongArguments) { EXPECT_EQ(run("bad_arguments"), ""); }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, NcclContract, testing::Values(1, 2, 3, 4));
+
+INSTANTIATE_TEST_SUITE_P(CudaOnHost, DeviceContract, testing::Values(DeviceCase{"cuda", [] {
+  host_nccl::delay_streams(std::chrono::microseconds{100});
+  return make_cuda_runtime(host_nccl::gpu(), 0);
+}}), [](const auto& i) { return i.param.name; });
+
+TEST(NcclLogic, ACollectiveBeginsAfterWhatTheComputeStreamHasAndItsEventOrdersWhatFollows) {
+  const auto longest = std::chrono::microseconds{300};
+  host_nccl::delay_streams(longest);
+  ncclUniqueId id;
+  (void)host_nccl::nccl().GetUniqueId(&id);
+  const auto rank = [&](int r) {
+    cudaStream_t native = nullptr;
+    (void)host_nccl::gpu().StreamCreateWithFlags(&native, 0);
+    {
+      const auto group = make_nccl_communicator(host_nccl::nccl(), host_nccl::gpu(), {.id = id, .rank = r, .size = 2, .device = 0, .compute_stream = native});
+      const auto runtime = make_cuda_runtime(host_nccl::gpu(), 0, native);
+      auto& compute = runtime->compute_stream();
+      for (int round = 1; round <= 20; ++round) {
+        std::vector<float> mine(64, static_cast<float>(round * (r + 1))), values(64, -1), result(64, -1);
+        compute.copy_async(values.data(), mine.data(), 256);
+        auto work = group->all_reduce(buffer(values, DType::F32), ReduceOp::Sum);
+        ASSERT_NE(work.event(), nullptr);
+        compute.wait(*work.event());
+        compute.copy_async(result.data(), values.data(), 256);
+        compute.synchronize();
+        ASSERT_EQ(result, std::vector<float>(64, static_cast<float>(3 * round)));
+        EXPECT_TRUE(work.wait().ok());
+      }
+    }
+    (void)host_nccl::gpu().StreamDestroy(native);
+  };
+  std::thread other{rank, 1};
+  rank(0);
+  other.join();
+  host_nccl::delay_streams({});
+  EXPECT_EQ(host_nccl::num_live(), 0);
+}
+
+/// The plug-in over the stand-in.
+class HostPlugin final : public NcclPlugin {
+ public:
+  int device_count() const override { return 2; }
+  int version() const override { return 0; }
+  std::string unique_id() const override {
+    ncclUniqueId id;
+    (void)host_nccl::nccl().GetUniqueId(&id);
+    return {id.internal, sizeof id.internal};
+  }
+  std::unique_ptr<Communicator> communicator(const std::string& id, int rank, int size, int device, milliseconds timeout) override {
+    NcclSeat seat{.id = {}, .rank = rank, .size = size, .device = device, .timeout = timeout};
+    id.copy(seat.id.internal, sizeof seat.id.internal);
+    return make_nccl_communicator(host_nccl::nccl(), host_nccl::gpu(), seat);
+  }
+  std::unique_ptr<DeviceRuntime> runtime(int device) override { return make_cuda_runtime(host_nccl::gpu(), device); }
+};
+
+TEST(RankGpu, EveryRankOpensItsOwnAndMeetsTheOthers) {
+  auto seats = make_thread_group(2, milliseconds(20'000));
+  std::vector<float> sums(2);
+  const auto rank = [&](std::size_t r) {
+    HostPlugin plugin;
+    const auto gpu = open_rank_gpu(plugin, *seats[r], static_cast<int>(r), milliseconds(20'000));
+    EXPECT_EQ(gpu.runtime->device().index, static_cast<int>(r));
+    sums[r] = static_cast<float>(r + 1);
+    EXPECT_TRUE(gpu.communicator->all_reduce({&sums[r], 4, DType::F32}, ReduceOp::Sum).wait().ok());
+  };
+  std::thread other{rank, 1};
+  rank(0);
+  other.join();
+  EXPECT_EQ(sums, (std::vector<float>{3, 3}));
+}
+
+TEST(RankGpu, AHostWithTooFewIsRefused) {
+  const HostPlugin plugin;
+  require_gpus(plugin, 2);
+  try {
+    require_gpus(plugin, 3);
+    FAIL() << "three ranks on two GPUs";
+  } catch (const Failure& failure) {
+    EXPECT_EQ(failure.code(), Errc::Unsupported);
+    EXPECT_NE(std::string(failure.what()).find("use_gpu: this host has 2 usable GPUs for 3 ranks"), std::string::npos) << failure.what();
+  }
+}
 
 TEST(NcclLogic, KeepsManyCollectivesInOrder) {
   on_ranks(2, milliseconds(20'000), [](Communicator& group) {

@@ -1,3 +1,5 @@
+#include <optim/device_kernels.hpp>
+
 #include <troupe/errors.hpp>
 #include <troupe/optimizer.hpp>
 
@@ -288,6 +290,39 @@ TEST(Optimizers, RefuseSettingsOutOfRange) {
   EXPECT_THROW((Adagrad{params, {.eps = -1}}), Failure);
   EXPECT_THROW((Lion{params, {.beta1 = 1}}), Failure);
   EXPECT_THROW((AdamW{std::vector<ParamGroup>{{.params = params, .beta1 = 1.5}}, {}}), Failure);
+}
+
+/// One update of the same elements by the kernels and by LibTorch's operations.
+template <class Step, class Kernel>
+void expect_same_update(Kernel kernel, const Step& step, int num_slots) {
+  for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16, at::kHalf}) {
+    std::vector<at::Tensor> ours, theirs;
+    for (int i = 0; i < 4; ++i) {
+      auto values = at::randn({1003}).to(type);
+      if (i >= 2) values = values.abs();  // state
+      ours.push_back(values);
+      theirs.push_back(values.clone());
+    }
+    const auto elements = [&](const std::vector<at::Tensor>& t) {
+      return detail::Elements{.dtype = type, .count = 1003, .param = t[0].data_ptr(), .grad = t[1].data_ptr(),
+                              .state = {num_slots > 0 ? t[2].data_ptr() : nullptr, num_slots > 1 ? t[3].data_ptr() : nullptr}};
+    };
+    kernel(elements(ours), step);
+    detail::by_operations(elements(theirs), step);
+    for (std::size_t i = 0; i < ours.size(); ++i) EXPECT_TRUE(at::equal(ours[i], theirs[i])) << type << " " << i;
+  }
+}
+
+TEST(DeviceKernels, GiveTheBitsOfTheHosts) {
+  const detail::AdamStep adam{.l2 = 0.1, .keep = 0.99, .beta1 = 0.9, .beta2 = 0.999, .step_size = 0.02, .inverse_root = 3.1, .eps = 1e-8};
+  expect_same_update([](const auto& e, const auto& s) { detail::adam(e, s); }, adam, 2);
+  for (const bool nesterov : {false, true}) {
+    const detail::SgdStep sgd{.l2 = 0.1, .momentum = 0.9, .fresh = 0.7, .nesterov_momentum = 0.9, .lr = 0.02, .nesterov = nesterov};
+    expect_same_update([](const auto& e, const auto& s) { detail::sgd(e, s); }, sgd, nesterov ? 1 : 0);
+    expect_same_update([](const auto& e, const auto& s) { detail::sgd(e, s); }, sgd, 1);
+  }
+  expect_same_update([](const auto& e, const auto& s) { detail::adagrad(e, s); }, detail::AdagradStep{.l2 = 0.1, .lr = 0.02, .eps = 1e-8}, 1);
+  expect_same_update([](const auto& e, const auto& s) { detail::lion(e, s); }, detail::LionStep{.keep = 0.99, .beta1 = 0.9, .beta2 = 0.99, .lr = 0.02}, 1);
 }
 
 }  // namespace

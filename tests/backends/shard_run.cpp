@@ -127,6 +127,7 @@ ShardResult train_sharded(TrainContext& context, const ShardCase& c) {
       optimizer.zero_grad(c.set_to_none);
     }
   }
+  if (!c.gathers_result) return result;
   for (auto& [name, tensor] : accelerator.get_state_dict(net)) result.parameters[name] = tensor.clone();
   return result;
 }

@@ -48,6 +48,7 @@ struct ShardCase {
   double dropout = 0;
   int blocks = 3;
   LossScale loss_scale{.initial = 1024, .growth_interval = 2};  ///< fp16
+  bool gathers_result = true;
 };
 
 /// What training made: losses of this rank, gradient norms (NaN: of a step that was skipped), and on rank 0 the parameters.

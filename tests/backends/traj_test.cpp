@@ -1,5 +1,6 @@
 // Thirty training steps of a small BERT against curves of PyTorch and Accelerate, on every kind of rank.
 #include "comm_ranks.hpp"
+#include "device_context.hpp"
 #include "fake_context.hpp"
 #include "traj_run.hpp"
 
@@ -27,6 +28,13 @@ void train_and_compare(Communicator& group, const std::string& mode_name) {
   test::FakeContext context{group};
   const auto mode = test::read_mode(curve(mode_name));
   test::compare_with_golden(test::train(context, mode), mode);
+}
+
+/// The same on streams that are late.
+void train_on_async_host(Communicator& group, const std::string& mode_name) {
+  const auto context = test::async_host_context(group);
+  const auto mode = test::read_mode(curve(mode_name));
+  test::compare_with_golden(test::train(*context, mode), mode);
 }
 
 /// A private directory that goes away.
@@ -62,6 +70,19 @@ TEST_P(Traj, TwoProcessesOverGlooFollowTheReference) {
 
 INSTANTIATE_TEST_SUITE_P(Modes, Traj, testing::ValuesIn(test::trajectory_modes()), [](const auto& mode) { return mode.param; });
 
+std::vector<std::string> sharded_modes() {
+  auto modes = test::trajectory_modes();
+  std::erase_if(modes, [](const auto& mode) { return !mode.starts_with("zero") && !mode.starts_with("fsdp"); });
+  return modes;
+}
+
+struct TrajOnAsyncHost : testing::TestWithParam<std::string> {};
+TEST_P(TrajOnAsyncHost, TwoThreadsFollowTheReference) {
+  ranks::Ranks group{"threads", 2, "train_on_async_host", GetParam()};
+  EXPECT_EQ(ranks::failures(group.join()), "");
+}
+INSTANTIATE_TEST_SUITE_P(Modes, TrajOnAsyncHost, testing::ValuesIn(sharded_modes()), [](const auto& mode) { return mode.param; });
+
 TEST(TrajData, HoldsCurvesToCompareWith) { EXPECT_THAT(test::trajectory_modes(), testing::Not(testing::IsEmpty())); }
 
 TEST(TrajWorlds, OneToFourRanksWithOneGlobalBatchGiveOneLossCurve) {
@@ -86,6 +107,7 @@ TEST(TrajWorlds, OneToFourRanksWithOneGlobalBatchGiveOneLossCurve) {
 int main(int argc, char** argv) {
   auto& registry = troupe::testing_ranks::registry();
   registry.bodies["train"] = troupe::train_and_compare;
+  registry.bodies["train_on_async_host"] = troupe::train_on_async_host;
   registry.joins["gloo"] = [](const std::string& place, int rank, int size, std::chrono::milliseconds timeout) {
     return troupe::make_gloo_communicator(rank, size, place, timeout);
   };
