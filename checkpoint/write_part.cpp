@@ -6,7 +6,6 @@
 #include <troupe/errors.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 namespace troupe {
@@ -26,11 +25,11 @@ std::uint64_t down(std::uint64_t offset) { return offset / kPage * kPage; }
 
 /// Memory that segments are copied into when they do not lie in memory as in the file. Outlives the files, which wait for it.
 struct Bounce {
-  std::array<PageBuffer, File::num_slots> slots;
+  static constexpr std::size_t kSlot = segment_bytes + kPage;
+  PageBuffer slots;
   std::span<std::byte> take(int slot, std::uint64_t offset, std::size_t bytes) {
-    auto& buffer = slots[static_cast<std::size_t>(slot)];
-    if (!buffer.data()) buffer = PageBuffer{segment_bytes + kPage};
-    return {buffer.data() + offset % kPage, bytes};
+    if (!slots.data()) slots = PageBuffer{File::num_slots * kSlot};  // together: in huge pages
+    return {slots.data() + static_cast<std::size_t>(slot) * kSlot + offset % kPage, bytes};
   }
 };
 
