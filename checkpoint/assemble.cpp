@@ -30,6 +30,20 @@ struct SharedFile {
 
 std::string bytes_text(std::uint64_t begin, std::uint64_t end) { return "bytes " + std::to_string(begin) + " to " + std::to_string(end); }
 
+/// The segments of a file that nobody recorded: reads all of it.
+std::vector<Segment> digest_file(File& file) {
+  std::vector<Segment> segments;
+  const auto size = file.size();
+  if (size == 0) return segments;
+  const PageBuffer buffer{static_cast<std::size_t>(std::min(size, segment_bytes))};
+  for (std::uint64_t at = 0; at < size; at += segment_bytes) {
+    const std::span bytes{buffer.data(), static_cast<std::size_t>(std::min(segment_bytes, size - at))};
+    file.read(bytes, at);
+    segments.push_back({at, static_cast<std::uint32_t>(bytes.size()), digest_of(bytes)});
+  }
+  return segments;
+}
+
 class Assembly {
  public:
   Assembly(FileSystem& file_system, const SourceFiles& files, const std::string& what, Manifest& manifest)
@@ -168,15 +182,11 @@ void assemble(FileSystem& file_system, const SourceFiles& files, const std::stri
   Assembly{file_system, files, what, manifest}.run();
 }
 
-std::vector<Segment> digest_file(File& file) {
+std::vector<Segment> segments_of(std::string_view bytes) {
   std::vector<Segment> segments;
-  const auto size = file.size();
-  if (size == 0) return segments;
-  const PageBuffer buffer{static_cast<std::size_t>(std::min(size, segment_bytes))};
-  for (std::uint64_t at = 0; at < size; at += segment_bytes) {
-    const std::span bytes{buffer.data(), static_cast<std::size_t>(std::min(segment_bytes, size - at))};
-    file.read(bytes, at);
-    segments.push_back({at, static_cast<std::uint32_t>(bytes.size()), digest_of(bytes)});
+  for (std::uint64_t at = 0; at < bytes.size(); at += segment_bytes) {
+    const auto part = bytes.substr(at, segment_bytes);
+    segments.push_back({at, static_cast<std::uint32_t>(part.size()), digest_of(part)});
   }
   return segments;
 }

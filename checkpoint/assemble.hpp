@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace troupe::detail {
@@ -22,7 +23,7 @@ using SourceFiles = std::map<std::string, SourceFile>;
 /// file system throws.
 void assemble(FileSystem& file_system, const SourceFiles& files, const std::string& what, Manifest& manifest);
 
-/// The segments of a file nobody recorded: reads all of it.
-[[nodiscard]] std::vector<Segment> digest_file(File& file);
+/// The segments of a file that consists of `bytes`.
+[[nodiscard]] std::vector<Segment> segments_of(std::string_view bytes);
 
 }  // namespace troupe::detail

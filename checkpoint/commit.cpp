@@ -140,23 +140,21 @@ class Commit {
     const auto write = [&](const char* name, std::string_view bytes) {
       const auto path = whole_ / name;
       if (file_system_.kind(path)) file_system_.remove_file(path);
-      const auto file = file_system_.open(path, FileSystem::Access::Write);
+      auto file = file_system_.open(path, FileSystem::Access::Write);
       file->set_size(bytes.size());
       file->write(std::as_bytes(std::span{bytes}), 0);
-      file->sync();
-      return digest_file(*file);
+      return file;
     };
-    FileRecord json{manifest_json_name, 0, 0, {}, {}};
     const auto text = to_text(manifest);
-    json.size = text.size();
-    json.segments = write(manifest_json_name, text);
+    FileRecord json{manifest_json_name, text.size(), 0, segments_of(text), {{-1, 0, text.size()}}};
     json.digest = digest_of(json.segments);
-    json.writers = {{-1, 0, json.size}};
     const auto place = std::ranges::lower_bound(manifest.files, json.name, {}, &FileRecord::name);
     const auto moved = static_cast<std::uint32_t>(place - manifest.files.begin());
     manifest.files.insert(place, std::move(json));
     for (auto& tensor : manifest.tensors) tensor.file += tensor.file >= moved ? 1 : 0;
-    (void)write(manifest_name, to_bytes(manifest));
+    const auto readable = write(manifest_json_name, text), own = write(manifest_name, to_bytes(manifest));
+    readable->sync();
+    own->sync();
   }
 
   void sync_directories(const fs::path& directory) {

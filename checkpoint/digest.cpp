@@ -1,5 +1,6 @@
 #include "digest.hpp"
 
+#define XXH_STATIC_LINKING_ONLY  // the size of a stream's state
 #include <xxhash.h>
 
 #include <string>
@@ -22,6 +23,15 @@ void append(std::string& out, T value) {
 std::uint64_t digest_of(std::span<const std::byte> bytes) noexcept { return XXH3_64bits(bytes.data(), bytes.size()); }
 
 std::uint64_t digest_of(std::string_view bytes) noexcept { return XXH3_64bits(bytes.data(), bytes.size()); }
+
+struct DigestStream::State {
+  XXH3_state_t xxh;  // aligned to 64 bytes
+};
+
+DigestStream::DigestStream() : state_(std::make_unique<State>()) { XXH3_64bits_reset(&state_->xxh); }
+DigestStream::~DigestStream() = default;
+void DigestStream::update(std::span<const std::byte> bytes) noexcept { XXH3_64bits_update(&state_->xxh, bytes.data(), bytes.size()); }
+std::uint64_t DigestStream::value() const noexcept { return XXH3_64bits_digest(&state_->xxh); }
 
 std::uint64_t digest_of(const std::vector<Segment>& segments) {
   std::string bytes;

@@ -86,7 +86,7 @@ class Reading {
       file.read(*whole, segment.begin);
       return check(*whole, segment);
     }
-    if (!scratch.data()) scratch = PageBuffer{segment_bytes};
+    if (!scratch.data()) scratch = PageBuffer{static_cast<std::size_t>(std::min(record_.size, segment_bytes))};
     const std::span bytes{scratch.data(), segment.length};
     file.read(bytes, segment.begin);
     check(bytes, segment);

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <memory>
+#include <utility>
 
 namespace troupe {
 
@@ -20,74 +22,97 @@ namespace fs = std::filesystem;
 constexpr std::uint64_t kPage = File::page_bytes;
 // Shorter stretches of whole pages go through the page cache: an access of their own would cost more than it moves.
 constexpr std::uint64_t kDirectAtLeast = 64 << 10;
+constexpr std::uint64_t kCopyAtOnce = 256 << 10;  // then digested, while it is in the processor's own cache
 
 std::uint64_t up(std::uint64_t offset) { return (offset + kPage - 1) / kPage * kPage; }
 std::uint64_t down(std::uint64_t offset) { return offset / kPage * kPage; }
 
-/// Memory that segments are copied into when they do not lie in memory as in the file. Outlives the files, which wait for it.
-struct Bounce {
-  std::array<PageBuffer, File::num_slots> slots;
-  std::span<std::byte> take(int slot, std::uint64_t offset, std::size_t bytes) {
-    auto& buffer = slots[static_cast<std::size_t>(slot)];
-    if (!buffer.data()) buffer = PageBuffer{segment_bytes + kPage};
-    return {buffer.data() + offset % kPage, bytes};
-  }
-};
-
-/// Writes one file's pieces as segments, several under way at once.
-class FileWriter {
+/// Writes a part's files as segments, several under way at once, also of one file and the next. A slot is one access under way, and the
+/// memory that its segment was copied into when it does not lie in memory as in the file.
+class PartWriter {
  public:
-  FileWriter(File& file, Bounce& bounce) : file_(file), bounce_(bounce) {}
+  /// @param largest bytes of the largest segment.
+  explicit PartWriter(std::size_t largest) : slot_bytes_((largest + 2 * kPage - 1) / kPage * kPage) {}
 
-  void write(const Run& run) {
-    auto piece = run.pieces.begin();
-    for (auto begin = run.begin(); begin < run.end();) {
-      const auto end = std::min(run.end(), (begin / segment_bytes + 1) * segment_bytes);
-      while (piece->end() <= begin) ++piece;
-      write_segment(begin, end, &*piece);
-      begin = end;
+  std::vector<Segment> write(std::unique_ptr<File> file, const PartPlan::PlannedFile& planned) {
+    file_ = files_.emplace_back(std::move(file)).get();
+    segments_.clear();
+    file_->set_size(planned.size);
+    for (const auto& run : runs_of(planned.pieces)) {
+      auto piece = run.pieces.begin();
+      for (auto begin = run.begin(); begin < run.end();) {
+        const auto end = std::min(run.end(), (begin / segment_bytes + 1) * segment_bytes);
+        while (piece->end() <= begin) ++piece;
+        write_segment(begin, end, &*piece);
+        begin = end;
+      }
     }
+    return std::exchange(segments_, {});
   }
 
-  std::vector<Segment> finish() {
-    for (int slot = 0; slot < File::num_slots; ++slot) file_.wait_write(slot);
-    file_.sync();
-    return std::move(segments_);
+  /// All of it is on the disk when this returns.
+  void sync() {
+    for (int slot = 0; slot < File::num_slots; ++slot) wait(slot);
+    for (const auto& file : files_) file->sync();
   }
 
  private:
+  void wait(int slot) {
+    if (auto* const file = std::exchange(under_way_[static_cast<std::size_t>(slot)], nullptr)) file->wait_write(slot);
+  }
+
   void write_segment(std::uint64_t begin, std::uint64_t end, const PartPlan::Piece* piece) {
     const int slot = next_;
     next_ = (next_ + 1) % File::num_slots;
-    file_.wait_write(slot);
+    wait(slot);
     const auto bytes = gather(slot, begin, end, piece);
-    segments_.push_back({begin, static_cast<std::uint32_t>(bytes.size()), digest_of(bytes)});
     const auto first = up(begin), last = down(end);
-    if (first >= last || last - first < kDirectAtLeast) return file_.write(bytes, begin);
-    if (first > begin) file_.write(bytes.first(first - begin), begin);
-    file_.begin_write(slot, bytes.subspan(first - begin, last - first), first);
-    if (end > last) file_.write(bytes.subspan(last - begin), last);
+    if (first >= last || last - first < kDirectAtLeast) return file_->write(bytes, begin);
+    file_->begin_write(slot, bytes.subspan(first - begin, last - first), first);
+    under_way_[static_cast<std::size_t>(slot)] = file_;
+    if (first > begin) file_->write(bytes.first(first - begin), begin);
+    if (end > last) file_->write(bytes.subspan(last - begin), last);
   }
 
+  /// The segment's bytes in one place, digested on the way.
   std::span<const std::byte> gather(int slot, std::uint64_t begin, std::uint64_t end, const PartPlan::Piece* piece) {
     const auto size = static_cast<std::size_t>(end - begin);
     const auto* data = piece->bytes.data() + (begin - piece->begin);
     const bool in_place = reinterpret_cast<std::uintptr_t>(data) % kPage == begin % kPage;
-    if (piece->end() >= end && (in_place || size < kDirectAtLeast)) return {data, size};
-    const auto into = bounce_.take(slot, begin, size);
-    for (auto at = begin; at < end; ++piece) {
-      const auto upto = std::min(end, piece->end());
-      std::memcpy(into.data() + (at - begin), piece->bytes.data() + (at - piece->begin), upto - at);
+    if (piece->end() >= end && (in_place || size < kDirectAtLeast)) {
+      segments_.push_back({begin, static_cast<std::uint32_t>(size), digest_of(std::span{data, size})});
+      return {data, size};
+    }
+    if (!memory_.data()) memory_ = PageBuffer{File::num_slots * slot_bytes_};  // together: in huge pages
+    const std::span into{memory_.data() + static_cast<std::size_t>(slot) * slot_bytes_ + begin % kPage, size};
+    DigestStream digest;
+    for (auto at = begin; at < end; piece += at == piece->end()) {
+      const auto upto = std::min({end, piece->end(), at + kCopyAtOnce});
+      const auto part = into.subspan(at - begin, upto - at);
+      std::memcpy(part.data(), piece->bytes.data() + (at - piece->begin), part.size());
+      digest.update(part);
       at = upto;
     }
+    segments_.push_back({begin, static_cast<std::uint32_t>(size), digest.value()});
     return into;
   }
 
-  File& file_;
-  Bounce& bounce_;
+  PageBuffer memory_;  // outlives the files, which wait for what is under way
+  std::size_t slot_bytes_;
+  std::vector<std::unique_ptr<File>> files_;
+  std::array<File*, File::num_slots> under_way_{};
+  File* file_ = nullptr;
   std::vector<Segment> segments_;
   int next_ = 0;
 };
+
+std::size_t largest_segment(const PartPlan& plan) {
+  std::uint64_t largest = 1;
+  for (const auto& file : plan.files) {
+    for (const auto& run : runs_of(file.pieces)) largest = std::max(largest, std::min(segment_bytes, run.end() - run.begin()));
+  }
+  return static_cast<std::size_t>(largest);
+}
 
 }  // namespace
 
@@ -96,16 +121,13 @@ void write_plan(const fs::path& directory, PartPlan& plan, FileSystem& file_syst
   const auto own_file = directory / rank_file_name(plan.record.rank);
   if (file_system.kind(own_file)) file_system.remove_file(own_file);  // what it said is no longer so
   plan.record.written.clear();
-  Bounce bounce;
+  PartWriter writer{largest_segment(plan)};
   for (const auto& planned : plan.files) {
-    const auto file = file_system.open(directory / planned.name, FileSystem::Access::Write);
-    file->set_size(planned.size);
-    FileWriter writer{*file, bounce};
-    for (const auto& run : runs_of(planned.pieces)) writer.write(run);
-    plan.record.written.push_back({planned.name, planned.size, writer.finish()});
+    auto segments = writer.write(file_system.open(directory / planned.name, FileSystem::Access::Write), planned);
+    plan.record.written.push_back({planned.name, planned.size, std::move(segments)});
   }
-  file_system.sync_directory(directory);
-  file_system.write_atomically(own_file, to_bytes(plan.record));
+  writer.sync();
+  file_system.write_atomically(own_file, to_bytes(plan.record));  // which syncs the directory, for all files made in it
 }
 
 }  // namespace detail

@@ -7,10 +7,16 @@
 
 namespace troupe::detail {
 
+namespace {
+constexpr std::size_t kHugePage = 2 << 20;
+}
+
 PageBuffer::PageBuffer(std::size_t bytes) : bytes_(bytes) {
   void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) throw std::bad_alloc{};
   data_ = static_cast<std::byte*>(data);
+  // A disk takes an access of few large pages up to half as fast again as one of many small ones.
+  if (bytes >= kHugePage) (void)::madvise(data, bytes, MADV_HUGEPAGE);
 }
 
 PageBuffer::~PageBuffer() {

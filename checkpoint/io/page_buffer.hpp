@@ -4,7 +4,7 @@
 
 namespace troupe::detail {
 
-/// Memory that O_DIRECT takes, zeroed, straight from the kernel.
+/// Memory that O_DIRECT takes, zeroed, straight from the kernel; in huge pages where it can be.
 class PageBuffer {
  public:
   PageBuffer() = default;

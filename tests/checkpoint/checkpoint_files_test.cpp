@@ -339,6 +339,13 @@ TEST_F(CheckpointParts, RefusesManifestsThatLie) {
   EXPECT_THAT(failure_of([&] { CheckpointReader{file.parent_path(), disk_}; }).what(), HasSubstr("manifest.troupe: is damaged"));
 }
 
+TEST_F(CheckpointParts, UsesMemoryAgainOnlyWhenItsWriteIsDone) {
+  const State state{3, 2, 160};  // more segments than slots, and this disk writes as late as it can
+  for (int rank = 0; rank < 2; ++rank) write_part(shared_, state.part(rank), disk_);
+  commit({shared_, shared_});
+  EXPECT_EQ(state.difference(CheckpointReader{"/run/checkpoint_000000", disk_}), "");
+}
+
 TEST_F(CheckpointParts, TakesAnOlderAcknowledgementBackBeforeItWrites) {
   const State state{1, 1};
   write_part(shared_, state.part(0), disk_);
