@@ -133,13 +133,14 @@ void ShardEngine::make_world(const RankDevice& device, const MemoryAccount& acco
   world_.reset(new ShardWorld{*shard_group_, *reduce_group_, replica_group_.get(), options_, account, BufferPool{*shard_group_, account}, runtime,
                               torch_device(runtime.device()), InFlight{runtime.compute_stream()}, offloads ? runtime.create_stream() : nullptr});
   const auto rank = communicator_.rank();
-  const auto on_disk = [&](const Offload& offload) {
-    if (offload.place != Offload::Place::Disk) return false;
-    if (runtime.has_own_memory()) throw Failure{Errc::Unsupported, "sharding: offload to disk works for ranks on the CPU only; offload to the host"};
-    return true;
-  };
-  if (on_disk(options_.offload_params)) world_->params_file = std::make_shared<ShardFile>(options_.offload_params, rank, account);
-  if (on_disk(options_.offload_optimizer)) world_->masters_file = std::make_shared<ShardFile>(options_.offload_optimizer, rank, account);
+  if (options_.offload_params.place == Offload::Place::Disk) {
+    if (runtime.has_own_memory()) throw Failure{Errc::Unsupported, "sharding: offload_params to disk works for ranks on the CPU only; offload to the host"};
+    world_->params_file = std::make_shared<ShardFile>(options_.offload_params, rank, account);
+  }
+  // Where a device has its own memory the masters stay in the host's, pinned; their state goes to disk all the same.
+  if (options_.offload_optimizer.place == Offload::Place::Disk && !runtime.has_own_memory()) {
+    world_->masters_file = std::make_shared<ShardFile>(options_.offload_optimizer, rank, account);
+  }
 }
 
 void ShardEngine::set_offload_stream(const std::shared_ptr<OffloadStream>& stream) {

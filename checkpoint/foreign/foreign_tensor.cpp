@@ -101,6 +101,11 @@ bool ForeignTensor::contiguous() const noexcept {
 }
 
 std::vector<std::byte> contiguous_bytes(const ForeignTensor& tensor) {
+  // Strides of 0 make any number of elements out of one: memory is bounded by what the file holds.
+  if (tensor.elements() > tensor.storage.size() / bytes_of(tensor.dtype)) {
+    throw Failure{Errc::Unsupported, "a tensor of " + std::to_string(tensor.elements()) + " elements repeats those of a storage of " +
+                                         std::to_string(tensor.storage.size()) + " bytes; call contiguous() before it is saved"};
+  }
   std::vector<std::byte> out(tensor.elements() * bytes_of(tensor.dtype));
   if (out.empty()) return out;
   if (tensor.contiguous()) {

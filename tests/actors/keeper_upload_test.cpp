@@ -3,7 +3,9 @@
 
 #include <condition_variable>
 #include <fstream>
+#include <chrono>
 #include <mutex>
+#include <thread>
 #include <troupe/remote_run.hpp>
 
 #include "../../actors/checkpoint_keeper.hpp"
@@ -214,7 +216,9 @@ TEST_F(KeeperUploadTest, GoesOnFromTheStoreOnAnotherHostAndKeepsItsRule) {
   const auto opened = open();
   ASSERT_EQ(opened.contents.checkpoints.size(), 1u);
   EXPECT_EQ(opened.contents.checkpoints[0].index, 3u);
-  EXPECT_FALSE(fs::exists(root_.path() / "store/some/run/result.json"));
+  const auto old_result = root_.path() / "store/some/run/result.json";
+  for (int wait = 0; wait < 500 && fs::exists(old_result); ++wait) std::this_thread::sleep_for(std::chrono::milliseconds{10});  // the uploader's turn
+  EXPECT_FALSE(fs::exists(old_result));
   commit(4);
   (void)await<CheckpointKept>();
   end();
