@@ -94,8 +94,9 @@ void Accelerator::Impl::check_savable(const char* call) const {
 }
 
 bool Accelerator::Impl::saves_async() const {
-  const bool on_disk = std::ranges::any_of(optimizers, [](const auto* optimizer) { return optimizer->keeps_state_on_disk(); });
-  return options.checkpoint.async && !on_disk;
+  const bool state = std::ranges::any_of(optimizers, [](const auto* optimizer) { return optimizer->keeps_state_on_disk(); });
+  const bool parameters = sharding().offload_params.place == Offload::Place::Disk;
+  return options.checkpoint.async && !state && !parameters;
 }
 
 bool Accelerator::Impl::skip_when_busy() {
