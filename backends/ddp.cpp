@@ -86,14 +86,12 @@ DdpEngine::DdpEngine(Communicator& communicator, NamedTensors params, NamedTenso
   }
   const auto cap = static_cast<std::size_t>(options.bucket_cap_mb * 1024 * 1024);
   for (auto& plan : plan_buckets(params, cap, in_place_bytes)) add_bucket(std::move(plan));
-  if (!communicator.reaches_any_memory()) {
-    std::vector<std::size_t> sizes;
-    for (const auto& bucket : buckets_) {
-      const auto& first = params_[bucket.plan.params.front()].tensor;
-      if (bucket.plan.in_place) sizes.push_back(static_cast<std::size_t>(first.numel()) * first.element_size());
-    }
-    if (!sizes.empty()) gradient_memory_ = std::make_unique<GradientMemory>(communicator, sizes);
+  std::vector<std::size_t> sizes;
+  for (const auto& bucket : buckets_) {
+    const auto& first = params_[bucket.plan.params.front()].tensor;
+    if (bucket.plan.in_place) sizes.push_back(static_cast<std::size_t>(first.numel()) * first.element_size());
   }
+  if (!sizes.empty()) gradient_memory_ = std::make_unique<GradientMemory>(communicator, sizes);
 
   if (options.broadcast_buffers && !buffers.empty()) {
     std::size_t bytes = 0;

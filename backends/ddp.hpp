@@ -40,8 +40,8 @@ struct Pass {
 ///
 /// Autograd leaves a parameter's first gradient without a copy ("steals" it). That is kept: small gradients are then
 /// copied into their bucket, which costs one read and one write, while gradients that are always views of a bucket
-/// must be zeroed (a write) and added to (two reads and a write). Large ones are reduced where they lie; where the
-/// communicator's peers cannot reach any memory, they are allocated so that they can (GradientMemory). Afterwards `param.grad` is the average, a view of the bucket or the
+/// must be zeroed (a write) and added to (two reads and a write). Large ones are allocated where the
+/// communicator's peers reach them (GradientMemory) and reduced where they lie. Afterwards `param.grad` is the average, a view of the bucket or the
 /// tensor that autograd made.
 ///
 /// Buckets are launched in plan order on every rank, whatever the order in which gradients come.
@@ -98,7 +98,7 @@ class DdpEngine {
 
   Communicator& communicator_;
   DistributedDataParallelKwargs options_;
-  std::unique_ptr<GradientMemory> gradient_memory_;  // where peers reach only what the communicator allocates
+  std::unique_ptr<GradientMemory> gradient_memory_;  // of large gradients
   std::vector<Param> params_;
   std::vector<Bucket> buckets_;
   std::vector<at::Tensor> buffers_;

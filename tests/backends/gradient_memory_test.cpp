@@ -24,6 +24,8 @@ using detail::GradientMemory;
 constexpr std::int64_t kElements = 300'000;
 constexpr std::size_t kBytes = kElements * 4;
 
+const bool counting_installed = (CountTensors::install(), true);  // before anything else, as in a main
+
 struct GradientMemoryTest : testing::Test {
   std::unique_ptr<Communicator> self = self_communicator();
   test::CountingCommunicator communicator{*self};
@@ -61,7 +63,6 @@ TEST_F(GradientMemoryTest, TensorsOutliveIt) {
 }
 
 TEST_F(GradientMemoryTest, LeavesCountedTensorsCounted) {
-  CountTensors::install();
   const GradientMemory memory{communicator, {kBytes}};
   const MemoryAccount account;
   const CountTensors counting{account};
