@@ -14,6 +14,7 @@
 #include <torch/nn/modules/linear.h>
 
 #include <fcntl.h>
+#include <sched.h>
 #include <spawn.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -136,6 +137,14 @@ double cpu_seconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
+/// Every rank, and every process that never talks, has a core of its own, as `ScalingConfig::pin_threads` gives it.
+void pin(int rank) {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  CPU_SET(static_cast<unsigned>(rank) % std::thread::hardware_concurrency(), &cores);
+  (void)sched_setaffinity(0, sizeof cores, &cores);
+}
+
 /// @param meeting where the processes of kind "meeting" wait for each other after a step; else nullptr.
 std::vector<double> timed_steps(Trainee& trainee, int steps, Communicator* meeting) {
   std::vector<double> times;
@@ -166,6 +175,7 @@ int be_worker(const std::string& kind, int rank, const std::string& name) {
   std::vector<std::thread> threads;
   for (int r = 0; r < num_ranks; ++r) {
     threads.emplace_back([&, r] {
+      pin(kind == "threads" ? r : rank);
       Trainee trainee{parse(name), *seats[static_cast<std::size_t>(r)]};
       for (;;) {
         meet.arrive_and_wait();
