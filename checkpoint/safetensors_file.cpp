@@ -1,6 +1,4 @@
 #include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +9,8 @@
 #include <troupe/safetensors.hpp>
 #include <utility>
 
+#include "descriptor.hpp"
+#include "mapped_file.hpp"
 #include "safetensors_layout.hpp"
 
 namespace troupe {
@@ -21,35 +21,6 @@ namespace fs = std::filesystem;
 [[noreturn]] void fail_storage(const fs::path& file, const std::string& doing) {
   throw Failure{Errc::StorageUnavailable,
                 file.string() + ": cannot " + doing + ": " + std::strerror(errno)};
-}
-
-/// A file descriptor, closed at the end of the scope.
-struct Descriptor {
-  explicit Descriptor(int fd) : value(fd) {}
-  Descriptor(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (value >= 0) ::close(value);
-  }
-  int value;
-};
-
-std::shared_ptr<void> map_file(const fs::path& file, std::size_t& bytes) {
-  const Descriptor fd{::open(file.c_str(), O_RDONLY | O_CLOEXEC)};
-  if (fd.value < 0) {
-    if (errno == ENOENT || errno == ENOTDIR)
-      throw Failure{Errc::FileNotFound, file.string() + ": no such file"};
-    fail_storage(file, "open");
-  }
-  struct stat info {};
-  if (::fstat(fd.value, &info) != 0) fail_storage(file, "stat");
-  if (!S_ISREG(info.st_mode))
-    throw Failure{Errc::FileCorrupt, file.string() + ": is no regular file"};
-  bytes = static_cast<std::size_t>(info.st_size);
-  if (bytes == 0) return nullptr;
-  void* const at =
-      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd.value, 0);
-  if (at == MAP_FAILED) fail_storage(file, "map");
-  return {at, [size = bytes](void* p) { ::munmap(p, size); }};
 }
 
 void check_items(const fs::path& file, const std::vector<SafetensorsItem>& items) {
@@ -102,18 +73,17 @@ struct Temporary {
 
 void sync_directory(const fs::path& file) {
   const auto directory = file.has_parent_path() ? file.parent_path() : fs::path{"."};
-  const Descriptor fd{::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  const detail::Descriptor fd{::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   if (fd.value < 0 || ::fsync(fd.value) != 0) fail_storage(directory, "sync");
 }
 
 }  // namespace
 
 SafetensorsFile::SafetensorsFile(const fs::path& file) {
-  std::size_t bytes = 0;
-  mapping_ = map_file(file, bytes);
-  auto* const begin = static_cast<std::byte*>(mapping_.get());
-  header_ = parse_safetensors({begin, bytes}, file.string());
-  data_ = begin + header_.data_begin;
+  auto mapped = detail::map_private(file);
+  header_ = parse_safetensors(mapped.bytes, file.string());
+  data_ = mapped.bytes.data() + header_.data_begin;
+  mapping_ = std::move(mapped.keep);
 }
 
 const SafetensorsEntry* SafetensorsFile::find(std::string_view name) const noexcept {
@@ -136,7 +106,7 @@ void write_safetensors_file(const fs::path& file, std::vector<SafetensorsItem> i
   Temporary temporary{fs::path{file} +=
                       ".tmp." + std::to_string(::getpid()) + "." + std::to_string(++count)};
   {
-    const Descriptor fd{
+    const detail::Descriptor fd{
         ::open(temporary.path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)};
     if (fd.value < 0) fail_storage(std::exchange(temporary.path, {}), "create");
     write_all(fd.value, std::as_bytes(std::span{header}), file);

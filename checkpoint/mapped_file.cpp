@@ -1,9 +1,10 @@
 #include "mapped_file.hpp"
 
+#include "descriptor.hpp"
+
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -11,18 +12,6 @@
 #include <troupe/errors.hpp>
 
 namespace troupe::detail {
-namespace {
-
-struct Descriptor {
-  explicit Descriptor(int fd) : value(fd) {}
-  Descriptor(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (value >= 0) ::close(value);
-  }
-  int value;
-};
-
-}  // namespace
 
 MappedFile map_private(const std::filesystem::path& file) {
   const auto fail = [&](const char* doing) {
