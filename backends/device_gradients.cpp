@@ -46,7 +46,10 @@ double sum_of_squares_by_operations(const std::vector<at::Tensor>& gradients) {
 }
 
 void scale_by_operations(const std::vector<at::Tensor>& gradients, float factor) {
-  for_each_gradient(gradients, [factor](const at::Tensor& g) { g.mul_(static_cast<double>(factor)); });
+  for_each_gradient(gradients, [factor](const at::Tensor& g) {
+    if (g.element_size() > 2) g.mul_(static_cast<double>(factor));
+    else g.copy_(g.to(at::kFloat).mul_(static_cast<double>(factor)));  // else the factor is rounded to 16 bits, too
+  });
 }
 
 void clamp_by_operations(const std::vector<at::Tensor>& gradients, float limit) {

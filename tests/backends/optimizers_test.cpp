@@ -294,7 +294,7 @@ TEST(Optimizers, RefuseSettingsOutOfRange) {
 
 /// One update of the same elements by the kernels and by LibTorch's operations.
 template <class Step, class Kernel>
-void expect_same_update(Kernel kernel, const Step& step, int num_slots) {
+void expect_same_update(Kernel kernel, const Step& step, int num_slots, bool root = false) {
   for (const auto type : {at::kFloat, at::kDouble, at::kBFloat16, at::kHalf}) {
     std::vector<at::Tensor> ours, theirs;
     for (int i = 0; i < 4; ++i) {
@@ -309,23 +309,27 @@ void expect_same_update(Kernel kernel, const Step& step, int num_slots) {
     };
     kernel(elements(ours), step);
     detail::by_operations(elements(theirs), step);
-    // Kernels round where an operation does not: the last bit may differ.
-    const double rtol = type == at::kDouble ? 1e-14 : type == at::kFloat ? 1e-5 : type == at::kHalf ? 2e-3 : 2e-2;
     for (std::size_t i = 0; i < ours.size(); ++i) {
-      EXPECT_TRUE(at::allclose(ours[i].to(at::kDouble), theirs[i].to(at::kDouble), rtol, rtol)) << type << " " << i;
+      if (root && i == 0 && (type == at::kFloat || type == at::kDouble)) {
+        // LibTorch's sqrt on the CPU is not rounded correctly (one float in six differs from std::sqrt's): a bit or two.
+        const double ulps = type == at::kFloat ? 4 * 0x1p-23 : 4 * 0x1p-52;
+        EXPECT_TRUE(at::allclose(ours[i], theirs[i], ulps, ulps)) << type;
+      } else {
+        EXPECT_TRUE(at::equal(ours[i], theirs[i])) << type << " " << i;
+      }
     }
   }
 }
 
-TEST(DeviceKernels, AgreeWithTheHosts) {
+TEST(DeviceKernels, GiveTheBitsOfTheHostsButForTheRoot) {
   const detail::AdamStep adam{.l2 = 0.1, .keep = 0.99, .beta1 = 0.9, .beta2 = 0.999, .step_size = 0.02, .inverse_root = 3.1, .eps = 1e-8};
-  expect_same_update([](const auto& e, const auto& s) { detail::adam(e, s); }, adam, 2);
+  expect_same_update([](const auto& e, const auto& s) { detail::adam(e, s); }, adam, 2, true);
   for (const bool nesterov : {false, true}) {
     const detail::SgdStep sgd{.l2 = 0.1, .momentum = 0.9, .fresh = 0.7, .nesterov_momentum = 0.9, .lr = 0.02, .nesterov = nesterov};
     expect_same_update([](const auto& e, const auto& s) { detail::sgd(e, s); }, sgd, nesterov ? 1 : 0);
     expect_same_update([](const auto& e, const auto& s) { detail::sgd(e, s); }, sgd, 1);
   }
-  expect_same_update([](const auto& e, const auto& s) { detail::adagrad(e, s); }, detail::AdagradStep{.l2 = 0.1, .lr = 0.02, .eps = 1e-8}, 1);
+  expect_same_update([](const auto& e, const auto& s) { detail::adagrad(e, s); }, detail::AdagradStep{.l2 = 0.1, .lr = 0.02, .eps = 1e-8}, 1, true);
   expect_same_update([](const auto& e, const auto& s) { detail::lion(e, s); }, detail::LionStep{.keep = 0.99, .beta1 = 0.9, .beta2 = 0.99, .lr = 0.02}, 1);
 }
 
