@@ -254,6 +254,7 @@ void Accelerator::save_model(const torch::nn::Module& module, const fs::path& di
     if (!is_main_process()) return;
     real_file_system().make_directories(directory);
     real_file_system().remove_tree(staging);
+    real_file_system().make_directories(staging);
   }));
   i.agree(outcome_of([&] {
     auto pieces = i.pieces_of(i.prepared("save_model", &module));

@@ -117,7 +117,7 @@ std::size_t largest_segment(const PartPlan& plan) {
 }  // namespace
 
 void write_plan(const fs::path& directory, PartPlan& plan, FileSystem& file_system) {
-  file_system.make_directories(directory);
+  file_system.make_directory(directory);  // its parent goes when the save is given up: then it is not made again
   const auto own_file = directory / rank_file_name(plan.record.rank);
   if (file_system.kind(own_file)) file_system.remove_file(own_file);  // what it said is no longer so
   plan.record.written.clear();
