@@ -164,7 +164,7 @@ void load(WireInput& in, Metrics& metrics) {
 
 template <class Archive>
 void serialize(Archive& ar, ScalingConfig& m) {
-  ar(m.num_workers, m.use_gpu, numbered(m.placement), m.cpus_per_worker, m.pin_threads);
+  ar(m.num_workers, m.use_gpu, numbered(m.placement), m.cpus_per_worker, m.pin_threads, m.min_workers, m.spare_workers);
 }
 template <class Archive>
 void serialize(Archive& ar, Progress& m) {
@@ -172,17 +172,24 @@ void serialize(Archive& ar, Progress& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, RunError& m) {
-  ar(numbered(m.code), m.message, m.rank, m.signal, m.exit_code, m.last_lines);
+  ar(numbered(m.code), m.message, m.rank, m.signal, m.exit_code, m.last_lines, m.step, m.details);
 }
 template <class Archive>
 void serialize(Archive& ar, Hello& m) {
   ar(m.program, m.attempt, m.rank, m.nonce);
 }
 template <class Archive>
+void serialize(Archive& ar, SnapshotOptions& m) {
+  auto directory = m.directory.string();
+  ar(directory, m.every);
+  m.directory = std::move(directory);
+}
+template <class Archive>
 void serialize(Archive& ar, RunRank& m) {
   std::int64_t barrier_timeout_ms = m.barrier_timeout.count();
   ar(m.attempt, m.rank, m.world_size, m.local_rank, m.local_world_size, m.node_rank, m.function, m.config_json,
-     m.run_name, m.run_directory, m.resume_checkpoint, m.first_report_index, m.scaling, barrier_timeout_ms);
+     m.run_name, m.run_directory, m.resume_checkpoint, m.first_report_index, m.scaling, barrier_timeout_ms,
+     m.snapshots, m.chaos);
   m.barrier_timeout = std::chrono::milliseconds{barrier_timeout_ms};
 }
 template <class Archive>

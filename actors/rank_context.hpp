@@ -32,6 +32,9 @@ class RankContext final : public TrainContext {
   std::filesystem::path checkpoint_dir() override;
   std::filesystem::path shared_checkpoint_dir() override;
   std::optional<Checkpoint> get_checkpoint() const override;
+  void step_completed() override { ++steps_; }
+  SnapshotOptions snapshots() const override { return run_.snapshots; }
+  std::uint64_t reports() const noexcept override { return next_report_; }
   void barrier() override { (void)wait_for_all({}); }
   std::string broadcast_from_rank_zero(std::string bytes) override;
   bool should_stop() const noexcept override { return channel_->next_stop_call(); }
@@ -51,6 +54,7 @@ class RankContext final : public TrainContext {
   std::shared_ptr<NcclPlugin> plugin_;
   RankGpu gpu_;  // empty without use_gpu
   std::uint64_t next_report_;
+  std::uint64_t steps_ = 0;
   std::uint64_t next_barrier_ = 0;
   std::vector<std::pair<std::uint64_t, std::shared_ptr<PendingSave>>> saves_;  // by report, those that may be under way
   int next_directory_ = 0;

@@ -45,6 +45,8 @@ RunRank GroupState::order_for(int rank) const {
   run.first_report_index = order.first_report_index;
   run.scaling = order.scaling;
   run.barrier_timeout = order.run.collective_timeout;
+  run.snapshots = order.snapshots;
+  run.chaos = order.run.chaos;
   return run;
 }
 

@@ -83,7 +83,9 @@ Json to_json(const RunError& error) {
   set_optional(json, "rank", error.rank);
   set_optional(json, "signal", error.signal);
   set_optional(json, "exit_code", error.exit_code);
+  set_optional(json, "step", error.step);
   json["last_lines"] = error.last_lines;
+  if (!error.details.empty()) json["details"] = error.details;
   return json;
 }
 
@@ -96,6 +98,8 @@ RunError error_from_json(const Json& json) {
     error.signal = get_optional<int>(json, "signal");
     error.exit_code = get_optional<int>(json, "exit_code");
     error.last_lines = json.at("last_lines").get<std::vector<std::string>>();
+    error.step = get_optional<std::uint64_t>(json, "step");
+    error.details = get_optional<std::string>(json, "details").value_or("");
     return error;
   });
 }
@@ -110,6 +114,7 @@ Json to_json(const Result& result) {
   for (const auto& record : result.best_checkpoints) json["best_checkpoints"].push_back(to_json(record));
   json["error"] = result.error ? to_json(*result.error) : Json(nullptr);
   json["stopped_early"] = result.stopped_early;
+  json["preempted"] = result.preempted;
   json["warnings"] = result.warnings;
   json["path"] = result.path.string();
   json["history"] = Json::array();
@@ -132,6 +137,7 @@ Result result_from_json(const Json& json, const std::filesystem::path& run) {
     for (const auto& entry : json.at("best_checkpoints")) result.best_checkpoints.push_back(checkpoint_from_json(entry, run));
     if (!json.at("error").is_null()) result.error = error_from_json(json.at("error"));
     result.stopped_early = json.at("stopped_early").get<bool>();
+    result.preempted = get_optional<bool>(json, "preempted").value_or(false);
     if (json.contains("warnings")) result.warnings = json["warnings"].get<std::vector<std::string>>();
     for (const auto& entry : json.at("history")) result.history.push_back(report_from_json(entry, run));
     return result;

@@ -21,6 +21,8 @@ void check_positive(const std::string& field, std::chrono::milliseconds value) {
 void validate(const ScalingConfig& scaling) {
   check_range("ScalingConfig.num_workers", scaling.num_workers, 1, 4096);
   check_range("ScalingConfig.cpus_per_worker", scaling.cpus_per_worker, 1, 4096);
+  check_range("ScalingConfig.min_workers", scaling.min_workers, 0, scaling.num_workers);
+  check_range("ScalingConfig.spare_workers", scaling.spare_workers, 0, scaling.num_workers);
 }
 
 void validate(const RunConfig& run) {
@@ -35,6 +37,14 @@ void validate(const RunConfig& run) {
     throw Failure{Errc::InvalidConfig, "FailureConfig.max_failures is " + std::to_string(run.failure.max_failures) +
                                            "; it must be -1 (no limit) or more"};
   }
+  if (run.failure.failure_window.count() < 0) {
+    throw Failure{Errc::InvalidConfig, "FailureConfig.failure_window is " + std::to_string(run.failure.failure_window.count()) +
+                                           " ms; it must be 0 (the whole run) or more"};
+  }
+  check_range("FailureConfig.snapshot_every", run.failure.snapshot_every, 0, 1'000'000'000);
+  if (!run.failure.snapshot_path.is_absolute()) {
+    throw Failure{Errc::InvalidConfig, "FailureConfig.snapshot_path is '" + run.failure.snapshot_path.string() + "'; it must be an absolute path"};
+  }
   if (run.checkpoint.num_to_keep) check_range("CheckpointConfig.num_to_keep", *run.checkpoint.num_to_keep, 1, 1'000'000'000);
   const auto& order = run.checkpoint.checkpoint_score_order;
   if (order != "max" && order != "min") {
@@ -42,6 +52,7 @@ void validate(const RunConfig& run) {
   }
   check_positive("RunConfig.start_timeout", run.start_timeout);
   check_positive("RunConfig.collective_timeout", run.collective_timeout);
+  check_positive("RunConfig.step_timeout", run.step_timeout);
   check_positive("RunConfig.stop_grace", run.stop_grace);
   check_positive("RunConfig.upload_timeout", run.upload_timeout);
 }

@@ -39,6 +39,8 @@ struct RunRank {
   std::uint64_t first_report_index = 0;          ///< so that report indices go on after a resume
   ScalingConfig scaling;
   std::chrono::milliseconds barrier_timeout{600'000};
+  SnapshotOptions snapshots;
+  std::string chaos;  ///< faults to inject
 };
 
 /// Asks how many `should_stop()` calls the rank has passed, and holds its next call. Answered by StopCounted.
@@ -150,6 +152,7 @@ struct StartGroup {
   std::uint64_t first_report_index = 0;
   ScalingConfig scaling;
   RunConfig run;
+  SnapshotOptions snapshots;
 };
 
 /// Soft stop at an agreed step boundary. No answer; GroupEnded follows.

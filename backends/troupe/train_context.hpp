@@ -58,6 +58,15 @@ class TrainContext {
   /// The newest committed checkpoint when this attempt began; nothing on a fresh run.
   [[nodiscard]] virtual std::optional<Checkpoint> get_checkpoint() const = 0;
 
+  /// Says that this rank has finished a training step: the proof that its training thread gets on, and where injected faults
+  /// strike. The Accelerator calls it when the loop asks a prepared loader for the next batch; a loop without one calls it itself
+  /// once a step. Costs under 100 ns. Throws what an injected fault throws.
+  virtual void step_completed() {}
+  /// Where copies of the training state are kept that outlive this rank; none unless the run restarts lost ranks.
+  [[nodiscard]] virtual SnapshotOptions snapshots() const { return {}; }
+  /// Reports sent so far over all attempts, as the next report's index.
+  [[nodiscard]] virtual std::uint64_t reports() const noexcept { return 0; }
+
   /// Waits for every rank of the attempt. Goes over the actors, not over the communicator; a failure names who did
   /// not come.
   virtual void barrier() = 0;

@@ -19,6 +19,8 @@ struct RunError {
   std::optional<int> signal;     ///< the signal that ended its process
   std::optional<int> exit_code;  ///< its process's exit code
   std::vector<std::string> last_lines;  ///< the last lines that the rank printed
+  std::optional<std::uint64_t> step;    ///< steps that the rank had completed in its attempt
+  std::string details;                  ///< lines for the post-mortem: backtrace, stacks, what every rank waited for
 };
 
 /// One report as the Trainer received it.
@@ -49,11 +51,12 @@ struct Result {
   std::optional<RunError> error;
   std::filesystem::path path;                    ///< the run's directory
   bool stopped_early = false;                    ///< ended by a stop request
+  bool preempted = false;                        ///< the stop request was SIGTERM, a drain notice or a deadline: start it again to go on
   std::vector<std::string> warnings;             ///< what went wrong without ending the run: checkpoints that could not be written
 
   [[nodiscard]] bool ok() const noexcept { return !error; }
-  /// 0 fine, 1 failed, 130 stopped by the user.
-  [[nodiscard]] int exit_code() const noexcept { return error ? 1 : stopped_early ? 130 : 0; }
+  /// 0 fine, 1 failed, 130 stopped by the user, 75 (EX_TEMPFAIL: try again later) preempted.
+  [[nodiscard]] int exit_code() const noexcept { return error ? 1 : preempted ? 75 : stopped_early ? 130 : 0; }
 
   /// The retained checkpoint with the highest ("max") or lowest ("min") value of `metric`, the newest among equals; nothing
   /// when none has that metric. Throws Failure{InvalidArgument} on another mode.

@@ -21,13 +21,25 @@ struct ScalingConfig {
   Placement placement = Placement::Threads;
   int cpus_per_worker = 1;                   ///< intra-op threads of each rank
   bool pin_threads = false;                  ///< pin each rank's thread to its own cores
+  int min_workers = 0;                       ///< elastic: go on with as few as this when ranks cannot be replaced; 0: num_workers
+  int spare_workers = 0;                     ///< processes kept ready to take the place of a lost one; 0 to num_workers
 };
 
 /// What to do with a run of the same name in the same storage.
 enum class Resume : std::uint8_t { Auto, Never, Must };
 
 struct FailureConfig {
-  int max_failures = 0;  ///< restarts after a lost rank; -1: no limit
+  int max_failures = 0;  ///< restarts after a lost rank; -1: no limit. Preemptions do not count
+  std::chrono::milliseconds failure_window{0};  ///< only failures of the last so many ms count; 0: all of the run
+  /// With max_failures: a copy of the training state in shared memory after every so many updates, from which a restart goes on; 0: never.
+  int snapshot_every = 1;
+  std::filesystem::path snapshot_path = "/dev/shm";  ///< a file system in memory; takes twice the state's bytes
+};
+
+/// Where a rank keeps copies of the training state that outlive it, and how often it takes one.
+struct SnapshotOptions {
+  std::filesystem::path directory;  ///< of this run, in memory, made; all its ranks share it
+  int every = 0;                    ///< updates; 0: none is taken
 };
 
 /// When a committed checkpoint goes to the object store of `RunConfig::storage_path`. Names as in Ray Train.
@@ -53,10 +65,12 @@ struct RunConfig {
   CheckpointConfig checkpoint;
   std::chrono::milliseconds start_timeout{60'000};       ///< from fit() until every rank runs
   std::chrono::milliseconds collective_timeout{600'000}; ///< longest wait of a collective for a peer
+  std::chrono::milliseconds step_timeout{600'000};       ///< longest time in which a rank's training thread may show no progress
   std::chrono::milliseconds stop_grace{5'000};           ///< from a stop request until ranks are ended by force
   std::chrono::milliseconds upload_timeout{600'000};     ///< how long an upload is tried again; and the longest wait for uploads at the end
   bool progress = true;                            ///< a progress line on stderr
   std::map<std::string, std::string> worker_env;   ///< extra environment of process ranks
+  std::string chaos;                               ///< faults to inject, for tests (docs/supervision.md); empty: none
 };
 
 /// Throws Failure{InvalidConfig} naming the field, its value and the range.
