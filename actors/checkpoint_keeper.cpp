@@ -19,7 +19,7 @@ struct KeeperState {
 
   caf::event_based_actor* self = nullptr;
   caf::actor trainer;
-  OpenStore open_store;
+  KeeperParts parts;
   std::unique_ptr<RunStorage> storage;
   RunConfig run;
   std::vector<CheckpointRecord> records;
@@ -53,7 +53,7 @@ struct KeeperState {
   void open(const OpenRun& order) {
     run = order.run;
     if (!run.storage_path.is_url()) {
-      storage = std::make_unique<RunStorage>(run);
+      storage = parts.open_storage(run, {});
       records = storage->found().checkpoints;
       self->send(trainer, RunOpened{storage->name(), storage->path().string(), storage->found()});
     } else {
@@ -63,10 +63,10 @@ struct KeeperState {
 
   void open_from_store() {
     const auto url = parse_store_url(run.storage_path.text());
-    auto store = open_store(run, [keeper = caf::actor_cast<caf::actor>(self)](const std::string& text) { caf::anon_send(keeper, RunWarning{text}); });
+    auto store = parts.open_store(run, [keeper = caf::actor_cast<caf::actor>(self)](const std::string& text) { caf::anon_send(keeper, RunWarning{text}); });
     store->check();
     BroughtDown found;
-    storage = std::make_unique<RunStorage>(run, [&](const std::filesystem::path& directory) {
+    storage = parts.open_storage(run, [&](const std::filesystem::path& directory) {
       const auto run_prefix = (url.prefix.empty() ? "" : url.prefix + "/") + directory.filename().string();
       stored = std::make_shared<StoredRun>(std::move(store), run_prefix, directory);
       if (run.resume == Resume::Never && !stored->remote.read().empty()) {
@@ -193,11 +193,11 @@ struct KeeperState {
   }
 };
 
-caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf::actor& trainer, OpenStore open_store) {
+caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf::actor& trainer, KeeperParts parts) {
   auto& state = self->state;
   state.self = self;
   state.trainer = trainer;
-  state.open_store = std::move(open_store);
+  state.parts = std::move(parts);
   self->link_to(trainer);
   self->set_exit_handler([self, &state](const caf::exit_msg&) {
     if (state.stored) state.stored->store->cancel();
@@ -228,12 +228,18 @@ std::unique_ptr<ObjectStore> open_run_store(const RunConfig& run, std::function<
   });
 }
 
-caf::actor spawn_checkpoint_keeper(caf::actor_system& system, caf::actor trainer) {
-  return spawn_checkpoint_keeper_with(system, std::move(trainer), open_run_store);
+std::unique_ptr<RunStorage> open_run_storage(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading) {
+  return std::make_unique<RunStorage>(run, before_reading);
 }
 
-caf::actor spawn_checkpoint_keeper_with(caf::actor_system& system, caf::actor trainer, OpenStore open_store) {
-  return system.spawn<caf::detached>(keeper_behavior, std::move(trainer), std::move(open_store));
+caf::actor spawn_checkpoint_keeper(caf::actor_system& system, caf::actor trainer) {
+  return spawn_checkpoint_keeper_with(system, std::move(trainer), {});
+}
+
+caf::actor spawn_checkpoint_keeper_with(caf::actor_system& system, caf::actor trainer, KeeperParts parts) {
+  const bool own_thread = parts.own_thread;
+  return own_thread ? system.spawn<caf::detached>(keeper_behavior, std::move(trainer), std::move(parts))
+                    : system.spawn(keeper_behavior, std::move(trainer), std::move(parts));
 }
 
 }  // namespace troupe

@@ -75,7 +75,7 @@ RunStorage::RunStorage(const RunConfig& run, const std::function<void(const fs::
 
 RunStorage::~RunStorage() {
   try {
-    flush();
+    RunStorage::flush();
   } catch (const Failure&) {
     // The caller has flushed, or has been told why that fails.
   }
@@ -125,7 +125,7 @@ std::string checkpoint_name(std::uint64_t index) {
 void RunStorage::append(const ReportRecord& record) {
   unflushed_ += dump(to_json(record), -1);
   unflushed_ += '\n';
-  if (unflushed_.size() > (std::size_t{1} << 20)) flush();
+  if (unflushed_.size() > (std::size_t{1} << 20)) RunStorage::flush();
 }
 
 void RunStorage::flush() {
@@ -143,7 +143,7 @@ void RunStorage::discard(const CompleteCheckpoint& checkpoint) { detail::discard
 void RunStorage::remove(std::uint64_t index) { detail::remove_checkpoint(real_file_system(), path_, index); }
 
 void RunStorage::finish(const Result& result) {
-  flush();
+  RunStorage::flush();
   if (reports_fd_ >= 0 && ::fsync(reports_fd_) != 0) files::fail("fsync", path_ / "reports.jsonl", errno);
   files::write_atomically(path_ / "result.json", dump(to_json(result), 1) + "\n");
   std::error_code error;

@@ -50,7 +50,7 @@ class RunStorage {
   /// when there is no checkpoint to go on from under Resume::Must.
   /// @param before_reading called with the run's directory once it is locked: what it puts there is found.
   explicit RunStorage(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading = {});
-  ~RunStorage();
+  virtual ~RunStorage();
   RunStorage(const RunStorage&) = delete;
   RunStorage& operator=(const RunStorage&) = delete;
 
@@ -59,21 +59,25 @@ class RunStorage {
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
   [[nodiscard]] std::string name() const { return path_.filename().string(); }
   /// Adds a line to reports.jsonl; it is in the file after `flush`.
-  void append(const ReportRecord& record);
-  void flush();
+  virtual void append(const ReportRecord& record);
+  virtual void flush();
   /// Makes one checkpoint of what the writers wrote into one directory, or each into its own (then their files are merged): checks that
   /// the ranges that `write_part` recorded tile every shared file, digests the files that nobody recorded, syncs all that is
   /// not durable yet, writes the manifest, and renames once. Directories below the run's own .staging are moved, others copied.
   /// Throws Failure{InvalidArgument} naming ranks and bytes when parts do not fit together, {AlreadyExists} when two ranks wrote
   /// a file of the same name, {FileNotFound} when a directory is missing or empty. After a throw nothing is committed, and
   /// the directories are to be discarded.
-  CheckpointRecord commit(const CompleteCheckpoint& checkpoint);
+  virtual CheckpointRecord commit(const CompleteCheckpoint& checkpoint);
   /// Removes the writers' directories of a checkpoint that will not be committed, as far as they lie below .staging.
-  void discard(const CompleteCheckpoint& checkpoint);
+  virtual void discard(const CompleteCheckpoint& checkpoint);
   /// Deletes a committed checkpoint; a crash half-way leaves it whole or gone.
-  void remove(std::uint64_t index);
+  virtual void remove(std::uint64_t index);
   /// Writes result.json, whole or not at all.
-  void finish(const Result& result);
+  virtual void finish(const Result& result);
+
+ protected:
+  /// For storage that is elsewhere, as a simulated disk: all of the above is then the derived class's.
+  RunStorage(std::filesystem::path path, RunContents found) : path_(std::move(path)), found_(std::move(found)) {}
 
  private:
   void lock();
