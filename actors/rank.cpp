@@ -157,13 +157,13 @@ struct RankState {
 
   void end(const WorkerEnded& ended) {
     std::exchange(worker, nullptr)->join();  // it is past its last line
-    if (ended.error) return lose(*ended.error);
+    if (ended.error) return lose(*ended.error, true);
     self->send(group, RankDone{run.attempt, run.rank, channel->stop_calls(), ended.unused_config_keys});
     self->quit();
   }
 
-  void lose(RunError error) {
-    self->send(group, RankLost{run.attempt, run.rank, std::move(error)});
+  void lose(RunError error, bool is_reusable = false) {
+    self->send(group, RankLost{run.attempt, run.rank, std::move(error), is_reusable});
     self->quit();
   }
 

@@ -31,15 +31,17 @@ class RankPlacer {
   virtual ~RankPlacer() = default;
   /// Makes the actor that speaks for rank `spec.rank`, linked to `group`; the group sends it RunRank next. Must not
   /// block. Throws Failure{StartFailed} naming the limit that was hit.
-  /// The actor answers RankDone or RankLost exactly once, when nothing of the rank is left.
+  /// The actor answers RankDone or RankLost exactly once, when nothing of the rank is left but a process that can be another.
   [[nodiscard]] virtual caf::actor place(caf::event_based_actor* group, const RunRank& spec) = 0;
+  /// Every rank runs its train function.
+  virtual void all_started() {}
   /// Frees every rank that waits in a collective, within 100 ms. Any thread; the first reason stays.
   virtual void abort(const std::string& reason) noexcept = 0;
 };
 
 /// Ranks as threads of this process. Throws Failure{StartFailed}. `session` must outlive the placer and its ranks.
 [[nodiscard]] std::unique_ptr<RankPlacer> make_thread_placer(const Session& session, const StartGroup& group);
-/// Ranks as processes of this host: this program, started again. Throws Failure{StartFailed}.
+/// Ranks as processes of this host: this program, started again. They end with the placer. Throws Failure{StartFailed}.
 [[nodiscard]] std::unique_ptr<RankPlacer> make_process_placer(const Session& session, const StartGroup& group);
 
 }  // namespace troupe
