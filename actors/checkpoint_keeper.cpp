@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 namespace troupe {
 
@@ -24,7 +25,8 @@ struct KeeperState {
   KeeperParts parts;
   std::unique_ptr<RunStorage> storage;
   RunConfig run;
-  std::vector<CheckpointRecord> records;
+  std::vector<CheckpointRecord> records;   // by index; saves that overlap may be committed in another order
+  std::set<std::uint64_t> cannot_remove;  // the retention rule gave them up, the disk does not
   std::optional<SnapshotDirectory> memory;
   bool keeps_snapshot = false;
   bool journal_failed = false;
@@ -118,6 +120,11 @@ struct KeeperState {
   }
 
   void settled() {
+    try {
+      storage->sweep();
+    } catch (const Failure&) {
+      // A thread that cannot be ended still writes there; the next sweep finds it.
+    }
     std::optional<StateCopy> snapshot;
     try {
       snapshot = newest_snapshot();
@@ -143,20 +150,43 @@ struct KeeperState {
     storage->flush();
   }
 
+  // What stays in .staging hurts nobody, and is swept.
+  void discard(const CompleteCheckpoint& checkpoint) {
+    try {
+      storage->discard(checkpoint);
+    } catch (const Failure& failure) {
+      self->send(trainer, RunWarning{failure.what()});
+    }
+  }
+
+  // An old checkpoint that cannot be removed costs room, not the run. It is tried again after the next commit.
+  bool try_remove(std::uint64_t index) {
+    try {
+      remove_here(index);
+      cannot_remove.erase(index);
+      return true;
+    } catch (const Failure& failure) {
+      if (cannot_remove.insert(index).second) {
+        self->send(trainer, RunWarning{checkpoint_name(index) + " is not needed any more and cannot be removed: " + failure.what()});
+      }
+      return false;
+    }
+  }
+
   void commit(const CompleteCheckpoint& checkpoint) {
     CheckpointKept kept;
     try {
       kept.checkpoint = storage->commit(checkpoint);
     } catch (const Failure& failure) {
       if (failure.code() != Errc::StorageUnavailable) throw;
-      storage->discard(checkpoint);
+      discard(checkpoint);
       return self->send(trainer, CheckpointNotKept{checkpoint.index, failure.code(), failure.what()});
     }
     const auto index = kept.checkpoint.index;
-    records.push_back(kept.checkpoint);
+    records.insert(std::ranges::upper_bound(records, index, {}, &CheckpointRecord::index), kept.checkpoint);
     if (stored && run.checkpoint.checkpoint_upload_mode != CheckpointUploadMode::NoUpload) uploads.add(index);
     for (const auto old : checkpoints_to_delete(records, run.checkpoint)) {
-      if (!stored || uploads.doom(old)) remove_here(old);
+      if ((!stored || uploads.doom(old)) && !try_remove(old)) continue;
       std::erase_if(records, [&](const CheckpointRecord& record) { return record.index == old; });
       kept.removed.push_back(old);
     }
@@ -185,7 +215,7 @@ struct KeeperState {
   }
 
   void upload_ended(const UploadEnded& news) {
-    for (const auto gone : uploads.ended(!news.problem)) guarded([&] { remove_here(gone); });
+    for (const auto gone : uploads.ended(!news.problem)) try_remove(gone);
     const bool checkpoint = news.job.kind == UploadJob::Kind::Upload;
     if (news.problem && !(finishing && news.code == Errc::Cancelled)) {
       const auto what = checkpoint ? "the upload of " + checkpoint_name(news.job.index) + " failed: " : std::string{};
@@ -249,16 +279,18 @@ caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf:
   state.trainer = trainer;
   state.parts = std::move(parts);
   self->link_to(trainer);
-  self->set_exit_handler([self, &state](const caf::exit_msg&) {
+  self->set_exit_handler([self, &state](const caf::exit_msg& exit) {
+    const bool normal = !exit.reason || exit.reason == caf::exit_reason::normal;
+    if (normal && exit.source != state.trainer) return;
     if (state.stored) state.stored->store->cancel();
-    self->quit();
+    self->quit(exit.reason);  // told to by another, the Trainer sees that it was no normal end
   });
   return {
       [&state](const OpenRun& order) { state.guarded([&] { state.open(order); }); },
       [&state](const KeepReports& order) { state.guarded([&] { state.keep(order.reports); }); },
       [&state](const KeepEvent& order) { state.note(order.json); },
       [&state](const CommitCheckpoint& order) { state.guarded([&] { state.commit(order.checkpoint); }); },
-      [&state](const DiscardCheckpoint& order) { state.guarded([&] { state.storage->discard(order.checkpoint); }); },
+      [&state](const DiscardCheckpoint& order) { state.discard(order.checkpoint); },
       [&state](SettleRun) { state.settle(); },
       [&state](const FinishRun& order) { state.guarded([&] { state.finish(order.result, order.keep_snapshot); }); },
       [&state](const UploadEnded& news) { state.upload_ended(news); },

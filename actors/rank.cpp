@@ -172,6 +172,13 @@ struct RankState {
     if (const auto taken = taken_seat.lock()) taken->abort(reason);
   }
 
+  void exited(const caf::exit_msg& exit) {
+    if (exit.source == group) return end_alone();
+    if (!exit.reason || exit.reason == caf::exit_reason::normal) return;
+    if (!worker) return self->quit(exit.reason);  // the group hears of it by its link
+    abort("the rank was told to exit");           // the group hears of it from the worker
+  }
+
   // The group is gone: ends the worker, within a grace period.
   void end_alone() {
     group = nullptr;
@@ -212,7 +219,7 @@ caf::behavior waiting(RankActor* self, StartWorker start_worker, std::shared_ptr
   state.seat = std::move(seat);
   state.group = group;
   self->link_to(group);
-  self->set_exit_handler([&state](const caf::exit_msg&) { state.end_alone(); });
+  self->set_exit_handler([&state](const caf::exit_msg& exit) { state.exited(exit); });
   return {
       [self](RunRank& order) {
         self->become(running(self));

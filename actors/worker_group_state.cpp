@@ -104,6 +104,14 @@ void GroupState::barrier_reached(BarrierReached news) {
   }
 }
 
+// Only those who came: to tell all of every late one would be N² messages.
+void GroupState::tell_waiting(const Barrier& barrier, const BarrierPassed& news) {
+  const auto shared = caf::make_message(news);
+  for (const int rank : barrier.came) {
+    if (const auto& actor = ranks[static_cast<std::size_t>(rank)]) self->send(actor, shared);
+  }
+}
+
 void GroupState::watch_barriers() {
   if (barrier_timer_set || barriers.empty()) return;
   barrier_timer_set = true;
@@ -118,7 +126,7 @@ void GroupState::barriers_overdue() {
     const auto& [sequence, barrier] = *barriers.begin();
     const auto text = "barrier " + std::to_string(sequence) + ": " +
                       did_not(missing_ranks(world_size(), barrier.came), "come", order.run.collective_timeout);
-    tell_ranks(BarrierPassed{order.attempt, sequence, {}, Errc::DeadlinePassed, text});
+    tell_waiting(barrier, BarrierPassed{order.attempt, sequence, {}, Errc::DeadlinePassed, text});
     barriers.erase(barriers.begin());
   }
   watch_barriers();
@@ -128,7 +136,7 @@ void GroupState::fail_barriers_without(const std::set<int>& gone) {
   for (const auto& [sequence, barrier] : barriers) {
     const auto text = "barrier " + std::to_string(sequence) + ": the train function of " + name_ranks(gone) +
                       " has returned while " + name_ranks(barrier.came) + " waited";
-    tell_ranks(BarrierPassed{order.attempt, sequence, {}, Errc::CollectiveMismatch, text});
+    tell_waiting(barrier, BarrierPassed{order.attempt, sequence, {}, Errc::CollectiveMismatch, text});
   }
   barriers.clear();
 }
@@ -148,10 +156,10 @@ void GroupState::stop_counted(int rank, std::uint64_t calls) {
 }
 
 void GroupState::release_stop() {
-  if (phase != Phase::Stopping || stop_sent) return;
+  if (phase != Phase::Stopping || stop_after) return;
   const auto target = stop_target(world_size(), stop_counts);
   if (!target) return;
-  stop_sent = true;
+  stop_after = target;
   tell_ranks(StopAfter{order.attempt, *target});
 }
 
@@ -165,6 +173,7 @@ void GroupState::stop_overdue() {
 
 void GroupState::rank_done(const RankDone& news) {
   stop_counts[news.rank] = news.calls;
+  was_stopped = was_stopped || (stop_after && news.calls > *stop_after);
   returned.insert(news.rank);
   std::set<std::string> unused(news.unused_config_keys.begin(), news.unused_config_keys.end());
   if (!unused_keys) {
@@ -248,7 +257,7 @@ void GroupState::finish() {
   if (!trainer) return;
   placer.reset();
   make_placer = nullptr;
-  GroupEnded news{order.attempt, first_cause(errors, returned), {}};
+  GroupEnded news{order.attempt, first_cause(errors, returned), {}, was_stopped};
   if (errors.empty() && unused_keys) news.unused_config_keys.assign(unused_keys->begin(), unused_keys->end());
   self->send(trainer, std::move(news));
   trainer = nullptr;

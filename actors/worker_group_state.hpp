@@ -41,7 +41,8 @@ struct GroupState {
   std::set<int> started, ended, returned;
   std::vector<std::int64_t> pids;
   std::map<int, std::uint64_t> stop_counts;
-  bool stop_sent = false;
+  std::optional<std::uint64_t> stop_after;  // calls of should_stop(), once agreed
+  bool was_stopped = false;
   std::map<std::uint64_t, Barrier> barriers;
   bool barrier_timer_set = false;
   std::vector<RunError> errors;
@@ -82,6 +83,7 @@ struct GroupState {
     }
   }
   void wait_at_most(std::chrono::milliseconds limit, Wait wait);
+  void tell_waiting(const Barrier& barrier, const BarrierPassed& news);
   void watch_barriers();
   void fail_barriers_without(const std::set<int>& gone);
   void release_stop();

@@ -153,6 +153,8 @@ void RunStorage::discard(const CompleteCheckpoint& checkpoint) { detail::discard
 
 void RunStorage::remove(std::uint64_t index) { detail::remove_checkpoint(real_file_system(), path_, index); }
 
+void RunStorage::sweep() { detail::sweep_staging(real_file_system(), path_); }
+
 void RunStorage::finish(const Result& result) {
   RunStorage::flush();
   if (reports_fd_ >= 0 && ::fsync(reports_fd_) != 0) files::fail("fsync", path_ / "reports.jsonl", errno);

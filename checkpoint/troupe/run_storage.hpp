@@ -73,8 +73,10 @@ class RunStorage {
   virtual CheckpointRecord commit(const CompleteCheckpoint& checkpoint);
   /// Removes the writers' directories of a checkpoint that will not be committed, as far as they lie below .staging.
   virtual void discard(const CompleteCheckpoint& checkpoint);
-  /// Deletes a committed checkpoint; a crash half-way leaves it whole or gone.
+  /// Deletes a committed checkpoint; a crash half-way leaves it whole or gone. After a throw it is there, whole.
   virtual void remove(std::uint64_t index);
+  /// Removes what is in .staging: no checkpoint is under way, and what is left there is of ranks that were lost.
+  virtual void sweep();
   /// Writes result.json, whole or not at all.
   virtual void finish(const Result& result);
 

@@ -21,7 +21,8 @@ constexpr std::uint64_t most_messages = 400'000;
 class Driver {
  public:
   Driver(const Scenario& scenario, Disk& disk, Ledger& ledger, std::uint64_t seed, Bug bug, bool trace)
-      : scenario_(scenario), disk_(disk), bug_(bug), world_(seed), checker_(world_, disk, stage_, ledger, scenario.run, scenario.scaling.num_workers) {
+      : scenario_(scenario), disk_(disk), ledger_(ledger), bug_(bug), world_(seed), checker_(world_, disk, stage_, ledger, scenario.run,
+                 scenario.disk_faults.error_percent + scenario.disk_faults.report_error_percent > 0) {
     if (trace) world_.keep_trace();
     world_.be_late(scenario.late_percent);
     world_.before_message = [this](const Delivery& delivery) {
@@ -59,6 +60,7 @@ class Driver {
       const auto limit = second_stop_ ? *second_stop_ + after_second_stop + 200 * scenario_.disk_faults.slowest : patience + 20min;
       if (world_.now() > limit) return checker_.violate("the run has not ended");
     }
+    if (scenario_.calm && !checker_.violation()) check_calm();
     wind_down();
   }
   /// Whatever happens to a driver, it leaves nothing behind.
@@ -88,6 +90,7 @@ class Driver {
               [this](const RunEnded& news) { checker_.heard(news); }};
     });
     setup.listeners = {listener_};
+    setup.seed = static_cast<std::uint32_t>(world_.random.next());
     setup.make_placer = [this](const StartGroup& group) { return make_simulated_placer(stage_, scenario_.rank_faults, group); };
     setup.spawn_keeper = [this](caf::actor_system& system, const caf::actor& trainer) {
       KeeperParts parts;
@@ -103,19 +106,40 @@ class Driver {
   void schedule_nuisances() {
     const auto stop = scenario_.stop ? *scenario_.stop : patience;
     const auto second = scenario_.stop ? scenario_.second_stop : std::optional<Duration>{5min};
-    world_.after(stop, [this] { ask_to_stop(false); });
+    for (const auto& [time, size] : scenario_.resizes) {
+      world_.after(time, [this, size = size] {
+        if (trainer_) caf::anon_send(trainer_, ResizeRun{size});
+      });
+    }
+    world_.after(stop, [this] {
+      if (!scenario_.stop && !stage_.hung && !checker_.result()) checker_.violate("no rank has hung, and the run has not ended");
+      ask_to_stop(false);
+    });
     if (second) {
       world_.after(stop + *second, [this] { ask_to_stop(true); });
     } else {
       world_.after(patience, [this] { ask_to_stop(true); });
     }
-    if (scenario_.exit) world_.after(*scenario_.exit, [this] { caf::anon_send_exit(trainer_, caf::exit_reason::user_shutdown); });
+    if (scenario_.exit) {
+      world_.after(*scenario_.exit, [this] {
+        if (trainer_) caf::anon_send_exit(trainer_, caf::exit_reason::user_shutdown);
+      });
+    }
     if (scenario_.replays || bug_ == Bug::StaleAttempt) replay_later();
     if (scenario_.meddles) world_.after(world_.random.time(0ms, 4s), [this] { meddle(); });
   }
   void ask_to_stop(bool again) {
     if (again) second_stop_ = world_.now();
-    caf::anon_send(trainer_, StopRun{"enough"});
+    if (trainer_) caf::anon_send(trainer_, StopRun{"enough", scenario_.preempts});
+  }
+
+  void check_calm() {
+    const auto& result = *checker_.result();
+    const int expected = scenario_.training.num_steps / scenario_.training.checkpoint_every;
+    if (!result.ok() || checker_.num_attempts() != 1) checker_.violate("nothing went wrong, and the run failed");
+    if (static_cast<int>(ledger_.told.size()) != expected) {
+      checker_.violate(std::to_string(ledger_.told.size()) + " checkpoints were committed, not " + std::to_string(expected));
+    }
   }
 
   // ---- old messages come again
@@ -137,6 +161,7 @@ class Driver {
       if (message.attempt >= current) return;
       auto again = message;
       if (bug_ == Bug::StaleAttempt) again.attempt = current;
+      if (bug_ == Bug::StaleAttempt && !std::is_same_v<T, Reported>) return;
       const bool to_trainer = bug_ == Bug::None && world_.random.chance(30);
       const auto to = to_trainer ? trainer_ : caf::actor_cast<caf::actor>(group_);
       if (to) caf::anon_send(to, std::move(again));
@@ -179,6 +204,7 @@ class Driver {
 
   const Scenario& scenario_;
   Disk& disk_;
+  Ledger& ledger_;
   const Bug bug_;
   World world_;
   Stage stage_{world_, disk_, scenario_.training, scenario_.write_error_percent};

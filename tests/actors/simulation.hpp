@@ -31,6 +31,8 @@ struct Scenario {
   int write_error_percent = 0;  ///< of the parts of a checkpoint
   int late_percent = 0;
   std::optional<Duration> stop, second_stop, exit, crash;  ///< from a driver's beginning; of a second stop from the first
+  std::vector<std::pair<Duration, int>> resizes;  ///< when, to how many ranks
+  bool preempts = false;  ///< the stop is a preemption
   bool replays = false;   ///< old messages come again
   bool meddles = false;   ///< somebody tells actors to exit
   int max_crashes = 0;

@@ -23,8 +23,8 @@ const State* state_of(const Delivery& delivery) {
 
 }  // namespace
 
-Checker::Checker(World& world, Disk& disk, Stage& stage, Ledger& ledger, const RunConfig& run, int num_workers)
-    : world_(world), disk_(disk), stage_(stage), ledger_(ledger), run_(run), num_workers_(num_workers), loaded_(disk.reports), found_(disk.visible()) {
+Checker::Checker(World& world, Disk& disk, Stage& stage, Ledger& ledger, const RunConfig& run, bool faulty_disk)
+    : world_(world), disk_(disk), stage_(stage), ledger_(ledger), run_(run), faulty_disk_(faulty_disk), loaded_(disk.reports), found_(disk.visible()) {
   for (const auto index : ledger_.acknowledged) {
     if (!found_.contains(index)) violate("checkpoint " + std::to_string(index) + " was acknowledged, and the next driver finds " + list(found_));
   }
@@ -50,10 +50,7 @@ void Checker::before(const Delivery& delivery) {
 
 void Checker::group_gets(const Delivery& delivery) {
   if (const auto* start = delivery.as<StartGroup>()) {
-    if (start->attempt <= attempt_) violate("attempt " + std::to_string(start->attempt) + " came after " + std::to_string(attempt_));
-    if (stage_.placers != 0) violate("attempt " + std::to_string(start->attempt) + " began while the one before still had its placer");
-    attempt_ = start->attempt;
-    ++num_attempts_;
+    group_began(*start);
   }
   const auto* group = state_of<GroupState>(delivery);
   if (!group || !group->trainer) return;
@@ -62,17 +59,55 @@ void Checker::group_gets(const Delivery& delivery) {
     forwarded_.push_back({news->attempt, news->rank, news->index});
     ++reports_seen_[{news->attempt, news->rank}];
   } else if (const auto* done = delivery.as<RankDone>(); done && done->attempt == current) {
+    ranks_returned_[{done->attempt, done->rank}] = done->calls;
     rank_ended({done->attempt, done->rank}, true);
   } else if (const auto* lost = delivery.as<RankLost>(); lost && lost->attempt == current) {
     rank_ended({lost->attempt, lost->rank}, false);
   }
 }
 
+bool Checker::is_complete() const {
+  for (int rank = 0; rank < world_size_; ++rank) {
+    if (!stage_.completed.contains({attempt_, rank})) return false;
+  }
+  return world_size_ > 0;
+}
+
+void Checker::group_began(const StartGroup& order) {
+  const auto what = "attempt " + std::to_string(order.attempt);
+  if (order.attempt <= attempt_) violate(what + " came after " + std::to_string(attempt_));
+  if (stage_.placers != 0) violate(what + " began while the one before still had its placer");
+  if (ended_well_ && is_complete()) violate(what + " repeats a training that was complete");
+  if (!faulty_disk_ && stage_.ranks.empty() && disk_.has_staging()) violate(what + " began with what the one before left in .staging");
+  if (order.scaling.min_workers == 0 && run_.failure.max_failures >= 0 && run_.failure.failure_window.count() == 0 &&
+      num_attempts_ > run_.failure.max_failures) {
+    violate(what + " is one too many");
+  }
+  ended_well_ = false;
+  attempt_ = order.attempt;
+  world_size_ = order.scaling.num_workers;
+  stage_.fate_ended_early = false;
+  ++num_attempts_;
+}
+
+void Checker::group_ended(const GroupEnded& news) {
+  const auto what = "attempt " + std::to_string(news.attempt);
+  if (!groups_ended_.insert(news.attempt).second) violate(what + " has ended twice");
+  if (stage_.placers != 0) violate(what + " has ended, and its placer has not");
+  ended_well_ = !news.error;
+  if (news.error) return;
+  std::set<std::uint64_t> calls;
+  for (int rank = 0; rank < world_size_; ++rank) {
+    if (!ranks_returned_.contains({news.attempt, rank})) violate(what + " ended well, and rank " + std::to_string(rank) + " never returned");
+    calls.insert(ranks_returned_[{news.attempt, rank}]);
+  }
+  if (calls.size() > 1 && !stage_.fate_ended_early) violate(what + " was stopped after " + list(calls) + " calls of should_stop()");
+}
+
 void Checker::rank_ended(const Key& rank, bool returned) {
   const auto who = "rank " + std::to_string(rank.second) + " of attempt " + std::to_string(rank.first);
   if (++ranks_ended_[rank] > 1) violate(who + " has ended twice");
   if (!returned) return;
-  ++ranks_returned_[rank];
   if (reports_seen_[rank] != stage_.reports[rank]) {
     violate(who + " returned after " + std::to_string(stage_.reports[rank]) + " reports, of which its group saw " + std::to_string(reports_seen_[rank]));
   }
@@ -81,14 +116,17 @@ void Checker::rank_ended(const Key& rank, bool returned) {
 void Checker::trainer_gets(const Delivery& delivery) {
   const auto* trainer = state_of<TrainerState>(delivery);
   if (!trainer) return;
-  if (delivery.as<StopRun>() && trainer->phase != TrainerState::Phase::Finishing) stop_counts_ = true;
+  const auto* stop = delivery.as<StopRun>();
+  if ((stop || delivery.as<TimeIsUp>()) && trainer->phase != TrainerState::Phase::Finishing) {
+    stop_counts_ = true;
+    if (!stop || stop->is_preemption) preemption_counts_ = true;
+  }
   if (const auto* exit = delivery.as<caf::exit_msg>()) {
     const bool own = exit->source == trainer->group || exit->source == trainer->keeper;
     if (!own && exit->reason && exit->reason != caf::exit_reason::normal && trainer->phase != TrainerState::Phase::Finishing) stop_counts_ = true;
   }
   if (const auto* ended = delivery.as<GroupEnded>(); ended && ended->attempt == attempt_ && trainer->group) {
-    if (!groups_ended_.insert(ended->attempt).second) violate("attempt " + std::to_string(ended->attempt) + " has ended twice");
-    if (stage_.placers != 0) violate("attempt " + std::to_string(ended->attempt) + " has ended, and its placer has not");
+    group_ended(*ended);
   }
 }
 
@@ -105,14 +143,16 @@ DiskNews Checker::disk_news() {
   news.committing = [this](const CompleteCheckpoint& checkpoint) { check_commit(checkpoint); };
   news.committed = [this](const CheckpointRecord& record) {
     ledger_.records.push_back(record);
+    std::ranges::sort(ledger_.records, {}, &CheckpointRecord::index);
     committed_here_.insert(record.index);
   };
   news.removing = [this](std::uint64_t index) {
     const auto what = "checkpoint " + std::to_string(index);
-    if (ledger_.doomed.contains(index)) return;  // tried before
     const auto allowed = checkpoints_to_delete(ledger_.records, run_.checkpoint);
     if (std::ranges::find(allowed, index) == allowed.end()) violate(what + " is removed against the retention rule");
     if (!disk_.durable().contains(ledger_.records.back().index)) violate(what + " is removed before a newer one is durable");
+  };
+  news.removed = [this](std::uint64_t index) {
     ledger_.doomed.insert(index);
     ledger_.acknowledged.erase(index);
     std::erase_if(ledger_.records, [&](const auto& record) { return record.index == index; });
@@ -229,12 +269,13 @@ void Checker::check_result(const Result& result) {
   }
   if (result.stopped_early != stop_counts_) violate(std::string("the result says stopped_early ") + (result.stopped_early ? "true" : "false"));
   if (result.error && (result.error->code == Errc::Ok || result.error->message.empty())) violate("the result's error says nothing");
-  if (!result.error && !result.stopped_early) {
-    for (int rank = 0; rank < num_workers_; ++rank) {
-      if (!ranks_returned_.contains({attempt_, rank})) violate("the result is fine, and rank " + std::to_string(rank) + " never returned");
-    }
+  if (!result.error && !result.stopped_early && !is_complete() && !stage_.fate_ended_early) violate("the result is fine, and the training is not complete");
+  if (result.error && result.error->code == Errc::Cancelled && !result.stopped_early) violate("the run was cancelled, and nobody had stopped it");
+  if (result.preempted != (preemption_counts_ && stop_counts_)) violate(std::string("the result says preempted ") + (result.preempted ? "true" : "false"));
+  if (!faulty_disk_ && disk_.has_result && disk_.reports.size() != result.history.size()) {
+    violate("reports.jsonl has " + std::to_string(disk_.reports.size()) + " of " + std::to_string(result.history.size()) + " reports");
   }
-  if (run_.failure.max_failures >= 0 && num_attempts_ > run_.failure.max_failures + 1) violate(std::to_string(num_attempts_) + " attempts were made");
+  if (!faulty_disk_ && disk_.has_result && disk_.has_staging()) violate("something is left in .staging");
 }
 
 }  // namespace troupe::sim

@@ -24,7 +24,7 @@ struct Ledger {
 /// Watches every message of a driver and says what must not be. The first violation stays.
 class Checker {
  public:
-  Checker(World& world, Disk& disk, Stage& stage, Ledger& ledger, const RunConfig& run, int num_workers);
+  Checker(World& world, Disk& disk, Stage& stage, Ledger& ledger, const RunConfig& run, bool faulty_disk);
 
   [[nodiscard]] DiskNews disk_news();
   void before(const Delivery& delivery);
@@ -57,6 +57,9 @@ class Checker {
   void trainer_gets(const Delivery& delivery);
   void rank_gets(const RunRank& order);
   void rank_ended(const Key& rank, bool returned);
+  void group_began(const StartGroup& order);
+  void group_ended(const GroupEnded& news);
+  [[nodiscard]] bool is_complete() const;
   void check_commit(const CompleteCheckpoint& checkpoint);
   void check_disk();
   void check_result(const Result& result);
@@ -68,21 +71,23 @@ class Checker {
   Stage& stage_;
   Ledger& ledger_;
   const RunConfig run_;
-  const int num_workers_;
+  const bool faulty_disk_;
   const std::vector<ReportRecord> loaded_;  // reports of earlier drivers
   const std::set<std::uint64_t> found_;     // checkpoints of earlier drivers
   std::optional<std::string> violation_;
 
   Attempt attempt_ = 0;
-  int num_attempts_ = 0;
+  int num_attempts_ = 0, world_size_ = 0;
+  bool ended_well_ = false;  // the last attempt
   std::set<Attempt> groups_ended_;
-  std::map<Key, int> ranks_ended_, reports_seen_, ranks_returned_;
+  std::map<Key, int> ranks_ended_, reports_seen_;
+  std::map<Key, std::uint64_t> ranks_returned_;  // with their should_stop() calls
   std::vector<Report> forwarded_;         // what the groups got
   std::vector<ReportRecord> arrived_;     // what the listener got
   std::map<Key, std::uint64_t> last_index_;
   std::set<std::uint64_t> committed_here_;
   int warnings_ = 0;
-  bool stop_counts_ = false, killed_ = false;
+  bool stop_counts_ = false, preemption_counts_ = false, killed_ = false;
   bool disk_may_have_changed_ = false;
   std::uint64_t checked_changes_ = 0;
   std::optional<Result> result_;

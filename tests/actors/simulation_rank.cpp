@@ -121,7 +121,7 @@ void SimulatedRank::misbehave(int step) {
   const auto where = " at step " + std::to_string(step);
   switch (fate_.kind) {
     case Kind::Throws: throw std::runtime_error{"boom" + where};
-    case Kind::Hangs: hangs_ = true; return;
+    case Kind::Hangs: hangs_ = stage_.hung = true; return;
     default: return;
   }
 }
@@ -131,13 +131,17 @@ SimulatedRank::Fiber SimulatedRank::train() {
   if (fate_.kind == Kind::NeverStarts) co_await until([] { return false; });
   co_await pause(fate_.kind == Kind::StartsLate ? random.time(1s, 20s) : random.time(0ms, 5ms));
   channel_->send(RankStarted{order_.attempt, order_.rank, 1});
-  for (int step = first_step(); step < stage_.training.num_steps; ++step, ++steps_done_) {
+  int step = first_step();
+  for (; step < stage_.training.num_steps; ++step, ++steps_done_) {
     co_await until([this] { return !channel_->stop_call_waits(); });
     if (context_.should_stop()) break;
     co_await pause(random.time(0ms, stage_.training.longest_step));
     misbehave(step);
     if (hangs_) co_await until([] { return false; });
-    if (fate_.kind == Kind::ReturnsEarly && steps_done_ == fate_.at) break;
+    if (fate_.kind == Kind::ReturnsEarly && steps_done_ == fate_.at) {
+      stage_.fate_ended_early = true;
+      break;
+    }
     co_await gather(step);
     if (all_do(step, 1, stage_.training.barrier_percent)) co_await barrier();
     channel_->try_send(Progressed{order_.attempt, order_.rank, {}});
@@ -148,6 +152,7 @@ SimulatedRank::Fiber SimulatedRank::train() {
       if (alike ? all_do(step, 2, stage_.training.report_percent) : random.chance(stage_.training.report_percent)) report(step);
     }
   }
+  if (step >= stage_.training.num_steps) stage_.completed.insert({order_.attempt, order_.rank});
   co_await until([this] { return std::ranges::all_of(saves_, [](const auto& save) { return save->done(); }); });
 }
 

@@ -61,6 +61,9 @@ struct Stage {
   int write_error_percent = 0;
   std::vector<std::shared_ptr<SimulatedRank>> ranks = {};  ///< that run
   std::map<std::pair<Attempt, int>, int> reports = {};     ///< sent by (attempt, rank)
+  std::set<std::pair<Attempt, int>> completed = {};        ///< ranks that did all their steps
+  bool fate_ended_early = false;                           ///< of the last attempt: a rank returned early, as it was to
+  bool hung = false;                                       ///< some rank hung
   int placers = 0;                                         ///< alive
 
   /// Lets every rank go on that has what it waits for.

@@ -17,6 +17,7 @@ void draw_run(Scenario& scenario, Random& random) {
   run.stop_grace = 2s;
   run.failure.snapshot_every = 0;
   const int failures[] = {0, 1, 3, -1};
+  run.failure.crash_loop_limit = random.between(2, 6);
   run.failure.max_failures = failures[random.between(0, 3)];
   if (random.chance(60)) run.checkpoint.num_to_keep = random.between(1, 3);
   if (random.chance(40)) run.checkpoint.checkpoint_score_attribute = "loss";
@@ -37,6 +38,13 @@ void draw_training(Scenario& scenario, Random& random) {
   training.longest_step = random.time(1ms, 200ms);
 }
 
+void draw_sizes(Scenario& scenario, Random& random) {
+  if (!random.chance(30)) return;
+  const int most = scenario.scaling.num_workers;
+  scenario.scaling.min_workers = random.between(1, most);
+  for (int i = random.between(0, 3); i > 0; --i) scenario.resizes.emplace_back(random.time(0ms, 2s), random.between(1, most));
+}
+
 void draw_faults(Scenario& scenario, Random& random) {
   if (random.chance(70)) scenario.rank_faults.percent = random.between(5, 40);
   if (random.chance(10)) scenario.rank_faults.start_failure_percent = random.between(1, 30);
@@ -53,6 +61,9 @@ void draw_faults(Scenario& scenario, Random& random) {
   }
   if (random.chance(8)) scenario.exit = random.time(0ms, 3s);
   if (random.chance(20)) scenario.crash = random.time(0ms, 4s), scenario.max_crashes = random.between(1, 3);
+  scenario.preempts = random.chance(30);
+  if (random.chance(5)) scenario.run.time_limit = std::chrono::duration_cast<std::chrono::milliseconds>(random.time(10ms, 3s));
+  if (random.chance(15)) scenario.run.failure.failure_window = 2s;
   scenario.replays = random.chance(40);
   scenario.meddles = random.chance(10);
 }
@@ -67,7 +78,10 @@ Scenario draw_scenario(std::uint64_t seed) {
   draw_run(scenario, random);
   draw_training(scenario, random);
   scenario.rank_faults.slowest_link = random.time(0ms, random.chance(20) ? 500ms : 5ms);
-  if (!scenario.calm) draw_faults(scenario, random);
+  if (!scenario.calm) {
+    draw_sizes(scenario, random);
+    draw_faults(scenario, random);
+  }
   return scenario;
 }
 
@@ -86,6 +100,10 @@ std::string describe(const Scenario& scenario) {
        << ", reports " << scenario.disk_faults.report_error_percent << ", parts " << scenario.write_error_percent << ", late " << scenario.late_percent;
   if (scenario.stop) text << "; stop at " << ms(*scenario.stop);
   if (scenario.stop && scenario.second_stop) text << " and after " << ms(*scenario.second_stop);
+  if (scenario.preempts) text << " (a preemption)";
+  if (scenario.run.time_limit.count() > 0) text << "; time limit " << scenario.run.time_limit.count() << " ms";
+  if (scenario.scaling.min_workers > 0) text << "; at least " << scenario.scaling.min_workers;
+  for (const auto& [time, size] : scenario.resizes) text << ", resized to " << size << " at " << ms(time);
   if (scenario.exit) text << "; exit at " << ms(*scenario.exit);
   if (scenario.crash) text << "; " << scenario.max_crashes << " crashes after " << ms(*scenario.crash);
   if (scenario.replays) text << "; old messages come again";

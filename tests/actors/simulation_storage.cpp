@@ -63,6 +63,11 @@ class SimulatedStorage final : public RunStorage {
   void remove(std::uint64_t index) override {
     news_.removing(index);
     carry_out([&] { detail::remove_checkpoint(disk_.files, disk_.run, index); });
+    news_.removed(index);
+  }
+  void note(const std::string&) override {}
+  void sweep() override {
+    carry_out([&] { detail::sweep_staging(disk_.files, disk_.run); });
   }
   void finish(const Result& result) override {
     news_.finishing(result);

@@ -46,6 +46,7 @@ struct DiskNews {
   std::function<void(const CompleteCheckpoint&)> committing = [](const CompleteCheckpoint&) {};
   std::function<void(const CheckpointRecord&)> committed = [](const CheckpointRecord&) {};  ///< after it
   std::function<void(std::uint64_t)> removing = [](std::uint64_t) {};
+  std::function<void(std::uint64_t)> removed = [](std::uint64_t) {};  ///< after it
   std::function<void(const Result&)> finishing = [](const Result&) {};
 };
 

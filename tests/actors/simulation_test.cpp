@@ -1,7 +1,7 @@
 // The real Trainer, WorkerGroup, CheckpointKeeper and Rank actors on one thread under virtual time: what a seed draws goes
 // wrong, and invariants are checked after every message (docs/decisions/0018-simulated-runs.md).
 //
-//   TROUPE_SIM_SEEDS=10000 actors_simulation_test    more seeds
+//   TROUPE_SIM_SEEDS=10000 actors_simulation_test    more seeds, from TROUPE_SIM_FIRST (1) on
 //   TROUPE_SIM_SEED=17 actors_simulation_test        one seed, with its last messages
 #include <gtest/gtest.h>
 
@@ -19,8 +19,8 @@ std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
 }
 
 const bool one_seed = std::getenv("TROUPE_SIM_SEED") != nullptr;
-const std::uint64_t first_seed = number_from("TROUPE_SIM_SEED", 1);
-const std::uint64_t num_seeds = one_seed ? 1 : number_from("TROUPE_SIM_SEEDS", 300);
+const std::uint64_t first_seed = number_from(one_seed ? "TROUPE_SIM_SEED" : "TROUPE_SIM_FIRST", 1);
+const std::uint64_t num_seeds = one_seed ? 1 : number_from("TROUPE_SIM_SEEDS", 2000);
 
 std::string reproduction(std::uint64_t seed) {
   const auto again = simulate(seed, Bug::None, true);

@@ -217,6 +217,24 @@ TEST_F(WorkerGroupTest, FailsABarrierThatIsReachedAfterARankHasReturned) {
   EXPECT_EQ(told<BarrierPassed>(0)->error, Errc::CollectiveMismatch);
 }
 
+TEST_F(WorkerGroupTest, TellsOnlyThoseWhoWaitThatABarrierHasFailed) {
+  begin_and_start(3);
+  send(RankDone{attempt, 2, 0, {}});
+  send(BarrierReached{attempt, 0, 0, ""});
+  EXPECT_TRUE(told<BarrierPassed>(0));
+  EXPECT_FALSE(told<BarrierPassed>(1));
+}
+
+TEST_F(WorkerGroupTest, SaysWhetherItsRanksWereStopped) {
+  for (const std::uint64_t calls : {7u, 6u}) {
+    begin_and_start(1);
+    send(StopGroup{attempt});
+    send(StopCounted{attempt, 0, 6});
+    send(RankDone{attempt, 0, calls, {}});
+    EXPECT_EQ(trainer_->take<GroupEnded>()->was_stopped, calls == 7);
+  }
+}
+
 TEST_F(WorkerGroupTest, StopsAllRanksAfterTheMostCallsThatAnyHasPassed) {
   begin_and_start(3);
   send(StopGroup{attempt});
