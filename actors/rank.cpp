@@ -71,11 +71,12 @@ const TrainFunction& find_function(const TrainFunctions& functions, const std::s
 
 // Runs the train function on the calling thread.
 WorkerEnded run_train_function(const TrainFunction& function, const RunRank& run,
-                               const std::shared_ptr<RankChannel>& channel, std::shared_ptr<Communicator> seat) {
+                               const std::shared_ptr<RankChannel>& channel, std::shared_ptr<Communicator> seat,
+                               std::shared_ptr<KeptObjects> kept) {
   WorkerEnded ended;
   try {
     const Config config(nlohmann::ordered_json::parse(run.config_json));
-    RankContext context{run, channel, seat};
+    RankContext context{run, channel, seat, kept ? std::move(kept) : std::make_shared<KeptObjects>()};
     channel->send(RankStarted{run.attempt, run.rank, getpid()});
     function(context, config);
     context.finish_saves();
@@ -94,12 +95,13 @@ WorkerEnded run_train_function(const TrainFunction& function, const RunRank& run
 class ThreadWorker final : public RankWorker {
  public:
   ThreadWorker(const TrainFunction& function, const RunRank& order, std::shared_ptr<RankChannel> channel,
-               std::shared_ptr<Communicator> seat)
+               std::shared_ptr<Communicator> seat, std::shared_ptr<KeptObjects> kept)
       : seat_(seat) {
     try {
-      thread_ = std::thread{[function, order, channel = std::move(channel), seat = std::move(seat)]() mutable {
+      thread_ = std::thread{[function, order, channel = std::move(channel), seat = std::move(seat),
+                             kept = std::move(kept)]() mutable {
         if (order.scaling.pin_threads) pin_to_cores(order.local_rank, order.scaling.cpus_per_worker);
-        auto ended = run_train_function(function, order, channel, seat);
+        auto ended = run_train_function(function, order, channel, seat, kept);
         seat.reset();  // peers that still wait for this rank see it leave
         channel->tell_control(std::move(ended));
       }};
@@ -231,10 +233,10 @@ caf::behavior waiting(RankActor* self, StartWorker start_worker, std::shared_ptr
 
 }  // namespace
 
-caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions,
-                             std::shared_ptr<Communicator> seat, caf::actor group) {
-  auto start = [&functions](const RunRank& order, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> taken) {
-    return std::make_unique<ThreadWorker>(find_function(functions, order.function), order, std::move(channel), std::move(taken));
+caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions, std::shared_ptr<Communicator> seat,
+                             caf::actor group, std::shared_ptr<KeptObjects> kept) {
+  auto start = [&functions, kept = std::move(kept)](const RunRank& order, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> taken) {
+    return std::make_unique<ThreadWorker>(find_function(functions, order.function), order, std::move(channel), std::move(taken), kept);
   };
   return spawn_rank(system, start, std::move(seat), std::move(group));
 }

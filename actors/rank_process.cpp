@@ -125,7 +125,7 @@ class RankHost {
     try {
       const auto memory = receive_descriptor(start_.seat_fd, order.attempt);
       std::shared_ptr<Communicator> seat = SharedGroup::join(memory.get(), order.rank);
-      rank_ = spawn_thread_rank(system_, functions_, std::move(seat), up_);
+      rank_ = spawn_thread_rank(system_, functions_, std::move(seat), up_, kept_);
     } catch (const Failure& failure) {
       lose(order, failure.code(), failure.what());
     } catch (const std::exception& error) {
@@ -152,6 +152,7 @@ class RankHost {
   const TrainFunctions& functions_;
   caf::actor_system_config config_;
   caf::actor_system system_;
+  const std::shared_ptr<KeptObjects> kept_ = std::make_shared<KeptObjects>();
   boost::asio::io_context io_;
   std::shared_ptr<Link> link_;
   caf::actor up_;

@@ -4,6 +4,7 @@
 
 #include <caf/actor_system.hpp>
 #include <caf/stateful_actor.hpp>
+#include <algorithm>
 #include <cstring>
 
 namespace troupe::detail {
@@ -34,6 +35,8 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::detail::KillOverdue)
 namespace troupe::detail {
 
 namespace {
+
+constexpr std::chrono::milliseconds start_patience{500};
 
 std::string signal_name(int number) {
   const char* abbreviation = sigabbrev_np(number);
@@ -102,12 +105,13 @@ struct ProxyState {
       own_error->code = Errc::Aborted;
       own_error->message = order.reason;
     }
-    if (!has_started || order.at_once) return kill();  // or nothing of the user's runs yet
+    if (order.at_once) return kill();
     (void)process->send(order);
-    kill_later();
+    // One that has not said that it runs is about to, or has nothing of the user's to end.
+    kill_later(has_started ? stop_grace : std::min(stop_grace, start_patience));
   }
 
-  void kill_later() { self->delayed_send(self, stop_grace, KillOverdue{}); }
+  void kill_later(std::chrono::milliseconds patience) { self->delayed_send(self, patience, KillOverdue{}); }
 
   // The first news that explains the end: the rank's own, else how its process ended, unless this side ended it.
   RunError cause_of(const ProcessEnded& end) const {
@@ -160,7 +164,7 @@ struct ProxyState {
     if (!is_mine(news)) return;
     done = news;
     process->finish();
-    kill_later();
+    kill_later(stop_grace);
   }
 
   void rank_lost(const RankLost& news) {
@@ -168,7 +172,7 @@ struct ProxyState {
     lost = news;
     if (!news.is_reusable || was_killed) {
       process->finish();
-      return kill_later();
+      return kill_later(stop_grace);
     }
     process->read_output([me = caf::actor_cast<caf::actor>(self)](std::vector<std::string> lines) {
       caf::anon_send(me, OutputRead{std::move(lines)});

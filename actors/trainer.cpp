@@ -60,8 +60,9 @@ caf::actor spawn_trainer(caf::actor_system& system, const Session& session, std:
   setup.scaling = options.scaling;
   setup.run = std::move(options.run);
   setup.listeners = std::move(listeners);
-  setup.make_placer = [&session, pool = std::make_shared<detail::ProcessPool>(session, setup.scaling, setup.run)](const StartGroup& group) {
-    return group.scaling.placement == Placement::Threads ? make_thread_placer(session, group) : make_pooled_placer(pool, group);
+  setup.make_placer = [&session, kept = std::make_shared<KeptObjects>(),
+                       pool = std::make_shared<detail::ProcessPool>(session, setup.scaling, setup.run)](const StartGroup& group) {
+    return group.scaling.placement == Placement::Threads ? make_thread_placer(session, group, kept) : make_pooled_placer(pool, group);
   };
   return system.spawn(trainer_behavior, std::move(setup));
 }

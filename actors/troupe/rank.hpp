@@ -2,6 +2,7 @@
 
 #include <troupe/caf_types.hpp>
 #include <troupe/communicator.hpp>
+#include <troupe/kept_objects.hpp>
 #include <troupe/session.hpp>
 
 #include <caf/actor.hpp>
@@ -21,9 +22,9 @@ namespace troupe {
 /// aborted. `seat` is given up as soon as the train function returns, so that peers see it leave; when the function
 /// throws, the collective group is aborted first with "rank 1 failed: …".
 ///
-/// @param functions must outlive the actor.
-[[nodiscard]] caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions,
-                                           std::shared_ptr<Communicator> seat, caf::actor group);
+/// @param functions must outlive the actor. @param kept for `TrainContext::keep`; nothing: the rank keeps nothing.
+[[nodiscard]] caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions, std::shared_ptr<Communicator> seat,
+                                           caf::actor group, std::shared_ptr<KeptObjects> kept = nullptr);
 
 /// Where the ranks of one attempt live. Made by the Trainer, owned by the WorkerGroup, destroyed before GroupEnded.
 class RankPlacer {
@@ -40,7 +41,8 @@ class RankPlacer {
 };
 
 /// Ranks as threads of this process. Throws Failure{StartFailed}. `session` must outlive the placer and its ranks.
-[[nodiscard]] std::unique_ptr<RankPlacer> make_thread_placer(const Session& session, const StartGroup& group);
+[[nodiscard]] std::unique_ptr<RankPlacer> make_thread_placer(const Session& session, const StartGroup& group,
+                                                             std::shared_ptr<KeptObjects> kept = nullptr);
 /// Ranks as processes of this host: this program, started again. They end with the placer. Throws Failure{StartFailed}.
 [[nodiscard]] std::unique_ptr<RankPlacer> make_process_placer(const Session& session, const StartGroup& group);
 

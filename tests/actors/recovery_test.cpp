@@ -41,6 +41,8 @@ void strike(const std::string& fault) {
 void fail_at_first(TrainContext& context, const Config& config) {
   const std::chrono::duration<double> age = std::chrono::steady_clock::now() - process_began;
   context.report({{"pid", static_cast<std::int64_t>(getpid())}, {"age_s", age.count()}});
+  const auto made = context.keep<std::uint64_t>("made", [&] { return std::make_shared<std::uint64_t>(context.attempt()); });
+  context.report({{"made_in", static_cast<std::int64_t>(*made)}});
   float one = 1;
   add_over_ranks(context, one);
   if (context.world_rank() == 1 && context.attempt() <= static_cast<std::uint64_t>(config.get<std::int64_t>("last_fault"))) {
@@ -109,6 +111,9 @@ TEST_F(RecoveryTest, ReplacesOnlyTheProcessThatWasKilled) {
   EXPECT_EQ((pid[{2, 2}]), (pid[{1, 2}]));
   EXPECT_NE((pid[{2, 1}]), (pid[{1, 1}]));
   EXPECT_THAT(journal(), HasSubstr("SIGKILL"));
+  for (const auto& report : result.history) {
+    if (const auto made = report.metrics.number("made_in")) EXPECT_EQ(*made, report.rank == 1 ? static_cast<double>(report.attempt) : 1);
+  }
 }
 
 TEST_F(RecoveryTest, KeepsEveryProcessWhenOneThrows) {
@@ -140,7 +145,10 @@ TEST_F(RecoveryTest, TakesASpareProcess) {
   EXPECT_NE((pid[{2, 1}]), (pid[{1, 1}]));
   EXPECT_NE((pid[{3, 1}]), (pid[{2, 1}]));
   for (const auto& report : result.history) {
-    if (report.rank == 1 && report.attempt > 1 && report.metrics.number("age_s")) EXPECT_GT(*report.metrics.number("age_s"), 0.3);
+    const auto age = report.rank == 1 && report.attempt > 1 ? report.metrics.number("age_s") : std::nullopt;
+    if (age) {
+      EXPECT_GT(*age, 0.3);
+    }
   }
 }
 

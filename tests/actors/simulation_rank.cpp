@@ -22,7 +22,7 @@ SimulatedRank::SimulatedRank(Stage& stage, RunRank order, std::shared_ptr<RankCh
       channel_(channel),
       gathering_(std::move(gathering)),
       fate_(fate),
-      context_(std::move(order), std::move(channel), nullptr) {}
+      context_(std::move(order), std::move(channel), nullptr, std::make_shared<KeptObjects>()) {}
 
 void SimulatedRank::begin() {
   fiber_.emplace(train());
