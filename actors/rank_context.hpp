@@ -20,6 +20,7 @@ class RankContext final : public TrainContext {
 
   int world_rank() const noexcept override { return run_.rank; }
   int world_size() const noexcept override { return run_.world_size; }
+  int previous_world_size() const noexcept override { return run_.previous_world_size > 0 ? run_.previous_world_size : run_.world_size; }
   int local_rank() const noexcept override { return run_.local_rank; }
   int local_world_size() const noexcept override { return run_.local_world_size; }
   int node_rank() const noexcept override { return run_.node_rank; }

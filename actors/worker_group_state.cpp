@@ -42,6 +42,7 @@ RunRank GroupState::order_for(int rank) const {
   run.run_name = order.run_name;
   run.run_directory = order.run_directory;
   run.resume_checkpoint = order.resume_checkpoint;
+  run.previous_world_size = order.previous_world_size;
   run.first_report_index = order.first_report_index;
   run.scaling = order.scaling;
   run.barrier_timeout = order.run.collective_timeout;

@@ -36,6 +36,7 @@ struct RunRank {
   std::string run_name;
   std::string run_directory;          ///< absolute; checkpoint_dir() makes directories below it
   std::optional<std::string> resume_checkpoint;  ///< absolute path for get_checkpoint()
+  int previous_world_size = 0;                   ///< of the attempt that it comes from; 0: none
   std::uint64_t first_report_index = 0;          ///< so that report indices go on after a resume
   ScalingConfig scaling;
   std::chrono::milliseconds barrier_timeout{600'000};
@@ -149,6 +150,7 @@ struct StartGroup {
   std::string run_name;
   std::string run_directory;
   std::optional<std::string> resume_checkpoint;
+  int previous_world_size = 0;
   std::uint64_t first_report_index = 0;
   ScalingConfig scaling;
   RunConfig run;

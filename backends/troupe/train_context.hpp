@@ -33,6 +33,8 @@ class TrainContext {
 
   [[nodiscard]] virtual int world_rank() const noexcept = 0;
   [[nodiscard]] virtual int world_size() const noexcept = 0;
+  /// Of the attempt that `get_checkpoint()` comes from; another than `world_size()` once an elastic run was resized.
+  [[nodiscard]] virtual int previous_world_size() const noexcept { return world_size(); }
   [[nodiscard]] virtual int local_rank() const noexcept = 0;
   [[nodiscard]] virtual int local_world_size() const noexcept = 0;
   [[nodiscard]] virtual int node_rank() const noexcept = 0;
