@@ -27,7 +27,7 @@ struct KeeperState {
   RunConfig run;
   std::vector<CheckpointRecord> records;   // by index; saves that overlap may be committed in another order
   std::set<std::uint64_t> cannot_remove;  // the retention rule gave them up, the disk does not
-  std::optional<SnapshotDirectory> memory;
+  std::unique_ptr<SnapshotMemory> memory;
   bool keeps_snapshot = false;
   bool journal_failed = false;
 
@@ -102,21 +102,15 @@ struct KeeperState {
     RunOpened news{storage->name(), storage->path().string(), std::move(contents), {}, {}};
     if (run.failure.max_failures != 0 && run.failure.snapshot_every > 0) {
       try {
-        memory.emplace(run.failure.snapshot_path, storage->path());
+        memory = parts.open_memory(run, storage->path());
         news.snapshots = {memory->path(), run.failure.snapshot_every};
-        news.snapshot = newest_snapshot();
+        news.snapshot = memory->newest();
       } catch (const Failure& failure) {
         memory.reset();
         news.contents.warnings.push_back(std::string("no copies of the training state are kept in memory: ") + failure.what());
       }
     }
     self->send(trainer, std::move(news));
-  }
-
-  std::optional<StateCopy> newest_snapshot() const {
-    const auto found = memory ? find_snapshot(memory->path()) : std::nullopt;
-    if (!found) return std::nullopt;
-    return StateCopy{found->path, found->world_size, found->reports, found->steps};
   }
 
   void settled() {
@@ -127,7 +121,7 @@ struct KeeperState {
     }
     std::optional<StateCopy> snapshot;
     try {
-      snapshot = newest_snapshot();
+      if (memory) snapshot = memory->newest();
     } catch (const Failure& failure) {
       self->send(trainer, RunWarning{failure.what()});
     }
@@ -309,6 +303,24 @@ std::unique_ptr<ObjectStore> open_run_store(const RunConfig& run, std::function<
   return with_retries(open_s3_store(parse_store_url(run.storage_path.text())), policy, make_store_clock(), [warn = std::move(warn)](const StoreRetry& retry) {
     if (retry.tries == 3) warn(retry.text + "; it is tried again");  // shorter troubles are nobody's concern
   });
+}
+
+std::unique_ptr<SnapshotMemory> open_snapshot_memory(const RunConfig& run, const std::filesystem::path& directory) {
+  class Memory final : public SnapshotMemory {
+   public:
+    Memory(const std::filesystem::path& place, const std::filesystem::path& of) : directory_(place, of) {}
+    std::filesystem::path path() const override { return directory_.path(); }
+    std::optional<StateCopy> newest() const override {
+      const auto found = find_snapshot(directory_.path());
+      if (!found) return std::nullopt;
+      return StateCopy{found->path, found->world_size, found->reports, found->steps};
+    }
+    void remove() noexcept override { directory_.remove(); }
+
+   private:
+    SnapshotDirectory directory_;
+  };
+  return std::make_unique<Memory>(run.failure.snapshot_path, directory);
 }
 
 std::unique_ptr<RunStorage> open_run_storage(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading) {

@@ -94,10 +94,26 @@ using OpenStorage =
     std::function<std::unique_ptr<RunStorage>(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading)>;
 [[nodiscard]] std::unique_ptr<RunStorage> open_run_storage(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading);
 
+/// Where a run's ranks keep snapshots in memory, while its driver runs.
+class SnapshotMemory {
+ public:
+  virtual ~SnapshotMemory() = default;
+  [[nodiscard]] virtual std::filesystem::path path() const = 0;
+  /// The newest whole one. Throws Failure{StorageUnavailable}.
+  [[nodiscard]] virtual std::optional<StateCopy> newest() const = 0;
+  /// Removes all. No rank may use it any more.
+  virtual void remove() noexcept = 0;
+};
+
+/// Throws Failure{StorageUnavailable}.
+using OpenMemory = std::function<std::unique_ptr<SnapshotMemory>(const RunConfig& run, const std::filesystem::path& directory)>;
+[[nodiscard]] std::unique_ptr<SnapshotMemory> open_snapshot_memory(const RunConfig& run, const std::filesystem::path& directory);
+
 /// What a keeper works with; tests put their own in.
 struct KeeperParts {
   OpenStore open_store = open_run_store;
   OpenStorage open_storage = open_run_storage;
+  OpenMemory open_memory = open_snapshot_memory;
   bool own_thread = true;  ///< else it blocks a scheduler's thread, which only virtual time forgives
 };
 

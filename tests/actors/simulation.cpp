@@ -98,6 +98,7 @@ class Driver {
       parts.open_storage = [this](const RunConfig&, const auto&) {
         return open_simulated_storage(world_, disk_, scenario_.disk_faults, checker_.disk_news());
       };
+      parts.open_memory = [this](const RunConfig&, const auto&) { return open_simulated_memory(disk_.memory); };
       return spawn_keeper_with_bug(system, trainer, std::move(parts), bug_);
     };
     trainer_ = world_.system().spawn(trainer_behavior, std::move(setup));
@@ -221,9 +222,12 @@ class Driver {
 void restart(Disk& disk, Ledger& ledger, Random& random) {
   using Kept = test::SimulatedFileSystem::Kept;
   const Kept kept[] = {Kept::Nothing, Kept::Everything, Kept::Parts};
-  disk.files.restart(kept[random.between(0, 2)], random.next());
-  const auto lost = disk.reports.empty() ? 0u : random.next() % (disk.reports.size() / 4 + 1);
-  disk.reports.resize(disk.reports.size() - lost);
+  const auto how = kept[random.between(0, 2)];
+  disk.files.restart(how, random.next());
+  if (how != Kept::Everything) {  // the power was cut; else the driver was killed
+    disk.memory.clear();
+    disk.reports.resize(disk.reports.size() - random.next() % (disk.reports.size() / 4 + 1));
+  }
   ledger.committed_once = disk.visible();
   for (const auto index : ledger.committed_once) ledger.doomed.erase(index);
   ledger.records = disk.records();

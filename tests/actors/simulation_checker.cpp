@@ -25,6 +25,7 @@ const State* state_of(const Delivery& delivery) {
 
 Checker::Checker(World& world, Disk& disk, Stage& stage, Ledger& ledger, const RunConfig& run, bool faulty_disk)
     : world_(world), disk_(disk), stage_(stage), ledger_(ledger), run_(run), faulty_disk_(faulty_disk), loaded_(disk.reports), found_(disk.visible()) {
+  stage_.complain = [this](const std::string& what) { violate(what); };
   for (const auto index : ledger_.acknowledged) {
     if (!found_.contains(index)) violate("checkpoint " + std::to_string(index) + " was acknowledged, and the next driver finds " + list(found_));
   }
@@ -45,7 +46,6 @@ void Checker::before(const Delivery& delivery) {
   if (delivery.to("troupe.group")) return group_gets(delivery);
   if (delivery.to("troupe.trainer")) return trainer_gets(delivery);
   if (delivery.to("troupe.keeper")) disk_may_have_changed_ = true;
-  if (const auto* order = delivery.as<RunRank>(); order && delivery.to("troupe.rank")) rank_gets(*order);
 }
 
 void Checker::group_gets(const Delivery& delivery) {
@@ -83,6 +83,7 @@ void Checker::group_began(const StartGroup& order) {
       num_attempts_ > run_.failure.max_failures) {
     violate(what + " is one too many");
   }
+  check_resume(order);
   ended_well_ = false;
   attempt_ = order.attempt;
   world_size_ = order.scaling.num_workers;
@@ -130,10 +131,21 @@ void Checker::trainer_gets(const Delivery& delivery) {
   }
 }
 
-void Checker::rank_gets(const RunRank& order) {
-  if (order.attempt != attempt_ || !order.resume_checkpoint || !order.resume_checkpoint->starts_with(disk_.run.string())) return;
-  const auto newest = ledger_.acknowledged.empty() ? "" : (disk_.run / checkpoint_name(*ledger_.acknowledged.rbegin())).string();
-  if (*order.resume_checkpoint < newest) violate("attempt " + std::to_string(order.attempt) + " goes on from " + *order.resume_checkpoint + " though " + newest + " is there");
+// From the copy with the most steps, of those that are there.
+void Checker::check_resume(const StartGroup& order) {
+  const auto& chosen = order.resume_checkpoint;
+  const auto steps = chosen ? stage_.steps_in(*chosen) : 0;
+  const auto what = "attempt " + std::to_string(order.attempt);
+  if (!steps) return violate(what + " is to go on from " + *chosen + ", where nothing is");
+  std::vector<std::string> others;
+  if (!ledger_.acknowledged.empty()) others.push_back((disk_.run / checkpoint_name(*ledger_.acknowledged.rbegin())).string());
+  if (const auto snapshot = order.snapshots.every > 0 ? disk_.memory.newest() : std::nullopt) others.push_back(snapshot->path.string());
+  for (const auto& other : others) {
+    if (const auto more = stage_.steps_in(other); more > steps) {
+      violate(what + " goes on from " + chosen.value_or("the beginning") + " after " + std::to_string(*steps) + " steps though " + other + " has " +
+              std::to_string(*more));
+    }
+  }
 }
 
 // ---- disk ---------------------------------------------------------------------------------------------------
@@ -275,6 +287,7 @@ void Checker::check_result(const Result& result) {
   if (!faulty_disk_ && disk_.has_result && disk_.reports.size() != result.history.size()) {
     violate("reports.jsonl has " + std::to_string(disk_.reports.size()) + " of " + std::to_string(result.history.size()) + " reports");
   }
+  if (disk_.has_result && result.ok() && !result.preempted && !disk_.memory.empty()) violate("snapshots are left in memory");
   if (!faulty_disk_ && disk_.has_result && disk_.has_staging()) violate("something is left in .staging");
 }
 

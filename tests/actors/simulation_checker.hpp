@@ -55,7 +55,7 @@ class Checker {
   };
   void group_gets(const Delivery& delivery);
   void trainer_gets(const Delivery& delivery);
-  void rank_gets(const RunRank& order);
+  void check_resume(const StartGroup& order);
   void rank_ended(const Key& rank, bool returned);
   void group_began(const StartGroup& order);
   void group_ended(const GroupEnded& news);

@@ -106,14 +106,24 @@ bool SimulatedRank::all_do(int step, std::uint64_t what, int percent) const {
   return drawn.chance(percent);
 }
 
+std::optional<int> Stage::steps_in(const std::string& copy) const {
+  if (copy.starts_with(Memory::place)) return disk.memory.steps_of(copy);
+  std::optional<int> steps;
+  for (const auto& [who, attempt] : disk.read(copy)) steps = std::max(steps.value_or(0), std::stoi(who.substr(who.rfind('=') + 1)) + 1);
+  return steps;
+}
+
 int SimulatedRank::first_step() const {
   if (!order_.resume_checkpoint) return 0;
-  int first = -1;
-  for (const auto& [who, attempt] : stage_.disk.read(*order_.resume_checkpoint)) {
-    first = std::max(first, std::stoi(who.substr(who.rfind('=') + 1)) + 1);
-  }
-  if (first < 0) throw std::logic_error{"there is nothing in " + *order_.resume_checkpoint + ", from where the attempt was to go on"};
-  return first;
+  const auto steps = stage_.steps_in(*order_.resume_checkpoint);
+  if (!steps) stage_.complain("rank " + std::to_string(order_.rank) + " finds nothing in " + *order_.resume_checkpoint + ", from where it is to go on");
+  return steps.value_or(0);
+}
+
+void SimulatedRank::take_snapshot(int step) {
+  const int every = order_.snapshots.every;
+  if (every == 0 || step == 0 || step % every != 0) return;
+  stage_.disk.memory.take(order_.attempt, order_.rank, order_.world_size, step, context_.reports());
 }
 
 void SimulatedRank::misbehave(int step) {
@@ -133,6 +143,7 @@ SimulatedRank::Fiber SimulatedRank::train() {
   channel_->send(RankStarted{order_.attempt, order_.rank, 1});
   int step = first_step();
   for (; step < stage_.training.num_steps; ++step, ++steps_done_) {
+    if (steps_done_ > 0) take_snapshot(step);
     co_await until([this] { return !channel_->stop_call_waits(); });
     if (context_.should_stop()) break;
     co_await pause(random.time(0ms, stage_.training.longest_step));

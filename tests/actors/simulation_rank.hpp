@@ -65,6 +65,10 @@ struct Stage {
   bool fate_ended_early = false;                           ///< of the last attempt: a rank returned early, as it was to
   bool hung = false;                                       ///< some rank hung
   int placers = 0;                                         ///< alive
+  std::function<void(const std::string&)> complain = [](const std::string&) {};  ///< a rank has found what must not be
+
+  /// Steps that are done in a copy of the state; nothing when there is no whole copy.
+  [[nodiscard]] std::optional<int> steps_in(const std::string& copy) const;
 
   /// Lets every rank go on that has what it waits for.
   void poll();
@@ -122,6 +126,7 @@ class SimulatedRank : public std::enable_shared_from_this<SimulatedRank> {
   void save_later(const std::filesystem::path& directory, int step, std::shared_ptr<PendingSave> save);
   [[nodiscard]] Metrics metrics(int step);
   [[nodiscard]] int first_step() const;
+  void take_snapshot(int step);
   [[nodiscard]] bool all_do(int step, std::uint64_t what, int percent) const;
   void end(std::exception_ptr thrown);
 

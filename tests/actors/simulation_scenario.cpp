@@ -15,7 +15,7 @@ void draw_run(Scenario& scenario, Random& random) {
   run.start_timeout = 10s;
   run.collective_timeout = 15s;
   run.stop_grace = 2s;
-  run.failure.snapshot_every = 0;
+  run.failure.snapshot_every = random.chance(50) ? random.between(1, 3) : 0;
   const int failures[] = {0, 1, 3, -1};
   run.failure.crash_loop_limit = random.between(2, 6);
   run.failure.max_failures = failures[random.between(0, 3)];
@@ -94,6 +94,7 @@ std::string describe(const Scenario& scenario) {
        << scenario.training.checkpoint_every << ' ' << saves[static_cast<int>(scenario.training.saves)]
        << (scenario.training.pending ? ", asynchronous" : "");
   if (scenario.run.checkpoint.num_to_keep) text << ", keep " << *scenario.run.checkpoint.num_to_keep;
+  if (scenario.run.failure.snapshot_every > 0) text << ", a snapshot every " << scenario.run.failure.snapshot_every << " steps";
   if (scenario.calm) text << ", calm";
   text << "; faults in %: ranks " << scenario.rank_faults.percent << ", starts " << scenario.rank_faults.start_failure_percent << ", links "
        << scenario.rank_faults.link_percent << ", disk " << scenario.disk_faults.error_percent << ", slow disk " << scenario.disk_faults.slow_percent

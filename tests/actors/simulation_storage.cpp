@@ -135,6 +135,52 @@ std::map<std::string, std::string> Disk::read(const fs::path& directory) const {
   return words;
 }
 
+std::filesystem::path Memory::path_of(std::uint64_t attempt, int step) {
+  return fs::path(place) / ("attempt_" + std::to_string(attempt)) / ("step_" + std::to_string(step));
+}
+
+// As a SnapshotWriter's two slots: a rank goes on only when the one before is whole.
+void Memory::take(std::uint64_t attempt, int rank, int world_size, int step, std::uint64_t reports) {
+  auto& series = series_[attempt];
+  auto& snapshot = series[step];
+  snapshot.world_size = world_size;
+  if (rank == 0) snapshot.reports = reports;
+  snapshot.ranks.insert(rank);
+  if (!snapshot.whole()) return;
+  series.erase(series.begin(), series.find(step));
+  series_.erase(series_.begin(), series_.find(attempt));
+}
+
+std::optional<StateCopy> Memory::newest() const {
+  for (auto series = series_.rbegin(); series != series_.rend(); ++series) {
+    for (auto one = series->second.rbegin(); one != series->second.rend(); ++one) {
+      const auto& [step, snapshot] = *one;
+      if (snapshot.whole()) return StateCopy{path_of(series->first, step), snapshot.world_size, snapshot.reports, step};
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<int> Memory::steps_of(const fs::path& path) const {
+  for (const auto& [attempt, series] : series_) {
+    for (const auto& [step, snapshot] : series) {
+      if (snapshot.whole() && path_of(attempt, step) == path) return step;
+    }
+  }
+  return std::nullopt;
+}
+
+std::unique_ptr<SnapshotMemory> open_simulated_memory(Memory& memory) {
+  struct View final : SnapshotMemory {
+    explicit View(Memory& of) : memory(of) {}
+    fs::path path() const override { return Memory::place; }
+    std::optional<StateCopy> newest() const override { return memory.newest(); }
+    void remove() noexcept override { memory.clear(); }
+    Memory& memory;
+  };
+  return std::make_unique<View>(memory);
+}
+
 void with_fault(World& world, Disk& disk, bool fails, const std::function<void()>& work) {
   if (fails) {
     // Early operations look at what is there, so that later ones would fail seldom if all were as likely.
