@@ -177,7 +177,8 @@ Json run(const Session& session, const Case& c) {
 Json medians(const Session& session, const Case& c, int runs) {
   std::map<std::string, std::vector<double>> values;
   for (int i = 0; i < runs; ++i) {
-    for (const auto& [key, value] : run(session, c).items()) values[key].push_back(value);
+    const auto times = run(session, c);
+    for (const auto& [key, value] : times.items()) values[key].push_back(value);
   }
   Json result;
   for (const auto& key : {"survivor_s", "begun_s", "entered_s", "resumed_s", "steps_lost"}) result[key] = median(values[key]);
