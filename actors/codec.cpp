@@ -176,7 +176,7 @@ void serialize(Archive& ar, RunError& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, Hello& m) {
-  ar(m.program, m.attempt, m.rank, m.nonce);
+  ar(m.program, m.process, m.nonce);
 }
 template <class Archive>
 void serialize(Archive& ar, SnapshotOptions& m) {
@@ -238,7 +238,7 @@ void serialize(Archive& ar, RankDone& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, RankLost& m) {
-  ar(m.attempt, m.rank, m.error);
+  ar(m.attempt, m.rank, m.error, m.is_reusable);
 }
 
 }  // namespace troupe

@@ -54,6 +54,7 @@ RunRank GroupState::order_for(int rank) const {
 void GroupState::begin(StartGroup start) {
   order = std::move(start);
   ranks.resize(static_cast<std::size_t>(world_size()));
+  pids.resize(ranks.size());
   wait_at_most(order.run.start_timeout, Wait::Start);
   try {
     placer = make_placer(order);
@@ -70,11 +71,13 @@ void GroupState::begin(StartGroup start) {
   }
 }
 
-void GroupState::rank_started(int rank) {
-  started.insert(rank);
+void GroupState::rank_started(const RankStarted& news) {
+  started.insert(news.rank);
+  pids[static_cast<std::size_t>(news.rank)] = news.pid;
   if (phase != Phase::Starting || static_cast<int>(started.size()) < world_size()) return;
   phase = Phase::Running;
-  self->send(trainer, GroupStarted{order.attempt});
+  placer->all_started();
+  self->send(trainer, GroupStarted{order.attempt, pids});
 }
 
 void GroupState::start_overdue() {
@@ -244,6 +247,7 @@ void GroupState::exited(const caf::exit_msg& exit) {
 void GroupState::finish() {
   if (!trainer) return;
   placer.reset();
+  make_placer = nullptr;
   GroupEnded news{order.attempt, first_cause(errors, returned), {}};
   if (errors.empty() && unused_keys) news.unused_config_keys.assign(unused_keys->begin(), unused_keys->end());
   self->send(trainer, std::move(news));
