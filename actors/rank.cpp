@@ -175,7 +175,6 @@ struct RankState {
   }
 
   void exited(const caf::exit_msg& exit) {
-    if (exit.source == group) return end_alone();
     if (!exit.reason || exit.reason == caf::exit_reason::normal) return;
     if (!worker) return self->quit(exit.reason);  // the group hears of it by its link
     abort("the rank was told to exit");           // the group hears of it from the worker
@@ -220,7 +219,8 @@ caf::behavior waiting(RankActor* self, StartWorker start_worker, std::shared_ptr
   state.start_worker = std::move(start_worker);
   state.seat = std::move(seat);
   state.group = group;
-  self->link_to(group);
+  self->monitor(group);
+  self->set_down_handler([&state](const caf::down_msg&) { state.end_alone(); });
   self->set_exit_handler([&state](const caf::exit_msg& exit) { state.exited(exit); });
   return {
       [self](RunRank& order) {

@@ -148,7 +148,7 @@ void TrainerState::checkpoint_kept(const CheckpointKept& news) {
 
 void TrainerState::stop(const StopRun& order) {
   ++stop_requests;
-  if (order.is_preemption) result.preempted = true;
+  if (order.is_preemption && phase != Phase::Finishing) result.preempted = true;
   note({{"event", "stop_requested"}, {"reason", order.reason}, {"preemption", order.is_preemption}});
   if (phase == Phase::Pausing) return finish();
   if (phase == Phase::Finishing && stop_requests > 1 && keeper) self->send(keeper, GiveUpUploads{});

@@ -62,6 +62,8 @@ void GroupState::begin(StartGroup start) {
       auto run = order_for(rank);
       auto& actor = ranks[static_cast<std::size_t>(rank)];
       actor = placer->place(self, run);
+      self->monitor(actor);  // no link: CAF searches all of an actor's links for each that comes or goes
+      rank_of.emplace(actor.id(), rank);
       self->send(actor, std::move(run));
     }
   } catch (const Failure& failure) {
@@ -239,18 +241,18 @@ void GroupState::rank_ended(int rank) {
 
 void GroupState::exited(const caf::exit_msg& exit) {
   if (exit.source == trainer) return fail(Errc::Aborted, "the trainer has ended");
-  if (!exit.reason || exit.reason == caf::exit_reason::normal) return;
-  const auto found = std::find_if(ranks.begin(), ranks.end(), [&](const caf::actor& rank) {
-    return rank && rank.address() == exit.source;
-  });
-  if (found == ranks.end()) {
-    if (exit.reason == caf::exit_reason::user_shutdown) fail(Errc::Aborted, "the worker group was asked to exit");
-    return;
-  }
+  if (rank_of.contains(exit.source.id())) return;  // its down_msg says the same
+  if (exit.reason == caf::exit_reason::user_shutdown) fail(Errc::Aborted, "the worker group was asked to exit");
+}
+
+void GroupState::rank_down(const caf::down_msg& down) {
+  const auto found = rank_of.find(down.source.id());
+  const bool normal = !down.reason || down.reason == caf::exit_reason::normal;  // its last news is on the way, or was here
+  if (normal || found == rank_of.end() || !ranks[static_cast<std::size_t>(found->second)]) return;
   RunError error;
   error.code = Errc::Internal;
-  error.message = "the rank's actor ended: " + self->system().render(exit.reason);
-  rank_lost(static_cast<int>(found - ranks.begin()), error);
+  error.message = "the rank's actor ended: " + self->system().render(down.reason);
+  rank_lost(found->second, error);
 }
 
 void GroupState::finish() {

@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace troupe {
@@ -38,6 +39,7 @@ struct GroupState {
   bool hurry = false;  // a second stop: no grace
   std::chrono::milliseconds end_limit{0};  // from an abort until ranks are given up
   std::vector<caf::actor> ranks;  // empty handle: ended, or never placed
+  std::unordered_map<caf::actor_id, int> rank_of;  // of all that were placed
   std::set<int> started, ended, returned;
   std::vector<std::int64_t> pids;
   std::map<int, std::uint64_t> stop_counts;
@@ -66,6 +68,7 @@ struct GroupState {
   void stop_overdue();
   void end_overdue();
   void exited(const caf::exit_msg& exit);
+  void rank_down(const caf::down_msg& down);
 
   template <class News>
   void forward(News news) {

@@ -4,12 +4,13 @@
 //   scale_bench [--json FILE] [--ranks N]     a table on stderr and FILE
 #include <unistd.h>
 
+#include <atomic>
 #include <caf/all.hpp>
-#include <condition_variable>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
-#include <mutex>
+#include <string>
+#include <thread>
 
 #include "../actors/trainer_state.hpp"
 #include "control_figures.hpp"
@@ -31,40 +32,40 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::bench::Return)
 namespace troupe::bench {
 namespace {
 
-/// When what happened, told by all threads.
-class Times {
+/// Something that happens once or to every rank, told by any thread.
+class Moment {
  public:
-  struct Moment {
-    int count = 0;
-    double first = 0, last = 0;
-  };
-  void tell(const std::string& what) {
+  void tell() {
     const double now = now_s();
-    const std::lock_guard lock{mutex_};
-    auto& moment = moments_[what];
-    if (moment.count++ == 0) moment.first = now;
-    moment.last = now;
-    changed_.notify_one();
+    double expected = 0;
+    first_.compare_exchange_strong(expected, now);
+    last_ = now;
+    ++count_;
   }
-  Moment wait(const std::string& what, int count) {
-    std::unique_lock lock{mutex_};
-    if (!changed_.wait_for(lock, std::chrono::seconds(60), [&] { return moments_[what].count >= count; })) {
-      throw Failure{Errc::DeadlinePassed, what + ": " + std::to_string(moments_[what].count) + " of " + std::to_string(count) + " within 60 s"};
+  /// Waits until it has happened `count` times.
+  void wait(const char* what, int count) const {
+    const double give_up = now_s() + 60;
+    while (count_ < count) {
+      if (now_s() > give_up) throw Failure{Errc::DeadlinePassed, std::string(what) + ": " + std::to_string(count_) + " of " + std::to_string(count) + " within 60 s"};
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
     }
-    return moments_[what];
   }
+  [[nodiscard]] double first() const { return first_; }
+  [[nodiscard]] double last() const { return last_; }
 
  private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::map<std::string, Moment> moments_;
+  std::atomic<int> count_{0};
+  std::atomic<double> first_{0}, last_{0};
 };
 
-std::string in_attempt(const char* what, Attempt attempt) { return what + std::to_string(attempt); }
+/// Of two attempts, where it is two.
+struct Times {
+  Moment plan[2], order[2], report[2], decision, abort, death, end;
+};
 
 caf::behavior rank_behavior(caf::event_based_actor* self, Times* times, const caf::actor& group, int rank) {
-  self->link_to(group);
-  self->set_exit_handler([self](const caf::exit_msg&) { self->quit(); });
+  self->monitor(group);
+  self->set_down_handler([self](const caf::down_msg&) { self->quit(); });
   const auto lose = [=](Attempt attempt, Errc code, const std::string& text) {
     RunError error;
     error.code = code;
@@ -75,16 +76,16 @@ caf::behavior rank_behavior(caf::event_based_actor* self, Times* times, const ca
   };
   return {
       [=](const RunRank& order) {
-        times->tell(in_attempt("order", order.attempt));
+        times->order[order.attempt - 1].tell();
         self->send(group, RankStarted{order.attempt, rank, 0});
         if (rank == 0) self->send(group, Reported{order.attempt, 0, order.first_report_index, {{"loss", 0.5}}, std::nullopt, 1});
       },
       [=](const AbortRank& order) {
-        times->tell(in_attempt("abort", order.attempt));
+        times->abort.tell();
         lose(order.attempt, Errc::Aborted, order.reason);
       },
       [=](Die) {
-        times->tell("death");
+        times->death.tell();
         lose(1, Errc::RankKilled, "its process was killed by signal 9 (SIGKILL)");
       },
       [=](Return) {
@@ -96,20 +97,19 @@ caf::behavior rank_behavior(caf::event_based_actor* self, Times* times, const ca
 
 class ManyPlacer final : public RankPlacer {
  public:
-  ManyPlacer(Times& times, std::vector<caf::actor>& ranks, Attempt attempt) : times_(times), ranks_(ranks), attempt_(attempt) {
-    times_.tell(in_attempt("plan", attempt));
+  ManyPlacer(Times& times, std::vector<caf::actor>& ranks, Attempt attempt) : times_(times), ranks_(ranks) {
+    times_.plan[attempt - 1].tell();
     ranks_.clear();
   }
   caf::actor place(caf::event_based_actor* group, const RunRank& spec) override {
     ranks_.push_back(group->system().spawn(rank_behavior, &times_, caf::actor_cast<caf::actor>(group), spec.rank));
     return ranks_.back();
   }
-  void abort(const std::string&) noexcept override { times_.tell(in_attempt("decision", attempt_)); }
+  void abort(const std::string&) noexcept override { times_.decision.tell(); }
 
  private:
   Times& times_;
   std::vector<caf::actor>& ranks_;
-  const Attempt attempt_;
 };
 
 struct SystemConfig : caf::actor_system_config {
@@ -142,25 +142,26 @@ Recovery lose_one_of(int num_ranks, const std::filesystem::path& storage) {
   setup.run.failure.snapshot_every = 0;
   setup.make_placer = [&](const StartGroup& group) { return std::make_unique<ManyPlacer>(times, ranks, group.attempt); };
   setup.listeners = {system.spawn([&times](caf::event_based_actor* self) -> caf::behavior {
-    return {[&times](const RunStarted& news) { times.tell(in_attempt("attempt", news.attempt)); },
-            [&times](const ReportArrived& news) { times.tell(in_attempt("report", news.report.attempt)); },
-            [](const RunWarning&) {},
-            [&times, self](const RunEnded& news) {
-              times.tell(news.result.ok() ? "fine" : "failed: " + news.result.error->message);
+    return {[](const RunStarted&) {}, [](const RunWarning&) {},
+            [&times](const ReportArrived& news) { times.report[news.report.attempt - 1].tell(); },
+            [&times, self](const RunEnded&) {
+              times.end.tell();
               self->quit();
             }};
   })};
   (void)system.spawn(trainer_behavior, std::move(setup));
-  times.wait("order1", num_ranks);
-  times.wait("report1", 1);
+  times.order[0].wait("orders", num_ranks);
+  times.report[0].wait("the report", 1);
   std::this_thread::sleep_for(std::chrono::milliseconds(200));  // all is quiet
   caf::anon_send(ranks.at(static_cast<std::size_t>(num_ranks / 2)), Die{});
-  const auto death = times.wait("death", 1), decision = times.wait("decision1", 1), told = times.wait("abort1", num_ranks - 1);
-  const auto plan = times.wait("plan2", 1), orders = times.wait("order2", num_ranks);
+  times.abort.wait("orders to abort", num_ranks - 1);
+  times.order[1].wait("orders of the second attempt", num_ranks);
+  times.report[1].wait("the report of the second attempt", 1);
   for (const auto& rank : ranks) caf::anon_send(rank, Return{});
   ranks.clear();
-  times.wait("fine", 1);
-  return {decision.first - death.first, told.last - death.first, plan.first - death.first, orders.last - plan.first};
+  times.end.wait("the end", 1);
+  const double death = times.death.first(), plan = times.plan[1].first();
+  return {times.decision.first() - death, times.abort.last() - death, plan - death, times.order[1].last() - plan};
 }
 
 int run(const std::string& json_file, int num_ranks) {

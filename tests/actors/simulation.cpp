@@ -113,7 +113,7 @@ class Driver {
       });
     }
     world_.after(stop, [this] {
-      if (!scenario_.stop && !stage_.hung && !checker_.result()) checker_.violate("no rank has hung, and the run has not ended");
+      if (trainer_ && !scenario_.stop && !stage_.hung && !checker_.result()) checker_.violate("no rank has hung, and the run has not ended");
       ask_to_stop(false);
     });
     if (second) {

@@ -171,8 +171,8 @@ caf::behavior proxy(caf::stateful_actor<ProxyState>* self, Stage* stage, Process
   state.group = group;
   state.plan = plan;
   state.process = std::make_shared<Process>(self->system(), *stage, std::move(plan), caf::actor_cast<caf::actor>(self));
-  self->link_to(group);
-  self->set_exit_handler([&state](const caf::exit_msg&) { state.kill(); });
+  self->monitor(group);
+  self->set_down_handler([&state](const caf::down_msg&) { state.kill(); });
   state.process->start();
   return {
       [&state](const RunRank& order) { state.process->send_down(caf::make_message(order)); },

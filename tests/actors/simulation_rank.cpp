@@ -82,10 +82,8 @@ SimulatedRank::Until SimulatedRank::gather(int step) {
   const auto deadline = stage_.world.now() + order_.barrier_timeout;
   stage_.world.after(order_.barrier_timeout + 1ms, [] {});  // somebody looks then
   return until([this, step, deadline] {
-    if (gathering_->complete(step)) {
-      if (gathering_->broken()) throw Failure{Errc::Aborted, *gathering_->broken()};
-      return true;
-    }
+    if (gathering_->complete(step)) return true;
+    if (gathering_->broken()) throw Failure{Errc::Aborted, *gathering_->broken()};
     if (stage_.world.now() <= deadline) return false;
     throw Failure{Errc::DeadlinePassed, "rank " + std::to_string(order_.rank) + " waited too long at step " + std::to_string(step)};
   });

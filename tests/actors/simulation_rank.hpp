@@ -39,7 +39,7 @@ class Gathering {
  public:
   explicit Gathering(int world_size) : world_size_(world_size) {}
   void come(int rank, int step) { came_[step].insert(rank); }
-  [[nodiscard]] bool complete(int step) const { return broken_ || static_cast<int>(came_.at(step).size()) == world_size_; }
+  [[nodiscard]] bool complete(int step) const { return static_cast<int>(came_.at(step).size()) == world_size_; }
   void abort(const std::string& reason) {
     if (!broken_) broken_ = reason;
   }

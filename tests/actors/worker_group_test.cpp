@@ -227,10 +227,11 @@ TEST_F(WorkerGroupTest, TellsOnlyThoseWhoWaitThatABarrierHasFailed) {
 
 TEST_F(WorkerGroupTest, SaysWhetherItsRanksWereStopped) {
   for (const std::uint64_t calls : {7u, 6u}) {
-    begin_and_start(1);
+    begin_and_start(2);
     send(StopGroup{attempt});
     send(StopCounted{attempt, 0, 6});
-    send(RankDone{attempt, 0, calls, {}});
+    send(StopCounted{attempt, 1, 2});
+    for (int rank = 0; rank < 2; ++rank) send(RankDone{attempt, rank, calls, {}});
     EXPECT_EQ(trainer_->take<GroupEnded>()->was_stopped, calls == 7);
   }
 }
