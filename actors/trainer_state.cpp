@@ -216,8 +216,8 @@ void TrainerState::settled(RunSettled news) {
   snapshot = std::move(news.snapshot);
   copied_world_size = world_size;
   const bool stopped = own_error || stop_requests > 0;
-  // Stopped for a resize, of which nothing may be left; or ended by force, since a step took longer than stop_grace.
-  const bool forced = last_error && last_error->code == Errc::Cancelled && is_resizing();
+  // Stopped for a resize, which may have been taken back since; or ended by force, since a step took longer than stop_grace.
+  const bool forced = last_error && last_error->code == Errc::Cancelled;
   if (!stopped && wanted_world_size > 0 && (forced || (!last_error && was_stopped))) {
     world_size = wanted_world_size;
     return start_attempt();

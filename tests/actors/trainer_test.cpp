@@ -467,6 +467,15 @@ TEST_F(ResizeTest, GoesOnWhenTheResizeIsTakenBackWhileItsRanksStop) {
   EXPECT_EQ(rank_order_[0].attempt, 2u);
 }
 
+TEST_F(ResizeTest, GoesOnWhenRanksHadToBeEndedByForceForAResizeThatWasTakenBack) {
+  begin_and_resize({1, 2});
+  time_.advance(setup_.run.stop_grace + 100ms);
+  for (int rank = 0; rank < 2; ++rank) lose(rank, Errc::Aborted, "did not stop");
+  settle_run();
+  take_orders();
+  EXPECT_EQ(rank_order_.size(), 2u);
+}
+
 TEST_F(ResizeTest, GoesOnWhenRanksHadToBeEndedByForce) {
   begin_and_resize({1});
   time_.advance(setup_.run.stop_grace + 100ms);
