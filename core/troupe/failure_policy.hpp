@@ -24,8 +24,9 @@ struct Verdict {
 
 /// What to do when every rank of an attempt has ended.
 /// @param failures attempts of this run that failed before this one.
+/// @param same_failures how many of them with this error's code: some kinds are given up early (failure_rules.hpp).
 [[nodiscard]] Verdict after_group_ended(const std::optional<RunError>& error, bool stop_requested,
-                                        int failures, const FailureConfig& config);
+                                        int failures, const FailureConfig& config, int same_failures = 0);
 
 /// Pause before attempt number `failures` + 1: 100 ms, doubled for every failure, 10 s at most.
 [[nodiscard]] std::chrono::milliseconds retry_delay(int failures) noexcept;
