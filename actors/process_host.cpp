@@ -58,7 +58,9 @@ class ProcessHost::Rank final : public HostedRank, public std::enable_shared_fro
       order.environment.push_back(std::string(rank_start_variable) + "=" + to_text(start));
       order.link_fd = theirs.get();
       order.group_fd = host_.memory_->fd();
+      order.box_fd = observer_->fd();
       child_ = start_child(order);
+      observer_->began(child_.pid);
       is_running_ = true;
       watch(std::move(ours), std::move(start.hello));
     } catch (const Failure& failure) {
@@ -79,10 +81,13 @@ class ProcessHost::Rank final : public HostedRank, public std::enable_shared_fro
     asio::post(io_, [self = shared_from_this()] { self->kill_now(); });
   }
 
+  std::shared_ptr<RankObserver> observer() override { return observer_; }
+
   /// When the host ends: nothing is told any more.
   void end_at_once() {
     if (std::exchange(is_running_, false)) {
       kill_child(child_);
+      observer_->ending();
       (void)reap(child_);
     }
     forget_process();
@@ -127,6 +132,7 @@ class ProcessHost::Rank final : public HostedRank, public std::enable_shared_fro
 
   void exited() {
     if (!std::exchange(is_running_, false)) return;
+    observer_->ending();
     ended_.status = reap(child_);
     has_exited_ = true;
     wait_at_most(drain_time);
@@ -175,6 +181,7 @@ class ProcessHost::Rank final : public HostedRank, public std::enable_shared_fro
   const int rank_;
   Handlers handlers_;
   asio::steady_timer patience_;
+  const std::shared_ptr<RankObserver> observer_ = std::make_shared<RankObserver>();
   Child child_;
   std::optional<asio::posix::stream_descriptor> process_;
   std::shared_ptr<LastLines> output_;

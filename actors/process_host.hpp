@@ -3,6 +3,7 @@
 #include "child_process.hpp"
 #include "io_thread.hpp"
 #include "output_relay.hpp"
+#include "rank_observer.hpp"
 
 #include <troupe/link.hpp>
 #include <troupe/local_groups.hpp>
@@ -32,6 +33,7 @@ class HostedRank {
   /// Not ok: the message is too long for the link.
   [[nodiscard]] virtual Outcome send(const LinkMessage& message) = 0;
   virtual void kill() noexcept = 0;
+  [[nodiscard]] virtual std::shared_ptr<RankObserver> observer() = 0;
 };
 
 /// Starts the ranks of one attempt as processes and watches over them. What is left of them when it is destroyed is

@@ -2,6 +2,8 @@
 
 #include "trainer_state.hpp"
 
+#include <troupe/chaos.hpp>
+
 #include <nlohmann/json.hpp>
 
 namespace troupe {
@@ -54,6 +56,7 @@ caf::actor spawn_trainer(caf::actor_system& system, const Session& session, std:
   setup.config_json = train_loop_config.json().dump();
   setup.scaling = options.scaling;
   setup.run = std::move(options.run);
+  setup.run.chaos = chaos_in_force(setup.run.chaos);
   setup.listeners = std::move(listeners);
   setup.make_placer = [&session](const StartGroup& group) {
     return group.scaling.placement == Placement::Threads ? make_thread_placer(session, group)

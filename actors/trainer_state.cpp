@@ -1,5 +1,7 @@
 #include "trainer_state.hpp"
 
+#include <troupe/post_mortem.hpp>
+
 #include <troupe/records.hpp>
 
 #include <algorithm>
@@ -50,7 +52,7 @@ void TrainerState::start_attempt() {
   order.run_name = run_name;
   order.run_directory = result.path.string();
   if (!result.checkpoints.empty()) order.resume_checkpoint = result.checkpoints.back().checkpoint.path().string();
-  order.first_report_index = next_report_index;
+  order.first_report_index = attempt_began_at_report = next_report_index;
   order.scaling = setup.scaling;
   order.run = setup.run;
   group = spawn_worker_group(self->system(), caf::actor_cast<caf::actor>(self), setup.make_placer);
@@ -154,7 +156,9 @@ void TrainerState::group_ended(const GroupEnded& news) {
     fail(Errc::InvalidArgument, lost.front() + "; every writer must report it");
   }
   assembly.clear();
-  verdict = after_group_ended(last_error, stop_requests > 0, failures, setup.run.failure);
+  other_errors = news.other_errors;
+  const int same = last_error ? failures_by_code[last_error->code]++ : 0;
+  verdict = after_group_ended(last_error, stop_requests > 0, failures, setup.run.failure, same);
   phase = Phase::Settling;
   keep_reports();
   self->send(keeper, SettleRun{});
@@ -163,7 +167,8 @@ void TrainerState::group_ended(const GroupEnded& news) {
 void TrainerState::settled() {
   if (own_error || verdict.step != NextStep::Retry || stop_requests > 0) return finish();
   warnings.push_back("attempt " + std::to_string(attempt) + " failed (" + last_error->message + "): " + verdict.reason +
-                     ", starting again");
+                     ", starting again; " + post_mortem_name(attempt) + ".md says more");
+  write_post_mortem(*last_error, true, verdict.reason);
   phase = Phase::Pausing;
   self->delayed_send(self, retry_delay(failures), RetryDue{attempt});
   ++failures;
@@ -194,6 +199,7 @@ void TrainerState::finish() {
   // What a stop request ended is no error.
   const bool ended_by_stop = result.error && (result.error->code == Errc::Cancelled || result.error->code == Errc::Aborted);
   if (result.stopped_early && ended_by_stop) result.error.reset();
+  if (result.error) write_post_mortem(*result.error, false, own_error || !last_error ? "it cannot go on" : verdict.reason);
   self->send(keeper, FinishRun{result});
 }
 
@@ -211,7 +217,7 @@ void TrainerState::exited(const caf::exit_msg& exit) {
     RunError error;
     error.code = Errc::Internal;
     error.message = "the worker group ended: " + why;
-    group_ended({attempt, std::move(error), {}});
+    group_ended({attempt, std::move(error), {}, {}});
   } else if (keeper && exit.source == keeper) {
     if (!normal) storage_failed({Errc::Internal, "the checkpoint keeper ended: " + why});
   } else if (!normal) {

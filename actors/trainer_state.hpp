@@ -7,6 +7,7 @@
 #include <troupe/worker_group.hpp>
 
 #include <caf/all.hpp>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,7 @@ struct TrainerState {
   Result result;
   std::string run_name;
   std::uint64_t next_report_index = 0;
+  std::uint64_t attempt_began_at_report = 0;  // next_report_index when it did
   std::size_t num_kept = 0;  // reports of the history that the keeper has
   bool keep_due = false;     // a KeepDue is on its way
   std::vector<std::string> warnings, unused_config_keys;
@@ -56,6 +58,8 @@ struct TrainerState {
   std::optional<RunError> last_error;  // of the attempt that has ended
   Verdict verdict;
   int failures = 0;
+  std::map<Errc, int> failures_by_code;
+  std::vector<std::string> other_errors;  // of the attempt that has ended
   int stop_requests = 0;
   std::uint64_t stale = 0;  // messages of another attempt, dropped
 
@@ -83,6 +87,7 @@ struct TrainerState {
 
  private:
   void commit(std::optional<CompleteCheckpoint> complete);
+  void write_post_mortem(const RunError& error, bool goes_on, const std::string& decision);
   void start_attempt();
   void fail(Errc code, const std::string& text);
   void finish();
