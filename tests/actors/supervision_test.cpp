@@ -1,5 +1,6 @@
 #include "fault_run.hpp"
 
+#include <troupe/chaos.hpp>
 #include <troupe/post_mortem.hpp>
 
 #include <nlohmann/json.hpp>
@@ -270,6 +271,41 @@ TEST_F(Supervision, NamesAStraggler) {
   EXPECT_THAT(result.warnings, testing::Contains(HasSubstr("rank 1 is slow")));
   EXPECT_THAT(result.warnings, Not(testing::Contains(HasSubstr("rank 0 is slow"))));
 }
+
+/// One kind of fault, on any rank at any of many steps: it is told for what it is, and the next attempt gets through.
+class TwentySeeds : public Supervision, public testing::WithParamInterface<std::pair<std::string, Errc>> {};
+
+TEST_P(TwentySeeds, AreAllSurvivedAndExplained) {
+  const auto& [kind, code] = GetParam();
+  options_.run.failure.max_failures = 1;
+  options_.run.step_timeout = 400ms;
+  options_.scaling.num_workers = 3;
+  config_.set("steps", 40);
+  for (int seed = 0; seed < 20; ++seed) {
+    const auto result = run("rank=any step=1..39 kind=" + kind + "; seed=" + std::to_string(seed));
+    ASSERT_FALSE(result.error) << "seed " << seed << ": " << result.error->message;
+    EXPECT_EQ(result.history.size(), 3u);
+    const auto page = json_of(result, 1);
+    EXPECT_EQ(page["error"]["code"], static_cast<int>(code)) << "seed " << seed << ": " << page["cause"];
+    EXPECT_TRUE(page["error"].contains("step")) << "seed " << seed;
+    const auto line = parse_chaos("rank=any step=1..39 kind=" + kind + "; seed=" + std::to_string(seed)).preview(3, 1)[0];
+    if (code == Errc::CollectiveMismatch) continue;  // whoever came last says it
+    EXPECT_THAT(line, HasSubstr("rank " + std::to_string(page["error"]["rank"].get<int>()) + ", step " + std::to_string(page["error"]["step"].get<int>()) + ":")) << "seed " << seed;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, TwentySeeds,
+                         testing::Values(std::pair{"throw", Errc::TrainFunctionFailed}, std::pair{"exit:3", Errc::RankExited}, std::pair{"kill", Errc::RankKilled},
+                                         std::pair{"segv", Errc::RankKilled}, std::pair{"abort", Errc::RankKilled}, std::pair{"oom:64M", Errc::OutOfMemory},
+                                         std::pair{"hang", Errc::DeadlinePassed}, std::pair{"stop", Errc::DeadlinePassed},
+                                         std::pair{"wrong-collective", Errc::CollectiveMismatch}),
+                         [](const auto& kind) {
+                           std::string name;
+                           for (const char letter : kind.param.first) {
+                             if (std::isalpha(static_cast<unsigned char>(letter))) name += letter;
+                           }
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace troupe
