@@ -1,6 +1,7 @@
 #pragma once
 
 #include <troupe/caf_types.hpp>
+#include <troupe/failure_policy.hpp>
 #include <troupe/object_store.hpp>
 #include <troupe/run_storage.hpp>
 
@@ -17,6 +18,11 @@ namespace troupe {
 /// The first message. Answered by RunOpened or StorageFailed.
 struct OpenRun {
   RunConfig run;
+};
+
+/// Add a line to journal.jsonl. No answer.
+struct KeepEvent {
+  std::string json;
 };
 
 /// Add to reports.jsonl. No answer.
@@ -46,6 +52,7 @@ struct SettleRun {};
 /// Write result.json, wait for uploads, give up the lock and quit. Answered by RunFinished or StorageFailed.
 struct FinishRun {
   Result result;
+  bool keep_snapshot = false;  ///< for the run's next driver
 };
 
 /// After FinishRun: wait for uploads no longer. RunFinished follows. No effect before.
@@ -57,6 +64,8 @@ struct RunOpened {
   std::string name;
   std::string path;
   RunContents contents;
+  SnapshotOptions snapshots;          ///< where ranks may keep copies of the state in memory
+  std::optional<StateCopy> snapshot;  ///< what a driver before left there
 };
 
 /// `checkpoint` is committed (and in the store, under CheckpointUploadMode::Sync); those in `removed` were deleted by the retention rule.
@@ -72,7 +81,9 @@ struct CheckpointNotKept {
   std::string text;
 };
 
-struct RunSettled {};
+struct RunSettled {
+  std::optional<StateCopy> snapshot;  ///< the newest whole one
+};
 struct RunFinished {};
 
 struct StorageFailed {
@@ -94,6 +105,7 @@ using OpenStore = std::function<std::unique_ptr<ObjectStore>(const RunConfig& ru
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::OpenRun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepReports)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepEvent)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CommitCheckpoint)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::DiscardCheckpoint)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CheckpointNotKept)

@@ -123,12 +123,12 @@ Child start_child(const ChildOrder& order) {
   Fd nothing{checked(open("/dev/null", O_RDONLY | O_CLOEXEC), "/dev/null")};
   const Fd input = duplicate_high(nothing.get());
   const Fd link = duplicate_high(order.link_fd);
-  const Fd group = duplicate_high(order.group_fd);
+  const Fd seat = duplicate_high(order.seat_fd);
   const Fd box = order.box_fd >= 0 ? duplicate_high(order.box_fd) : Fd{};
   const auto arguments = pointers(order.arguments);
   const auto environment = pointers(order.environment);
   const Exec exec{order.program.c_str(), arguments.data(), environment.data(),
-                  {input.get(), output_end.get(), error_end.get(), link.get(), group.get(), box.get()}, getpid()};
+                  {input.get(), output_end.get(), error_end.get(), link.get(), seat.get(), box.get()}, getpid()};
   Child child;
   child.pid = spawn(exec);
   child.process = Fd{pidfd_open(child.pid, 0)};

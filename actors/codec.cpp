@@ -176,7 +176,7 @@ void serialize(Archive& ar, RunError& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, Hello& m) {
-  ar(m.program, m.attempt, m.rank, m.nonce);
+  ar(m.program, m.process, m.nonce);
 }
 template <class Archive>
 void serialize(Archive& ar, SnapshotOptions& m) {
@@ -188,7 +188,7 @@ template <class Archive>
 void serialize(Archive& ar, RunRank& m) {
   std::int64_t barrier_timeout_ms = m.barrier_timeout.count();
   ar(m.attempt, m.rank, m.world_size, m.local_rank, m.local_world_size, m.node_rank, m.function, m.config_json,
-     m.run_name, m.run_directory, m.resume_checkpoint, m.first_report_index, m.scaling, barrier_timeout_ms,
+     m.run_name, m.run_directory, m.resume_checkpoint, m.previous_world_size, m.first_report_index, m.scaling, barrier_timeout_ms,
      m.snapshots, m.chaos);
   m.barrier_timeout = std::chrono::milliseconds{barrier_timeout_ms};
 }
@@ -238,7 +238,7 @@ void serialize(Archive& ar, RankDone& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, RankLost& m) {
-  ar(m.attempt, m.rank, m.error);
+  ar(m.attempt, m.rank, m.error, m.is_reusable);
 }
 
 }  // namespace troupe

@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <ctime>
 #include <nlohmann/json.hpp>
 
@@ -31,7 +32,7 @@ void TrainerState::write_post_mortem(const RunError& error, bool goes_on, const 
   page.run_name = run_name;
   page.attempt = attempt;
   page.node = host_name();
-  page.world_size = setup.scaling.num_workers;
+  page.world_size = world_size;
   page.placement = setup.scaling.placement == Placement::Processes ? "processes" : "threads";
   page.time_s = std::chrono::duration<double>(self->clock().now() - began).count();
   page.date = date_now();
@@ -40,12 +41,28 @@ void TrainerState::write_post_mortem(const RunError& error, bool goes_on, const 
   page.decision = decision;
   page.other_errors = other_errors;
   page.warnings = result.warnings;
-  if (!result.checkpoints.empty()) page.resumes_from = checkpoint_name(result.checkpoints.back().index);
-  // A copy of this attempt was taken at a step that only its rank knows; one from before costs the whole attempt.
-  const bool kept_in_this_attempt = !result.checkpoints.empty() && result.checkpoints.back().index >= attempt_began_at_report;
-  if (error.step && !kept_in_this_attempt) page.lost_steps = *error.step;
+  describe_copies(page);
   result.post_mortem = post_mortem_name(attempt) + ".md";
   self->send(keeper, KeepPostMortem{post_mortem_name(attempt), to_markdown(page), to_json(page).dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"});
+}
+
+// Steps since the copy that the next attempt takes, as far as it is known at which step that was made.
+void TrainerState::describe_copies(PostMortem& page) const {
+  const auto copy = newest_copy(result.checkpoints, snapshot);
+  const auto& step = page.error.step;
+  if (!copy) {
+    page.lost_steps = step;
+    return;
+  }
+  page.resumes_from = copy->steps > 0 ? "the copy in memory after " + std::to_string(copy->steps) + " updates" : copy->path.filename().string();
+  if (!step) return;
+  const bool is_same = attempt_began_from && attempt_began_from->path == copy->path && attempt_began_from->steps == copy->steps;
+  if (is_same) {
+    page.lost_steps = step;
+  } else if (copy->steps > 0 && (!attempt_began_from || attempt_began_from->steps > 0)) {
+    const auto reached = (attempt_began_from ? attempt_began_from->steps : 0) + static_cast<std::int64_t>(*step);
+    page.lost_steps = static_cast<std::uint64_t>(std::max<std::int64_t>(0, reached - copy->steps));
+  }
 }
 
 }  // namespace troupe

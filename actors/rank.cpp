@@ -81,14 +81,15 @@ const TrainFunction& find_function(const TrainFunctions& functions, const std::s
 
 // Runs the train function on the calling thread.
 WorkerEnded run_train_function(const TrainFunction& function, const RunRank& run,
-                               const std::shared_ptr<RankChannel>& channel, std::shared_ptr<Communicator> seat) {
+                               const std::shared_ptr<RankChannel>& channel, std::shared_ptr<Communicator> seat,
+                               std::shared_ptr<KeptObjects> kept) {
   WorkerEnded ended;
   auto* const box = channel->box();
   const BlackBoxScope scope{box};
   if (box) box->begin(run.attempt, run.rank);
   try {
     const Config config(nlohmann::ordered_json::parse(run.config_json));
-    RankContext context{run, channel, seat};
+    RankContext context{run, channel, seat, kept ? std::move(kept) : std::make_shared<KeptObjects>()};
     channel->send(RankStarted{run.attempt, run.rank, getpid()});
     function(context, config);
     context.finish_saves();
@@ -129,6 +130,7 @@ struct RankState {
   caf::actor group;
   std::shared_ptr<RankChannel> channel;
   std::shared_ptr<Communicator> seat;      // until the worker has it
+  std::shared_ptr<KeptObjects> kept;
   std::weak_ptr<Communicator> taken_seat;  // the worker's, to abort it
   RunRank run;
   std::thread worker;
@@ -153,10 +155,10 @@ struct RankState {
     taken_seat = seat;
     try {
       const auto& function = find_function(*functions, run.function);
-      worker = std::thread{[function, order = run, shared = channel, taken = std::move(seat)]() mutable {
+      worker = std::thread{[function, order = run, shared = channel, taken = std::move(seat), keeper = kept]() mutable {
         detail::take_handler_stack();
         if (order.scaling.pin_threads) pin_to_cores(order.local_rank, order.scaling.cpus_per_worker);
-        auto ended = run_train_function(function, order, shared, taken);
+        auto ended = run_train_function(function, order, shared, taken, keeper);
         taken.reset();  // peers that still wait for this rank see it leave
         shared->tell_control(std::move(ended));
       }};
@@ -172,7 +174,7 @@ struct RankState {
 
   void end(const WorkerEnded& ended) {
     worker.join();  // it is past its last line
-    if (ended.error) return lose(*ended.error);
+    if (ended.error) return lose(*ended.error, true);
     self->send(group, RankDone{run.attempt, run.rank, channel->stop_calls(), ended.unused_config_keys});
     self->quit();
   }
@@ -188,8 +190,8 @@ struct RankState {
     self->send(group, StacksTold{run.attempt, run.rank, std::move(text)});
   }
 
-  void lose(RunError error) {
-    self->send(group, RankLost{run.attempt, run.rank, std::move(error)});
+  void lose(RunError error, bool is_reusable = false) {
+    self->send(group, RankLost{run.attempt, run.rank, std::move(error), is_reusable});
     self->quit();
   }
 
@@ -237,11 +239,12 @@ caf::behavior running(RankActor* self) {
 }
 
 caf::behavior waiting(RankActor* self, const TrainFunctions* functions, std::shared_ptr<Communicator> seat,
-                      const caf::actor& group) {
+                      const caf::actor& group, std::shared_ptr<KeptObjects> kept) {
   auto& state = self->state;
   state.self = self;
   state.functions = functions;
   state.seat = std::move(seat);
+  state.kept = std::move(kept);
   state.group = group;
   self->link_to(group);
   self->set_exit_handler([&state](const caf::exit_msg&) { state.end_alone(); });
@@ -256,9 +259,9 @@ caf::behavior waiting(RankActor* self, const TrainFunctions* functions, std::sha
 
 }  // namespace
 
-caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions,
-                             std::shared_ptr<Communicator> seat, caf::actor group) {
-  return system.spawn(waiting, &functions, std::move(seat), std::move(group));
+caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions, std::shared_ptr<Communicator> seat,
+                             caf::actor group, std::shared_ptr<KeptObjects> kept) {
+  return system.spawn(waiting, &functions, std::move(seat), std::move(group), std::move(kept));
 }
 
 }  // namespace troupe

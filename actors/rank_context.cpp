@@ -9,10 +9,11 @@ constexpr std::chrono::milliseconds progress_period{100};
 
 }  // namespace
 
-RankContext::RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> seat)
+RankContext::RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> seat, std::shared_ptr<KeptObjects> kept)
     : run_(std::move(run)),
       channel_(std::move(channel)),
       seat_(std::move(seat)),
+      kept_(std::move(kept)),
       next_report_(run_.first_report_index) {
   if (!run_.chaos.empty()) chaos_.emplace(run_, channel_->box());
   if (!run_.scaling.use_gpu) return;

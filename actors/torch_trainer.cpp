@@ -107,7 +107,7 @@ Result TorchTrainer::fit() try {
   Listener listener{system, options_};
   auto trainer = spawn_trainer(system, session_, function_, config_, options_, {listener.handle()});
   const SignalStop signals{[trainer](int signal) {
-    caf::anon_send(trainer, StopRun{signal == SIGINT ? "interrupted (Ctrl-C)" : "terminated (SIGTERM)"});
+    caf::anon_send(trainer, StopRun{signal == SIGINT ? "interrupted (Ctrl-C)" : "terminated (SIGTERM)", signal == SIGTERM});
   }};
   return listener.run_to_end(trainer);
 } catch (const std::system_error& error) {

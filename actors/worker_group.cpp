@@ -10,7 +10,7 @@ using GroupActor = caf::stateful_actor<GroupState>;
 caf::message_handler rank_news(GroupState& state) {
   return {
       [&state](const RankStarted& news) {
-        if (!state.is_stale(news.attempt)) state.rank_started(news.rank);
+        if (!state.is_stale(news.attempt)) state.rank_started(news);
       },
       [&state](Reported& news) {
         if (!state.is_stale(news.attempt)) state.forward(std::move(news));

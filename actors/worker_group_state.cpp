@@ -42,6 +42,7 @@ RunRank GroupState::order_for(int rank) const {
   run.run_name = order.run_name;
   run.run_directory = order.run_directory;
   run.resume_checkpoint = order.resume_checkpoint;
+  run.previous_world_size = order.previous_world_size;
   run.first_report_index = order.first_report_index;
   run.scaling = order.scaling;
   run.barrier_timeout = order.run.collective_timeout;
@@ -53,6 +54,7 @@ RunRank GroupState::order_for(int rank) const {
 void GroupState::begin(StartGroup start) {
   order = std::move(start);
   ranks.resize(static_cast<std::size_t>(world_size()));
+  pids.resize(ranks.size());
   wait_at_most(order.run.start_timeout, Wait::Start);
   watch.begin();
   try {
@@ -70,12 +72,14 @@ void GroupState::begin(StartGroup start) {
   }
 }
 
-void GroupState::rank_started(int rank) {
-  started.insert(rank);
-  watch.started(rank);
+void GroupState::rank_started(const RankStarted& news) {
+  started.insert(news.rank);
+  watch.started(news.rank);
+  pids[static_cast<std::size_t>(news.rank)] = news.pid;
   if (phase != Phase::Starting || static_cast<int>(started.size()) < world_size()) return;
   phase = Phase::Running;
-  self->send(trainer, GroupStarted{order.attempt});
+  placer->all_started();
+  self->send(trainer, GroupStarted{order.attempt, pids});
 }
 
 void GroupState::start_overdue() {
@@ -266,6 +270,7 @@ void GroupState::exited(const caf::exit_msg& exit) {
 void GroupState::finish() {
   if (!trainer) return;
   placer.reset();
+  make_placer = nullptr;
   GroupEnded news{order.attempt, first_cause(errors, returned), {}, {}};
   watch.explain(news, errors);
   if (errors.empty() && unused_keys) news.unused_config_keys.assign(unused_keys->begin(), unused_keys->end());

@@ -41,6 +41,7 @@ struct GroupState {
   std::chrono::milliseconds end_limit{0};  // from an abort until ranks are given up
   std::vector<caf::actor> ranks;  // empty handle: ended, or never placed
   std::set<int> started, ended, returned;
+  std::vector<std::int64_t> pids;
   std::map<int, std::uint64_t> stop_counts;
   bool stop_sent = false;
   std::map<std::uint64_t, Barrier> barriers;
@@ -54,7 +55,7 @@ struct GroupState {
 
   bool is_stale(Attempt attempt);
   void begin(StartGroup start);
-  void rank_started(int rank);
+  void rank_started(const RankStarted& news);
   void rank_done(const RankDone& news);
   void rank_lost(int rank, const RunError& error);
   void barrier_reached(BarrierReached news);
