@@ -36,6 +36,7 @@ void GroupWatch::look() {
     for (const auto& [sequence, barrier] : group_.barriers) in_barrier.insert(barrier.came.begin(), barrier.came.end());
     suspect_ = silence_.look(now, in_barrier);
     if (suspect_) {
+      suspects_progress_ = last_[suspect_->rank].progress;
       const auto& rank = group_.ranks[static_cast<std::size_t>(suspect_->rank)];
       group_.self->send(rank, AskStacks{group_.order.attempt});
       group_.self->delayed_send(group_.self, stacks_limit, StacksOverdue{});
@@ -58,6 +59,7 @@ void GroupWatch::stacks_overdue() {
 void GroupWatch::blame(const std::string& stacks) {
   const auto suspect = *std::exchange(suspect_, std::nullopt);
   if (group_.phase == GroupState::Phase::Ending || group_.ended.contains(suspect.rank)) return;
+  if (last_[suspect.rank].progress != suspects_progress_) return;  // it came back meanwhile
   RunError error;
   error.code = Errc::DeadlinePassed;
   error.rank = suspect.rank;

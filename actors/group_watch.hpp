@@ -41,6 +41,7 @@ class GroupWatch {
   StragglerWatch pace_;
   std::map<int, RankBeat> last_;
   std::optional<Suspicion> suspect_;  // while its stacks are awaited
+  std::uint64_t suspects_progress_ = 0;
 };
 
 }  // namespace troupe

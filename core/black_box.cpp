@@ -30,6 +30,7 @@ struct Packed {
   char label[label_bytes];
 };
 static_assert(sizeof(Packed) == 64);
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::uint32_t>::is_always_lock_free, "a box is shared by processes and signal handlers");
 
 // Bytes of another process: only printable ones go on.
 std::string text_of(const char* bytes, std::size_t most) {

@@ -117,6 +117,21 @@ TEST_F(GroupWatchTest, AsksASilentRankForItsStacksThenEndsItAtOnceAndTheOthersWi
   EXPECT_THAT(ended->error->details, HasSubstr("rank 0: " + std::to_string(beats_[0].steps) + " steps, 0 collectives, waiting in a collective"));
 }
 
+TEST_F(GroupWatchTest, LetsASuspectGoThatComesBackBeforeItsStacksDo) {
+  start_ranks();
+  live(5s, {0, 1});
+  auto asked = told<AskStacks>(1);
+  for (int i = 0; i < 60 && !asked; ++i) {
+    live(50ms, {0});
+    asked = told<AskStacks>(1);
+  }
+  ASSERT_TRUE(asked);
+  live(300ms, {0, 1});
+  send(StacksTold{attempt, 1, "late\n"});
+  live(10s, {0, 1});
+  EXPECT_FALSE(told<AbortRank>(1));
+}
+
 TEST_F(GroupWatchTest, WaitsForStacksOnlyAMoment) {
   start_ranks();
   live(5s, {0});
