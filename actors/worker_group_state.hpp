@@ -1,5 +1,7 @@
 #pragma once
 
+#include "group_watch.hpp"
+
 #include <troupe/worker_group.hpp>
 
 #include <caf/all.hpp>
@@ -46,6 +48,7 @@ struct GroupState {
   bool barrier_timer_set = false;
   std::vector<RunError> errors;
   std::optional<std::set<std::string>> unused_keys;
+  GroupWatch watch{*this};
   std::uint64_t stale = 0;  // messages of another attempt, dropped
 
   ~GroupState();
@@ -60,6 +63,8 @@ struct GroupState {
   void stop();
   /// Records the cause and ends every rank by force.
   void fail(Errc code, const std::string& reason, bool at_once = false);
+  /// Ends a rank that hangs, and with it the attempt.
+  void end_silent(int rank, RunError error);
   void start_overdue();
   void barriers_overdue();
   void stop_overdue();
@@ -85,6 +90,7 @@ struct GroupState {
   void watch_barriers();
   void fail_barriers_without(const std::set<int>& gone);
   void release_stop();
+  void complete_error_of_silent(int rank);
   void end_ranks(const std::string& reason, bool at_once = false);
   void rank_ended(int rank);
   void finish();
