@@ -141,7 +141,7 @@ void load(WireInput& in, Numbered<E>& numbered) {
   }
   numbered.value = static_cast<E>(number);
 }
-Numbered<Errc> numbered(Errc& code) { return {code, Errc::Internal}; }
+Numbered<Errc> numbered(Errc& code) { return {code, Errc::OutOfMemory}; }
 Numbered<Placement> numbered(Placement& placement) { return {placement, Placement::Processes}; }
 
 void save(WireOutput& out, const Metrics& metrics) {
@@ -172,11 +172,11 @@ void serialize(Archive& ar, Progress& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, RunError& m) {
-  ar(numbered(m.code), m.message, m.rank, m.signal, m.exit_code, m.last_lines, m.step, m.details);
+  ar(numbered(m.code), m.message, m.rank, m.signal, m.exit_code, m.last_lines, m.step, m.pid, m.details);
 }
 template <class Archive>
 void serialize(Archive& ar, Hello& m) {
-  ar(m.program, m.attempt, m.rank, m.nonce);
+  ar(m.program, m.process, m.nonce);
 }
 template <class Archive>
 void serialize(Archive& ar, SnapshotOptions& m) {
@@ -238,7 +238,7 @@ void serialize(Archive& ar, RankDone& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, RankLost& m) {
-  ar(m.attempt, m.rank, m.error);
+  ar(m.attempt, m.rank, m.error, m.is_reusable);
 }
 
 }  // namespace troupe

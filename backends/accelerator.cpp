@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <limits>
 
 namespace troupe {
 
@@ -158,7 +159,8 @@ void Accelerator::backward(const at::Tensor& loss) {
     for (auto& model : i.models) {
       if (model.shards) model.shards->begin(i.gate->sync && i.no_sync_depth == 0 && model.no_sync_depth == 0);
     }
-    scaled.backward();
+    // Chaos.
+    (i.context.wants_bad_number() ? scaled * std::numeric_limits<double>::quiet_NaN() : scaled).backward();
     for (auto* engine : engines) engine->finish();
     for (auto& model : i.models) {
       if (model.shards) model.shards->finish();
