@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <iostream>
 #include <limits>
+#include <limits>
 
 namespace troupe {
 
@@ -147,8 +148,9 @@ Scope Accelerator::autocast() {
   }};
 }
 
-void Accelerator::backward(const at::Tensor& loss) {
+void Accelerator::backward(const at::Tensor& given) {
   auto& i = *impl_;
+  const auto loss = i.context.wants_bad_number() ? given * std::numeric_limits<double>::quiet_NaN() : given;
   i.note_loss(loss);
   const auto scale = i.scaler.scale();
   const auto scaled = scale != 1 ? loss * (scale / i.divisor) : i.divisor != 1 ? loss / i.divisor : loss;
