@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <iostream>
 #include <limits>
-#include <limits>
 
 namespace troupe {
 
@@ -150,6 +149,7 @@ Scope Accelerator::autocast() {
 
 void Accelerator::backward(const at::Tensor& given) {
   auto& i = *impl_;
+  // An injected fault, if so.
   const auto loss = i.context.wants_bad_number() ? given * std::numeric_limits<double>::quiet_NaN() : given;
   i.note_loss(loss);
   const auto scale = i.scaler.scale();
@@ -161,7 +161,6 @@ void Accelerator::backward(const at::Tensor& given) {
     for (auto& model : i.models) {
       if (model.shards) model.shards->begin(i.gate->sync && i.no_sync_depth == 0 && model.no_sync_depth == 0);
     }
-    // Chaos.
     scaled.backward();
     for (auto* engine : engines) engine->finish();
     for (auto& model : i.models) {
