@@ -2,6 +2,7 @@
 
 #include "checkpoint_uploader.hpp"
 
+#include <troupe/file_system.hpp>
 #include <troupe/memory_snapshot.hpp>
 #include <troupe/retrying_store.hpp>
 #include <troupe/s3.hpp>
@@ -230,6 +231,19 @@ struct KeeperState {
     if (!waiting.empty() && stored_whole) self->send(trainer, waiting.mapped());
   }
 
+  // What explains a failure must not become another.
+  void keep_post_mortem(const KeepPostMortem& page) {
+    try {
+      for (const auto& [ending, text] : {std::pair{".md", &page.markdown}, std::pair{".json", &page.json}}) {
+        storage->write(page.name + ending, *text);
+        if (stored) uploads.put_file(page.name + ending);
+      }
+      if (stored) upload_next();
+    } catch (const std::exception& error) {
+      self->send(trainer, RunWarning{page.name + " could not be written: " + error.what()});
+    }
+  }
+
   void settle() {
     if (has_sync_uploads() && !uploads.idle()) {
       settling = true;
@@ -285,6 +299,9 @@ caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf:
       [&state](const KeepEvent& order) { state.note(order.json); },
       [&state](const CommitCheckpoint& order) { state.guarded([&] { state.commit(order.checkpoint); }); },
       [&state](const DiscardCheckpoint& order) { state.discard(order.checkpoint); },
+      [&state](const KeepPostMortem& order) {
+        if (state.storage) state.keep_post_mortem(order);
+      },
       [&state](SettleRun) { state.settle(); },
       [&state](const FinishRun& order) { state.guarded([&] { state.finish(order.result, order.keep_snapshot); }); },
       [&state](const UploadEnded& news) { state.upload_ended(news); },

@@ -40,6 +40,12 @@ struct DiscardCheckpoint {
   CompleteCheckpoint checkpoint;
 };
 
+/// Write `name`.md and `name`.json into the run's directory. No answer; when the disk refuses, a RunWarning.
+struct KeepPostMortem {
+  std::string name;
+  std::string markdown, json;
+};
+
 /// Answered by RunSettled when everything before it is on its way to the disk (and, under Sync, in the store).
 struct SettleRun {};
 
@@ -131,6 +137,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepEvent)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CommitCheckpoint)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::DiscardCheckpoint)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CheckpointNotKept)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepPostMortem)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::SettleRun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::FinishRun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::GiveUpUploads)

@@ -29,8 +29,9 @@ class Fd {
 /// Where a child finds what it is given.
 constexpr int child_link_fd = 3;
 constexpr int child_seat_fd = 4;
-/// Descriptors that the starter holds for each child: link, seats, process, standard output, standard error.
-constexpr int descriptors_per_child = 5;
+constexpr int child_box_fd = 5;
+/// Descriptors that the starter holds for each child: link, seats, black box, process, standard output, standard error.
+constexpr int descriptors_per_child = 6;
 
 struct ChildOrder {
   std::string program;
@@ -38,6 +39,7 @@ struct ChildOrder {
   std::vector<std::string> environment;  ///< NAME=value
   int link_fd = -1;                      ///< becomes child_link_fd
   int seat_fd = -1;                      ///< becomes child_seat_fd
+  int box_fd = -1;                       ///< becomes child_box_fd; -1: there is none
 };
 
 struct Child {

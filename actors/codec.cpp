@@ -141,7 +141,7 @@ void load(WireInput& in, Numbered<E>& numbered) {
   }
   numbered.value = static_cast<E>(number);
 }
-Numbered<Errc> numbered(Errc& code) { return {code, Errc::Internal}; }
+Numbered<Errc> numbered(Errc& code) { return {code, Errc::OutOfMemory}; }
 Numbered<Placement> numbered(Placement& placement) { return {placement, Placement::Processes}; }
 
 void save(WireOutput& out, const Metrics& metrics) {
@@ -172,7 +172,7 @@ void serialize(Archive& ar, Progress& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, RunError& m) {
-  ar(numbered(m.code), m.message, m.rank, m.signal, m.exit_code, m.last_lines, m.step, m.details);
+  ar(numbered(m.code), m.message, m.rank, m.signal, m.exit_code, m.last_lines, m.step, m.pid, m.details);
 }
 template <class Archive>
 void serialize(Archive& ar, Hello& m) {

@@ -68,7 +68,9 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
       order.environment.push_back(std::string(rank_start_variable) + "=" + to_text(start));
       order.link_fd = theirs.get();
       order.seat_fd = their_seats.get();
+      order.box_fd = observer_->fd();
       child_ = start_child(order);
+      observer_->began(child_.pid);
       is_running_ = true;
       watch(std::move(ours), std::move(our_seats), std::move(start.hello));
     } catch (const Failure& failure) {
@@ -117,6 +119,8 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
     asio::post(io_, [self = shared_from_this()] { self->kill_now(); });
   }
 
+  std::shared_ptr<RankObserver> observer() override { return observer_; }
+
   /// When the pool ends: nothing is told any more. The first call lets a waiting process go, the second one ends it.
   void let_go() {
     const std::lock_guard lock{mutex_};
@@ -126,6 +130,7 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
     if (std::exchange(is_running_, false)) {
       pollfd gone{child_.process.get(), POLLIN, 0};
       if (!may_leave || poll(&gone, 1, leave_ms) != 1) kill_child(child_);
+      observer_->ending();
       (void)reap(child_);
     }
     forget_process();
@@ -178,6 +183,7 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
 
   void exited() {
     if (!std::exchange(is_running_, false)) return;
+    observer_->ending();
     ended_.status = reap(child_);
     has_exited_ = true;
     wait_at_most(drain_time);
@@ -226,6 +232,7 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
   const int number_;
   Handlers handlers_;
   asio::steady_timer patience_;
+  const std::shared_ptr<RankObserver> observer_ = std::make_shared<RankObserver>();
   Child child_;
   std::optional<asio::posix::stream_descriptor> process_;
   std::shared_ptr<RankOutput> output_;

@@ -3,6 +3,7 @@
 #include "child_process.hpp"
 #include "io_thread.hpp"
 #include "output_relay.hpp"
+#include "rank_observer.hpp"
 
 #include <troupe/link.hpp>
 #include <troupe/local_groups.hpp>
@@ -38,6 +39,7 @@ class RankProcess {
   /// Ends it when it has read everything.
   virtual void finish() = 0;
   virtual void kill() noexcept = 0;
+  [[nodiscard]] virtual std::shared_ptr<RankObserver> observer() = 0;
 };
 
 /// The processes of a run's ranks: started when a rank needs one, kept from a failed attempt to the next, or kept ready.

@@ -129,7 +129,8 @@ void ProgressDisplay::committed(const CheckpointRecord& checkpoint) {
 void ProgressDisplay::ended(const Result& result) {
   if (result.error) {
     const auto who = result.error->rank ? "rank " + std::to_string(*result.error->rank) + ": " : std::string{};
-    return line("the run failed: " + who + result.error->message + " (" + std::string(explain(result.error->code)) + ")");
+    return line("the run failed: " + who + result.error->message + " (" + std::string(explain(result.error->code)) + ")" +
+                (result.post_mortem.empty() ? "" : "; why: " + (result.path / result.post_mortem).string()));
   }
   line(std::string(result.preempted ? "the run was preempted: start it again to go on" : result.stopped_early ? "the run was stopped" : "the run is done") + "; everything is in " +
        result.path.string());

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "rank_chaos.hpp"
 #include "rank_channel.hpp"
 
 #include <troupe/kept_objects.hpp>
@@ -34,7 +35,16 @@ class RankContext final : public TrainContext {
   std::filesystem::path checkpoint_dir() override;
   std::filesystem::path shared_checkpoint_dir() override;
   std::optional<Checkpoint> get_checkpoint() const override;
-  void step_completed() override { ++steps_; }
+  void step_completed() override {
+    ++steps_;
+    if (auto* box = channel_->box()) {
+      box->steps.store(steps_, std::memory_order_relaxed);
+      box->advance();
+      box->note(EventKind::Step, steps_, {}, {}, std::chrono::steady_clock::now());
+    }
+    if (chaos_) chaos_->strike(steps_, *seat_);
+  }
+  bool wants_bad_number() noexcept override { return chaos_ && chaos_->take_bad_number(); }
   SnapshotOptions snapshots() const override { return run_.snapshots; }
   std::uint64_t reports() const noexcept override { return next_report_; }
   void barrier() override { (void)wait_for_all({}); }
@@ -61,6 +71,7 @@ class RankContext final : public TrainContext {
   RankGpu gpu_;  // empty without use_gpu
   std::uint64_t next_report_;
   std::uint64_t steps_ = 0;
+  std::optional<RankChaos> chaos_;  // only when faults are injected
   std::uint64_t next_barrier_ = 0;
   std::vector<std::pair<std::uint64_t, std::shared_ptr<PendingSave>>> saves_;  // by report, those that may be under way
   int next_directory_ = 0;

@@ -1,5 +1,7 @@
 #include "rank_process.hpp"
 
+#include "child_process.hpp"
+#include "crash_handler.hpp"
 #include "descriptor_socket.hpp"
 #include "link_mail.hpp"
 
@@ -62,6 +64,14 @@ void settle_in(const RankStart& start) {
   fcntl(start.link_fd, F_SETFD, FD_CLOEXEC);
   fcntl(start.seat_fd, F_SETFD, FD_CLOEXEC);
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
+}
+
+// Without a box crashes are told by their signal alone.
+void record_crashes() {
+  struct stat status {};
+  if (fstat(child_box_fd, &status) != 0 || !S_ISREG(status.st_mode)) return;
+  fcntl(child_box_fd, F_SETFD, FD_CLOEXEC);
+  record_crashes_in(BlackBoxMemory::open(child_box_fd));
 }
 
 /// The rank's way up: what its control actor tells the group goes over the link.
@@ -194,6 +204,7 @@ std::string program_identity() {
 
 void run_rank_process(const RankStart& start, const TrainFunctions& functions) {
   settle_in(start);
+  record_crashes();
   // The process ends inside; nothing here is ever destroyed.
   (new RankHost{start, functions})->run();
 }

@@ -1,5 +1,7 @@
 #include "rank_proxy.hpp"
 
+#include "beats.hpp"
+#include "crash_report.hpp"
 #include "link_mail.hpp"
 
 #include <caf/actor_system.hpp>
@@ -23,6 +25,9 @@ struct OutputRead {
 
 /// The proxy to itself.
 struct KillOverdue {};
+struct StacksDue {
+  int looks_left = 0;
+};
 
 }  // namespace
 
@@ -31,17 +36,13 @@ struct KillOverdue {};
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::detail::ProcessGone)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::detail::OutputRead)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::detail::KillOverdue)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::detail::StacksDue)
 
 namespace troupe::detail {
 
 namespace {
 
 constexpr std::chrono::milliseconds start_patience{500};
-
-std::string signal_name(int number) {
-  const char* abbreviation = sigabbrev_np(number);
-  return abbreviation ? std::string("SIG") + abbreviation : "unknown";
-}
 
 struct ProxyState {
   static inline const char* name = "troupe.rank_proxy";
@@ -51,6 +52,7 @@ struct ProxyState {
   std::shared_ptr<ProcessPool> pool;
   std::shared_ptr<SharedGroup> memory;
   std::shared_ptr<RankProcess> process;
+  std::shared_ptr<RankObserver> observer;
   Attempt attempt = 0;
   int rank = 0;
   std::chrono::milliseconds stop_grace{};
@@ -152,10 +154,29 @@ struct ProxyState {
     self->quit();
   }
 
+  void tell_beat() {
+    if (const auto beat = observer->beat(attempt)) self->send(group, Beat{attempt, rank, *beat});
+  }
+
+  void ask_stacks() {
+    (void)observer->ask_stacks();
+    stacks_due({30});
+  }
+
+  // Threads write them within microseconds, unless they cannot at all.
+  void stacks_due(StacksDue due) {
+    if (observer->have_stacks() || due.looks_left == 0) {
+      self->send(group, StacksTold{attempt, rank, observer->stacks_told()});
+    } else {
+      self->delayed_send(self, std::chrono::milliseconds{10}, StacksDue{due.looks_left - 1});
+    }
+  }
+
   void lose(RunError error, const std::vector<std::string>& last_lines, bool is_reusable) {
     error.rank = rank;
     error.last_lines = last_lines;
     if (error.code != Errc::Aborted) memory->abort("rank " + std::to_string(rank) + " failed: " + error.message);
+    observer->complete(error, attempt, was_killed);  // looks up names: the others are free already
     pool.reset();
     self->send(group, RankLost{attempt, rank, std::move(error), is_reusable});
   }
@@ -193,6 +214,7 @@ struct ProxyState {
     handlers.arrived = [me](LinkMessage message) { deliver(me, std::move(message)); };
     handlers.ended = [me](ProcessEnded end) { caf::anon_send(me, ProcessGone{std::move(end)}); };
     process = pool->take(rank, std::move(handlers));
+    observer = process->observer();
     process->give_seat(memory, attempt);
   }
 };
@@ -221,6 +243,13 @@ caf::behavior proxy(ProxyActor* self, std::shared_ptr<ProcessPool> pool, std::sh
       [&state](const BarrierPassed& order) { state.tell_rank(order); },
       [&state](const AbortRank& order) { state.abort(order); },
       [&state](KillOverdue) { state.kill(); },
+      [&state](const AskBeat& order) {
+        if (order.attempt == state.attempt) state.tell_beat();
+      },
+      [&state](const AskStacks& order) {
+        if (order.attempt == state.attempt) state.ask_stacks();
+      },
+      [&state](StacksDue due) { state.stacks_due(due); },
       [&state](const RankStarted& news) {
         state.has_started = state.has_started || news.attempt == state.attempt;
         state.tell_group(news);

@@ -3,6 +3,8 @@
 #include "process_placer.hpp"
 #include "trainer_state.hpp"
 
+#include <troupe/chaos.hpp>
+
 #include <nlohmann/json.hpp>
 
 namespace troupe {
@@ -59,6 +61,7 @@ caf::actor spawn_trainer(caf::actor_system& system, const Session& session, std:
   setup.config_json = train_loop_config.json().dump();
   setup.scaling = options.scaling;
   setup.run = std::move(options.run);
+  setup.run.chaos = chaos_in_force(setup.run.chaos);
   setup.listeners = std::move(listeners);
   setup.make_placer = [&session, kept = std::make_shared<KeptObjects>(),
                        pool = std::make_shared<detail::ProcessPool>(session, setup.scaling, setup.run)](const StartGroup& group) {

@@ -1,5 +1,7 @@
 #include "trainer_state.hpp"
 
+#include <troupe/post_mortem.hpp>
+
 #include <troupe/records.hpp>
 
 #include <algorithm>
@@ -55,7 +57,7 @@ void TrainerState::start_attempt() {
   order.config_json = setup.config_json;
   order.run_name = run_name;
   order.run_directory = result.path.string();
-  const auto copy = newest_copy(result.checkpoints, snapshot);
+  const auto copy = attempt_began_from = newest_copy(result.checkpoints, snapshot);
   if (copy) {
     order.resume_checkpoint = copy->path.string();
     order.previous_world_size = copy->world_size > 0 ? copy->world_size : copied_world_size;
@@ -196,6 +198,7 @@ void TrainerState::group_ended(const GroupEnded& news) {
     fail(Errc::InvalidArgument, lost.front() + "; every writer must report it");
   }
   assembly.clear();
+  other_errors = news.other_errors;
   phase = Phase::Settling;
   if (!keeper) return finish();
   keep_reports();
@@ -222,7 +225,9 @@ void TrainerState::settled(RunSettled news) {
     world_size = wanted_world_size;
     return start_attempt();
   }
-  verdict = after_group_ended(last_error, stop_requests > 0, got_on, failures_so_far(), setup.run.failure);
+  auto before = failures_so_far();
+  if (last_error) before.same = failures_by_code[last_error->code]++;
+  verdict = after_group_ended(last_error, stop_requests > 0, got_on, before, setup.run.failure);
   fruitless = got_on ? 0 : fruitless + 1;
   const int next = next_world_size(last_error, world_size, fruitless, setup.scaling);
   if (last_error && next < world_size && !stopped) {
@@ -232,12 +237,14 @@ void TrainerState::settled(RunSettled news) {
   } else if (is_resizing()) {
     world_size = wanted_world_size;
   }
-  note({{"event", "attempt_ended"}, {"attempt", attempt}, {"verdict", verdict.reason},
-        {"error", last_error ? to_json(*last_error) : nlohmann::ordered_json{}}});
+  auto error = last_error ? to_json(*last_error) : nlohmann::ordered_json{};
+  if (last_error) error.erase("details");  // the post-mortem has them
+  note({{"event", "attempt_ended"}, {"attempt", attempt}, {"verdict", verdict.reason}, {"error", std::move(error)}});
   if (stopped || verdict.step != NextStep::Retry) return finish();
   failures.push_back(self->clock().now());
   warnings.push_back("attempt " + std::to_string(attempt) + " failed (" + last_error->message + "): " + verdict.reason +
-                     ", starting again");
+                     ", starting again; " + post_mortem_name(attempt) + ".md says more");
+  write_post_mortem(*last_error, true, verdict.reason);
   phase = Phase::Pausing;
   const double jitter = std::uniform_real_distribution{-1.0, 1.0}(random);
   self->delayed_send(self, retry_delay(fruitless, jitter), RetryDue{attempt});
@@ -284,6 +291,7 @@ void TrainerState::finish() {
   // What a stop request ended is no error.
   const bool ended_by_stop = result.error && (result.error->code == Errc::Cancelled || result.error->code == Errc::Aborted);
   if (result.stopped_early && ended_by_stop) result.error.reset();
+  if (result.error) write_post_mortem(*result.error, false, own_error || !last_error ? "it cannot go on" : verdict.reason);
   const auto copy = newest_copy(result.checkpoints, snapshot);
   const bool keep_snapshot = result.preempted && snapshot && copy->path == snapshot->path;
   if (!keeper) return finished();
@@ -304,7 +312,7 @@ void TrainerState::exited(const caf::exit_msg& exit) {
     RunError error;
     error.code = Errc::Internal;
     error.message = "the worker group ended: " + why;
-    group_ended({attempt, std::move(error), {}});
+    group_ended({attempt, std::move(error), {}, {}});
   } else if (keeper && exit.source == keeper) {
     if (!normal) keeper_ended(why);
   } else if (!normal) {

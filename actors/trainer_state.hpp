@@ -3,10 +3,12 @@
 #include "checkpoint_keeper.hpp"
 
 #include <troupe/failure_policy.hpp>
+#include <troupe/post_mortem.hpp>
 #include <troupe/trainer.hpp>
 #include <troupe/worker_group.hpp>
 
 #include <caf/all.hpp>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <string>
@@ -62,15 +64,18 @@ struct TrainerState {
   std::optional<RunError> last_error;  // of the attempt that has ended
   Verdict verdict;
   std::vector<caf::actor_clock::time_point> failures;  // of attempts
+  std::map<Errc, int> failures_by_code;
   int fruitless = 0;                                   // attempts in a row that got nowhere
   bool reports_came = false;                           // in this attempt
   bool was_stopped = false;                            // the attempt that has ended: before its train functions were done
+  std::vector<std::string> other_errors;               // of the attempt that has ended
   int stop_requests = 0;
   int world_size = 0;          // of this attempt, or of the next one
   int wanted_world_size = 0;   // after a ResizeRun
   int copied_world_size = 0;   // of the attempt that `snapshot` or the newest checkpoint comes from
   SnapshotOptions snapshots;
   std::optional<StateCopy> snapshot;
+  std::optional<StateCopy> attempt_began_from;
   std::minstd_rand random{std::random_device{}()};
   std::uint64_t stale = 0;  // messages of another attempt, dropped
 
@@ -100,6 +105,8 @@ struct TrainerState {
 
  private:
   void commit(std::optional<CompleteCheckpoint> complete);
+  void describe_copies(PostMortem& page) const;
+  void write_post_mortem(const RunError& error, bool goes_on, const std::string& decision);
   void start_attempt();
   bool is_resizing() const { return wanted_world_size != 0 && wanted_world_size != world_size; }
   FailuresSoFar failures_so_far() const;

@@ -56,6 +56,7 @@ void GroupState::begin(StartGroup start) {
   ranks.resize(static_cast<std::size_t>(world_size()));
   pids.resize(ranks.size());
   wait_at_most(order.run.start_timeout, Wait::Start);
+  watch.begin();
   try {
     placer = make_placer(order);
     for (int rank = 0; rank < world_size(); ++rank) {
@@ -75,6 +76,7 @@ void GroupState::begin(StartGroup start) {
 
 void GroupState::rank_started(const RankStarted& news) {
   started.insert(news.rank);
+  watch.started(news.rank);
   pids[static_cast<std::size_t>(news.rank)] = news.pid;
   if (phase != Phase::Starting || static_cast<int>(started.size()) < world_size()) return;
   phase = Phase::Running;
@@ -189,9 +191,31 @@ void GroupState::rank_done(const RankDone& news) {
 void GroupState::rank_lost(int rank, const RunError& error) {
   errors.push_back(error);
   if (!errors.back().rank) errors.back().rank = rank;
+  complete_error_of_silent(rank);
   ranks[static_cast<std::size_t>(rank)] = nullptr;
   end_ranks("rank " + std::to_string(rank) + " failed: " + error.message);
   rank_ended(rank);
+}
+
+void GroupState::end_silent(int rank, RunError error) {
+  const auto reason = error.message;
+  has_ended_silent = true;
+  errors.push_back(std::move(error));
+  end_ranks(reason);
+  // What hangs does not hear an abort.
+  if (const auto& actor = ranks[static_cast<std::size_t>(rank)]) self->send(actor, AbortRank{order.attempt, reason, true});
+}
+
+// What its end has brought to light belongs to the error that says why it was ended.
+void GroupState::complete_error_of_silent(int rank) {
+  if (!has_ended_silent) return;
+  const auto& end = errors.back();
+  for (auto& error : errors) {
+    if (&error == &end || error.rank != rank || error.code != Errc::DeadlinePassed) continue;
+    error.last_lines = end.last_lines;
+    error.pid = end.pid;
+    error.details += end.details;
+  }
 }
 
 void GroupState::fail(Errc code, const std::string& reason, bool at_once) {
@@ -234,6 +258,7 @@ void GroupState::end_overdue() {
 void GroupState::rank_ended(int rank) {
   ranks[static_cast<std::size_t>(rank)] = nullptr;
   ended.insert(rank);
+  watch.ended(rank);
   if (static_cast<int>(ended.size()) == world_size()) return finish();
   if (!returned.empty()) fail_barriers_without(returned);
   release_stop();
@@ -259,7 +284,8 @@ void GroupState::finish() {
   if (!trainer) return;
   placer.reset();
   make_placer = nullptr;
-  GroupEnded news{order.attempt, first_cause(errors, returned), {}, was_stopped};
+  GroupEnded news{order.attempt, first_cause(errors, returned), {}, {}, was_stopped};
+  watch.explain(news, errors);
   if (errors.empty() && unused_keys) news.unused_config_keys.assign(unused_keys->begin(), unused_keys->end());
   self->send(trainer, std::move(news));
   trainer = nullptr;

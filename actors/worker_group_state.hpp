@@ -1,5 +1,7 @@
 #pragma once
 
+#include "group_watch.hpp"
+
 #include <troupe/worker_group.hpp>
 
 #include <caf/all.hpp>
@@ -45,10 +47,12 @@ struct GroupState {
   std::map<int, std::uint64_t> stop_counts;
   std::optional<std::uint64_t> stop_after;  // calls of should_stop(), once agreed
   bool was_stopped = false;
+  bool has_ended_silent = false;
   std::map<std::uint64_t, Barrier> barriers;
   bool barrier_timer_set = false;
   std::vector<RunError> errors;
   std::optional<std::set<std::string>> unused_keys;
+  GroupWatch watch{*this};
   std::uint64_t stale = 0;  // messages of another attempt, dropped
 
   ~GroupState();
@@ -63,6 +67,8 @@ struct GroupState {
   void stop();
   /// Records the cause and ends every rank by force.
   void fail(Errc code, const std::string& reason, bool at_once = false);
+  /// Ends a rank that hangs, and with it the attempt.
+  void end_silent(int rank, RunError error);
   void start_overdue();
   void barriers_overdue();
   void stop_overdue();
@@ -90,6 +96,7 @@ struct GroupState {
   void watch_barriers();
   void fail_barriers_without(const std::set<int>& gone);
   void release_stop();
+  void complete_error_of_silent(int rank);
   void end_ranks(const std::string& reason, bool at_once = false);
   void rank_ended(int rank);
   void finish();

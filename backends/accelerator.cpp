@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <limits>
 
 namespace troupe {
 
@@ -146,8 +147,10 @@ Scope Accelerator::autocast() {
   }};
 }
 
-void Accelerator::backward(const at::Tensor& loss) {
+void Accelerator::backward(const at::Tensor& given) {
   auto& i = *impl_;
+  // An injected fault, if so.
+  const auto loss = i.context.wants_bad_number() ? given * std::numeric_limits<double>::quiet_NaN() : given;
   i.note_loss(loss);
   const auto scale = i.scaler.scale();
   const auto scaled = scale != 1 ? loss * (scale / i.divisor) : i.divisor != 1 ? loss / i.divisor : loss;

@@ -3,7 +3,7 @@
 #include <io/async_io.hpp>
 
 #include <troupe/errors.hpp>
-#include <troupe/file_system.hpp>
+#include <troupe/storage_faults.hpp>
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -173,7 +173,7 @@ class RealFileSystem final : public FileSystem {
 
 FileSystem& real_file_system() {
   static RealFileSystem real;
-  return real;
+  return detail::with_storage_faults(real);
 }
 
 }  // namespace troupe

@@ -145,6 +145,8 @@ void RunStorage::note(const std::string& json) {
   if (journal_fd_ >= 0) files::write_all(journal_fd_, json + "\n", path_ / "journal.jsonl");
 }
 
+void RunStorage::write(const std::string& name, const std::string& text) { files::write_atomically(path_ / name, text); }
+
 CheckpointRecord RunStorage::commit(const CompleteCheckpoint& checkpoint) {
   return detail::commit_checkpoint(real_file_system(), path_, checkpoint);
 }

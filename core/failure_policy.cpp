@@ -1,30 +1,25 @@
 #include <troupe/failure_policy.hpp>
+#include <troupe/failure_rules.hpp>
 #include <troupe/group_rules.hpp>
 
 #include <algorithm>
 
 namespace troupe {
 
-bool worth_retrying(Errc code) noexcept {
-  switch (code) {
-    case Errc::InvalidArgument:
-    case Errc::InvalidConfig:
-    case Errc::Unsupported:
-    case Errc::NotFound:
-    case Errc::AlreadyExists:
-    case Errc::StorageUnavailable:
-    case Errc::Cancelled: return false;
-    default: return true;
-  }
-}
+bool worth_retrying(Errc code) noexcept { return failure_rule(code).retry; }
 
 Verdict after_group_ended(const std::optional<RunError>& error, bool stop_requested, bool got_on, const FailuresSoFar& before,
                           const FailureConfig& config) {
   const int failures = before.counted;
   if (!error) return {NextStep::Finish, "every rank returned"};
   if (stop_requested) return {NextStep::Fail, "a stop was requested"};
-  if (!worth_retrying(error->code)) {
-    return {NextStep::Fail, std::string(name(error->code)) + " does not get better by trying again"};
+  const auto& rule = failure_rule(error->code);
+  if (!rule.retry) {
+    return {NextStep::Fail, std::string(name(error->code)) + " does not get better by trying again: " + std::string(rule.why)};
+  }
+  if (rule.most >= 0 && before.same + 1 >= rule.most && config.max_failures != 0) {
+    return {NextStep::Fail, std::string(name(error->code)) + " for the " + (rule.most == 2 ? "second" : std::to_string(rule.most) + "th") +
+                                " time: " + std::string(rule.advice)};
   }
   if (config.max_failures == 0) return {NextStep::Fail, "max_failures is 0"};
   if (config.max_failures > 0 && failures >= config.max_failures) {

@@ -1,3 +1,4 @@
+#include <troupe/chaos.hpp>
 #include <troupe/errors.hpp>
 #include <troupe/run_options.hpp>
 
@@ -59,6 +60,7 @@ void validate(const RunConfig& run) {
   check_positive("RunConfig.step_timeout", run.step_timeout);
   check_positive("RunConfig.stop_grace", run.stop_grace);
   check_positive("RunConfig.upload_timeout", run.upload_timeout);
+  (void)parse_chaos(run.chaos);
 }
 
 }  // namespace troupe

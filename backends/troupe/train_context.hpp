@@ -67,6 +67,8 @@ class TrainContext {
   /// strike. The Accelerator calls it when the loop asks a prepared loader for the next batch; a loop without one calls it itself
   /// once a step. Costs under 100 ns. Throws what an injected fault throws.
   virtual void step_completed() {}
+  /// True once when a `nan` fault is injected: whoever makes gradients then puts a NaN into them.
+  [[nodiscard]] virtual bool wants_bad_number() noexcept { return false; }
   /// Where copies of the training state are kept that outlive this rank; none unless the run restarts lost ranks.
   [[nodiscard]] virtual SnapshotOptions snapshots() const { return {}; }
   /// Reports sent so far over all attempts, as the next report's index.

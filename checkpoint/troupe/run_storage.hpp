@@ -64,6 +64,8 @@ class RunStorage {
   virtual void flush();
   /// Adds a line to journal.jsonl, at once.
   virtual void note(const std::string& json);
+  /// Writes a file of the run, whole or not at all.
+  virtual void write(const std::string& name, const std::string& text);
   /// Makes one checkpoint of what the writers wrote into one directory, or each into its own (then their files are merged): checks that
   /// the ranges that `write_part` recorded tile every shared file, digests the files that nobody recorded, syncs all that is
   /// not durable yet, writes the manifest, and renames once. Directories below the run's own .staging are moved, others copied.

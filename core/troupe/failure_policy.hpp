@@ -27,6 +27,7 @@ struct Verdict {
 struct FailuresSoFar {
   int counted = 0;    ///< within FailureConfig::failure_window
   int fruitless = 0;  ///< the last ones in a row that got nowhere: no report, no step, no newer copy of the state
+  int same = 0;       ///< with the code of the one that has just ended: some kinds are given up early (failure_rules.hpp)
 };
 
 /// What to do when every rank of an attempt has ended.

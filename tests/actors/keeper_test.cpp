@@ -27,6 +27,7 @@ class ObstinateStorage final : public RunStorage {
   void append(const ReportRecord&) override {}
   void flush() override {}
   void note(const std::string&) override {}
+  void write(const std::string&, const std::string&) override {}
   CheckpointRecord commit(const CompleteCheckpoint& checkpoint) override {
     refuse_unless(acts_.commits);
     acts_.committed.insert(checkpoint.index);

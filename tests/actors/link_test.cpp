@@ -34,7 +34,7 @@ std::vector<LinkMessage> one_of_each() {
   run.config_json = R"({"lr": 0.5})";
   run.resume_checkpoint = "/some/where";
   run.scaling.placement = Placement::Processes;
-  RunError error{Errc::RankKilled, "gone", 1, 9, std::nullopt, {"a line", ""}, 12, "a backtrace"};
+  RunError error{Errc::RankKilled, "gone", 1, 9, std::nullopt, {"a line", ""}, 12, 4711, "a backtrace"};
   return {Hello{"program", 1, 99}, run, CountForStop{7}, StopAfter{7, 12},
           BarrierPassed{7, 3, "bytes", Errc::DeadlinePassed, "rank 1 did not come"}, AbortRank{7, "because", true},
           RankStarted{7, 1, 4711},

@@ -113,7 +113,7 @@ class Driver {
       });
     }
     world_.after(stop, [this] {
-      if (trainer_ && !scenario_.stop && !stage_.hung && !checker_.result()) checker_.violate("no rank has hung, and the run has not ended");
+      if (trainer_ && !scenario_.stop && !checker_.result()) checker_.violate("nobody has stopped the run, and it has not ended");
       ask_to_stop(false);
     });
     if (second) {

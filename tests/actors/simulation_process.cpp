@@ -1,5 +1,7 @@
 #include "simulation_process.hpp"
 
+#include "../../actors/beats.hpp"
+
 #include <utility>
 
 namespace troupe::sim {
@@ -180,6 +182,10 @@ caf::behavior proxy(caf::stateful_actor<ProxyState>* self, Stage* stage, Process
       [&state](const StopAfter& order) { state.process->send_down(caf::make_message(order)); },
       [&state](const BarrierPassed& order) { state.process->send_down(caf::make_message(order)); },
       [&state](const AbortRank& order) { state.abort(order); },
+      [&state](const AskBeat& order) { state.process->send_down(caf::make_message(order)); },
+      [&state](const AskStacks& order) { state.process->send_down(caf::make_message(order)); },
+      [&state](const Beat& news) { state.tell_group(news); },
+      [&state](const StacksTold& news) { state.tell_group(news); },
       [&state](KillNow) { state.kill(); },
       [&state](const RankStarted& news) {
         state.has_started = true;

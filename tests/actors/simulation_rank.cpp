@@ -25,6 +25,7 @@ SimulatedRank::SimulatedRank(Stage& stage, RunRank order, std::shared_ptr<RankCh
       context_(std::move(order), std::move(channel), nullptr, std::make_shared<KeptObjects>()) {}
 
 void SimulatedRank::begin() {
+  if (auto* box = channel_->box()) box->begin(order_.attempt, order_.rank);
   fiber_.emplace(train());
   ready_ = [] { return true; };
 }
@@ -86,7 +87,7 @@ SimulatedRank::Until SimulatedRank::gather(int step) {
     if (gathering_->broken()) throw Failure{Errc::Aborted, *gathering_->broken()};
     if (stage_.world.now() <= deadline) return false;
     throw Failure{Errc::DeadlinePassed, "rank " + std::to_string(order_.rank) + " waited too long at step " + std::to_string(step)};
-  });
+  }, WaitingIn::Collective);
 }
 
 SimulatedRank::Until SimulatedRank::barrier() {
@@ -96,7 +97,7 @@ SimulatedRank::Until SimulatedRank::barrier() {
     const auto bytes = channel_->take_passed(sequence);
     if (bytes && *bytes != "0") throw std::logic_error{"a barrier passed on the bytes of rank " + *bytes};
     return bytes.has_value();
-  });
+  }, WaitingIn::Barrier);
 }
 
 bool SimulatedRank::all_do(int step, std::uint64_t what, int percent) const {
@@ -129,7 +130,7 @@ void SimulatedRank::misbehave(int step) {
   const auto where = " at step " + std::to_string(step);
   switch (fate_.kind) {
     case Kind::Throws: throw std::runtime_error{"boom" + where};
-    case Kind::Hangs: hangs_ = stage_.hung = true; return;
+    case Kind::Hangs: hangs_ = true; return;
     default: return;
   }
 }
@@ -142,7 +143,7 @@ SimulatedRank::Fiber SimulatedRank::train() {
   int step = first_step();
   for (; step < stage_.training.num_steps; ++step, ++steps_done_) {
     if (steps_done_ > 0) take_snapshot(step);
-    co_await until([this] { return !channel_->stop_call_waits(); });
+    co_await until([this] { return !channel_->stop_call_waits(); }, WaitingIn::StopStep);
     if (context_.should_stop()) break;
     co_await pause(random.time(0ms, stage_.training.longest_step));
     misbehave(step);
@@ -152,6 +153,7 @@ SimulatedRank::Fiber SimulatedRank::train() {
       break;
     }
     co_await gather(step);
+    context_.step_completed();
     if (all_do(step, 1, stage_.training.barrier_percent)) co_await barrier();
     channel_->try_send(Progressed{order_.attempt, order_.rank, {}});
     if ((step + 1) % stage_.training.checkpoint_every == 0) {
@@ -162,7 +164,7 @@ SimulatedRank::Fiber SimulatedRank::train() {
     }
   }
   if (step >= stage_.training.num_steps) stage_.completed.insert({order_.attempt, order_.rank});
-  co_await until([this] { return std::ranges::all_of(saves_, [](const auto& save) { return save->done(); }); });
+  co_await until([this] { return std::ranges::all_of(saves_, [](const auto& save) { return save->done(); }); }, WaitingIn::Save);
 }
 
 Metrics SimulatedRank::metrics(int step) {

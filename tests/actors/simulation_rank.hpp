@@ -63,7 +63,6 @@ struct Stage {
   std::map<std::pair<Attempt, int>, int> reports = {};     ///< sent by (attempt, rank)
   std::set<std::pair<Attempt, int>> completed = {};        ///< ranks that did all their steps
   bool fate_ended_early = false;                           ///< of the last attempt: a rank returned early, as it was to
-  bool hung = false;                                       ///< some rank hung
   int placers = 0;                                         ///< alive
   std::function<void(const std::string&)> complain = [](const std::string&) {};  ///< a rank has found what must not be
 
@@ -107,15 +106,20 @@ class SimulatedRank : public std::enable_shared_from_this<SimulatedRank> {
   struct Until {
     SimulatedRank& rank;
     std::function<bool()> ready;
+    WaitingIn others = WaitingIn::Nothing;  ///< in what it waits for other ranks
     bool await_ready() { return ready(); }
-    void await_suspend(std::coroutine_handle<>) { rank.ready_ = std::move(ready); }
+    void await_suspend(std::coroutine_handle<>) {
+      rank.ready_ = std::move(ready);
+      if (auto* box = rank.channel_->box(); box && others != WaitingIn::Nothing) box->begin_wait(others);
+    }
     void await_resume() const {
+      if (auto* box = rank.channel_->box(); box && others != WaitingIn::Nothing) box->end_wait();
       if (rank.thrown_) std::rethrow_exception(std::exchange(rank.thrown_, nullptr));
     }
   };
 
   Fiber train();
-  Until until(std::function<bool()> ready) { return {*this, std::move(ready)}; }
+  Until until(std::function<bool()> ready, WaitingIn others = WaitingIn::Nothing) { return {*this, std::move(ready), others}; }
   Until pause(Duration time);
   Until gather(int step);
   Until barrier();

@@ -15,6 +15,7 @@ void draw_run(Scenario& scenario, Random& random) {
   run.start_timeout = 10s;
   run.collective_timeout = 15s;
   run.stop_grace = 2s;
+  run.step_timeout = std::chrono::seconds{random.between(20, 40)};  // more than anybody's honest wait
   run.failure.snapshot_every = random.chance(50) ? random.between(1, 3) : 0;
   const int failures[] = {0, 1, 3, -1};
   run.failure.crash_loop_limit = random.between(2, 6);

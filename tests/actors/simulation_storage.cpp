@@ -66,6 +66,9 @@ class SimulatedStorage final : public RunStorage {
     news_.removed(index);
   }
   void note(const std::string&) override {}
+  void write(const std::string& name, const std::string& text) override {
+    carry_out([&] { disk_.files.write_atomically(disk_.run / name, text); });
+  }
   void sweep() override {
     carry_out([&] { detail::sweep_staging(disk_.files, disk_.run); });
   }

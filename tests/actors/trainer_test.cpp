@@ -385,6 +385,14 @@ TEST_F(TrainerTest, EndsTheRanksWhenStorageFails) {
   EXPECT_FALSE(result.stopped_early);
 }
 
+TEST_F(TrainerTest, IsNotPreemptedOnceItHasEnded) {
+  begin();
+  tell_group(0, {});
+  settle_run();
+  send(StopRun{"SIGTERM", true});
+  EXPECT_EQ(end().exit_code(), 0);
+}
+
 TEST_F(TrainerTest, EndsTheRunWhenItsKeeperIsGone) {
   begin();
   caf::anon_send_exit(keeper_actor_, caf::exit_reason::user_shutdown);
@@ -493,6 +501,51 @@ TEST_F(TrainerTest, EndsTheRunFirstWhenAskedToExit) {
   lose(0, Errc::Aborted, "exit");
   settle_run();
   EXPECT_TRUE(end().stopped_early);
+}
+
+TEST_F(TrainerTest, ExplainsARestartAndTheEnd) {
+  setup_.run.failure.max_failures = 1;
+  contents_.checkpoints = {record(3)};
+  contents_.next_report_index = 4;
+  begin();
+  RunError error;
+  error.code = Errc::RankKilled;
+  error.message = "killed";
+  error.rank = 0;
+  error.step = 12;
+  tell_group(0, error);
+  settle_run();
+  const auto first = keeper_->take<KeepPostMortem>();
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->name, "postmortem_1");
+  EXPECT_THAT(first->markdown, HasSubstr("run, attempt 1: RankKilled"));
+  EXPECT_THAT(first->markdown, HasSubstr("Training goes on from checkpoint_000003. 12 steps are done again."));
+  EXPECT_THAT(first->markdown, HasSubstr("Another attempt: failure 1 of 1"));
+  time_.advance(1s);
+  take_orders();
+  send_as_rank(Reported{2, 0, 4, {}, "/staged", 1});
+  send(CheckpointKept{record(4), {}});
+  tell_group(0, error);
+  settle_run();
+  const auto second = keeper_->take<KeepPostMortem>();
+  ASSERT_TRUE(second);
+  EXPECT_THAT(second->markdown, HasSubstr("The next start goes on from checkpoint_000004. Steps after it are done again."));
+  EXPECT_THAT(second->markdown, HasSubstr("The run ends: failed 2 times"));
+  const auto result = end();
+  EXPECT_EQ(result.post_mortem, "postmortem_2.md");
+}
+
+TEST_F(TrainerTest, GivesUpWhenMemoryRunsOutTwice) {
+  setup_.run.failure.max_failures = -1;
+  begin();
+  for (Attempt attempt = 1;; ++attempt) {
+    lose(0, Errc::OutOfMemory, "std::bad_alloc");
+    settle_run();
+    if (attempt == 2) break;
+    time_.advance(1s);
+    take_orders();
+  }
+  EXPECT_EQ(end().error->code, Errc::OutOfMemory);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <limits>
 #include <troupe/errors.hpp>
 #include <troupe/failure_policy.hpp>
+#include <troupe/failure_rules.hpp>
 #include <troupe/group_rules.hpp>
 #include <troupe/retention.hpp>
 
@@ -60,6 +61,28 @@ TEST(AfterGroupEnded, DoesNotRetryWhatCannotGetBetterNorWhatWasStopped) {
   EXPECT_EQ(after_group_ended(error(Errc::InvalidConfig), false, true, {0, 0}, {-1}).step, NextStep::Fail);
   EXPECT_EQ(after_group_ended(error(Errc::StorageUnavailable), false, true, {0, 0}, {-1}).step, NextStep::Fail);
   EXPECT_EQ(after_group_ended(error(Errc::RankKilled), true, true, {0, 0}, {-1}).step, NextStep::Fail);
+}
+
+TEST(AfterGroupEnded, RetriesOnceWhenMemoryRanOutAndThenFailsWithAdvice) {
+  const auto memory = error(Errc::OutOfMemory);
+  EXPECT_EQ(after_group_ended(memory, false, true, {0, 0, 0}, {-1}).step, NextStep::Retry);
+  EXPECT_EQ(after_group_ended(memory, false, true, {7, 0, 0}, {-1}).step, NextStep::Retry);
+  const auto given_up = after_group_ended(memory, false, true, {1, 0, 1}, {-1});
+  EXPECT_EQ(given_up.step, NextStep::Fail);
+  EXPECT_THAT(given_up.reason, HasSubstr("OutOfMemory for the second time: take a smaller micro-batch"));
+  EXPECT_EQ(after_group_ended(error(Errc::RankKilled), false, true, {50, 0, 50}, {-1}).step, NextStep::Retry);
+}
+
+TEST(FailureRules, HaveOneForEveryCode) {
+  std::size_t place = 0;
+  for (const auto& rule : failure_rules()) {
+    EXPECT_EQ(static_cast<std::size_t>(rule.code), place++);
+    EXPECT_FALSE(rule.why.empty());
+    EXPECT_EQ(&failure_rule(rule.code), &rule);
+    EXPECT_EQ(worth_retrying(rule.code), rule.retry);
+  }
+  EXPECT_EQ(name(static_cast<Errc>(place)), "Unknown") << "a new code needs a rule";
+  EXPECT_EQ(failure_rule(static_cast<Errc>(999)).code, Errc::Internal);
 }
 
 TEST(AfterGroupEnded, StopsACrashLoop) {
