@@ -72,6 +72,14 @@ void SimulatedRank::end(std::exception_ptr thrown) {
   channel_->tell_control(std::move(ended));
 }
 
+// As a WaitMark, but without the time of day, which would make a seed's warnings differ from run to run.
+void SimulatedRank::mark(WaitingIn others) {
+  auto* const box = channel_->box();
+  if (!box) return;
+  box->waiting_since_ns.store(std::numeric_limits<std::int64_t>::max());
+  box->waiting_in.store(static_cast<std::uint32_t>(others));
+}
+
 SimulatedRank::Until SimulatedRank::pause(Duration time) {
   const auto due = std::make_shared<bool>(false);
   stage_.world.after(fate_.kind == Kind::IsSlow ? 20 * time : time, [due] { *due = true; });

@@ -110,16 +110,17 @@ class SimulatedRank : public std::enable_shared_from_this<SimulatedRank> {
     bool await_ready() { return ready(); }
     void await_suspend(std::coroutine_handle<>) {
       rank.ready_ = std::move(ready);
-      if (auto* box = rank.channel_->box(); box && others != WaitingIn::Nothing) box->begin_wait(others);
+      rank.mark(others);
     }
     void await_resume() const {
-      if (auto* box = rank.channel_->box(); box && others != WaitingIn::Nothing) box->end_wait();
+      rank.mark(WaitingIn::Nothing);
       if (rank.thrown_) std::rethrow_exception(std::exchange(rank.thrown_, nullptr));
     }
   };
 
   Fiber train();
   Until until(std::function<bool()> ready, WaitingIn others = WaitingIn::Nothing) { return {*this, std::move(ready), others}; }
+  void mark(WaitingIn others);
   Until pause(Duration time);
   Until gather(int step);
   Until barrier();
