@@ -12,6 +12,7 @@
 #include <string>
 #include <thread>
 
+#include "../actors/beats.hpp"
 #include "../actors/trainer_state.hpp"
 #include "control_figures.hpp"
 
@@ -84,6 +85,7 @@ caf::behavior rank_behavior(caf::event_based_actor* self, Times* times, const ca
         times->abort.tell();
         lose(order.attempt, Errc::Aborted, order.reason);
       },
+      [](const AskBeat&) {},
       [=](Die) {
         times->death.tell();
         lose(1, Errc::RankKilled, "its process was killed by signal 9 (SIGKILL)");
