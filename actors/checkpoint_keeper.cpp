@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 namespace troupe {
 
@@ -22,11 +23,12 @@ struct KeeperState {
 
   caf::event_based_actor* self = nullptr;
   caf::actor trainer;
-  OpenStore open_store;
+  KeeperParts parts;
   std::unique_ptr<RunStorage> storage;
   RunConfig run;
-  std::vector<CheckpointRecord> records;
-  std::optional<SnapshotDirectory> memory;
+  std::vector<CheckpointRecord> records;   // by index; saves that overlap may be committed in another order
+  std::set<std::uint64_t> cannot_remove;  // the retention rule gave them up, the disk does not
+  std::unique_ptr<SnapshotMemory> memory;
   bool keeps_snapshot = false;
   bool journal_failed = false;
 
@@ -59,7 +61,7 @@ struct KeeperState {
   void open(const OpenRun& order) {
     run = order.run;
     if (!run.storage_path.is_url()) {
-      storage = std::make_unique<RunStorage>(run);
+      storage = parts.open_storage(run, {});
       records = storage->found().checkpoints;
       tell_opened(storage->found());
     } else {
@@ -69,10 +71,10 @@ struct KeeperState {
 
   void open_from_store() {
     const auto url = parse_store_url(run.storage_path.text());
-    auto store = open_store(run, [keeper = caf::actor_cast<caf::actor>(self)](const std::string& text) { caf::anon_send(keeper, RunWarning{text}); });
+    auto store = parts.open_store(run, [keeper = caf::actor_cast<caf::actor>(self)](const std::string& text) { caf::anon_send(keeper, RunWarning{text}); });
     store->check();
     BroughtDown found;
-    storage = std::make_unique<RunStorage>(run, [&](const std::filesystem::path& directory) {
+    storage = parts.open_storage(run, [&](const std::filesystem::path& directory) {
       const auto run_prefix = (url.prefix.empty() ? "" : url.prefix + "/") + directory.filename().string();
       stored = std::make_shared<StoredRun>(std::move(store), run_prefix, directory);
       if (run.resume == Resume::Never && !stored->remote.read().empty()) {
@@ -101,9 +103,9 @@ struct KeeperState {
     RunOpened news{storage->name(), storage->path().string(), std::move(contents), {}, {}};
     if (run.failure.max_failures != 0 && run.failure.snapshot_every > 0) {
       try {
-        memory.emplace(run.failure.snapshot_path, storage->path());
+        memory = parts.open_memory(run, storage->path());
         news.snapshots = {memory->path(), run.failure.snapshot_every};
-        news.snapshot = newest_snapshot();
+        news.snapshot = memory->newest();
       } catch (const Failure& failure) {
         memory.reset();
         news.contents.warnings.push_back(std::string("no copies of the training state are kept in memory: ") + failure.what());
@@ -112,16 +114,15 @@ struct KeeperState {
     self->send(trainer, std::move(news));
   }
 
-  std::optional<StateCopy> newest_snapshot() const {
-    const auto found = memory ? find_snapshot(memory->path()) : std::nullopt;
-    if (!found) return std::nullopt;
-    return StateCopy{found->path, found->world_size, found->reports, found->steps};
-  }
-
   void settled() {
+    try {
+      storage->sweep();
+    } catch (const Failure&) {
+      // A thread that cannot be ended still writes there; the next sweep finds it.
+    }
     std::optional<StateCopy> snapshot;
     try {
-      snapshot = newest_snapshot();
+      if (memory) snapshot = memory->newest();
     } catch (const Failure& failure) {
       self->send(trainer, RunWarning{failure.what()});
     }
@@ -144,20 +145,43 @@ struct KeeperState {
     storage->flush();
   }
 
+  // What stays in .staging hurts nobody, and is swept.
+  void discard(const CompleteCheckpoint& checkpoint) {
+    try {
+      storage->discard(checkpoint);
+    } catch (const Failure& failure) {
+      self->send(trainer, RunWarning{failure.what()});
+    }
+  }
+
+  // An old checkpoint that cannot be removed costs room, not the run. It is tried again after the next commit.
+  bool try_remove(std::uint64_t index) {
+    try {
+      remove_here(index);
+      cannot_remove.erase(index);
+      return true;
+    } catch (const Failure& failure) {
+      if (cannot_remove.insert(index).second) {
+        self->send(trainer, RunWarning{checkpoint_name(index) + " is not needed any more and cannot be removed: " + failure.what()});
+      }
+      return false;
+    }
+  }
+
   void commit(const CompleteCheckpoint& checkpoint) {
     CheckpointKept kept;
     try {
       kept.checkpoint = storage->commit(checkpoint);
     } catch (const Failure& failure) {
       if (failure.code() != Errc::StorageUnavailable) throw;
-      storage->discard(checkpoint);
+      discard(checkpoint);
       return self->send(trainer, CheckpointNotKept{checkpoint.index, failure.code(), failure.what()});
     }
     const auto index = kept.checkpoint.index;
-    records.push_back(kept.checkpoint);
+    records.insert(std::ranges::upper_bound(records, index, {}, &CheckpointRecord::index), kept.checkpoint);
     if (stored && run.checkpoint.checkpoint_upload_mode != CheckpointUploadMode::NoUpload) uploads.add(index);
     for (const auto old : checkpoints_to_delete(records, run.checkpoint)) {
-      if (!stored || uploads.doom(old)) remove_here(old);
+      if ((!stored || uploads.doom(old)) && !try_remove(old)) continue;
       std::erase_if(records, [&](const CheckpointRecord& record) { return record.index == old; });
       kept.removed.push_back(old);
     }
@@ -186,7 +210,7 @@ struct KeeperState {
   }
 
   void upload_ended(const UploadEnded& news) {
-    for (const auto gone : uploads.ended(!news.problem)) guarded([&] { remove_here(gone); });
+    for (const auto gone : uploads.ended(!news.problem)) try_remove(gone);
     const bool checkpoint = news.job.kind == UploadJob::Kind::Upload;
     if (news.problem && !(finishing && news.code == Errc::Cancelled)) {
       const auto what = checkpoint ? "the upload of " + checkpoint_name(news.job.index) + " failed: " : std::string{};
@@ -211,7 +235,7 @@ struct KeeperState {
   void keep_post_mortem(const KeepPostMortem& page) {
     try {
       for (const auto& [ending, text] : {std::pair{".md", &page.markdown}, std::pair{".json", &page.json}}) {
-        real_file_system().write_atomically(storage->path() / (page.name + ending), *text);
+        storage->write(page.name + ending, *text);
         if (stored) uploads.put_file(page.name + ending);
       }
       if (stored) upload_next();
@@ -257,22 +281,24 @@ struct KeeperState {
   }
 };
 
-caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf::actor& trainer, OpenStore open_store) {
+caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf::actor& trainer, KeeperParts parts) {
   auto& state = self->state;
   state.self = self;
   state.trainer = trainer;
-  state.open_store = std::move(open_store);
+  state.parts = std::move(parts);
   self->link_to(trainer);
-  self->set_exit_handler([self, &state](const caf::exit_msg&) {
+  self->set_exit_handler([self, &state](const caf::exit_msg& exit) {
+    const bool normal = !exit.reason || exit.reason == caf::exit_reason::normal;
+    if (normal && exit.source != state.trainer) return;
     if (state.stored) state.stored->store->cancel();
-    self->quit();
+    self->quit(exit.reason);  // told to by another, the Trainer sees that it was no normal end
   });
   return {
       [&state](const OpenRun& order) { state.guarded([&] { state.open(order); }); },
       [&state](const KeepReports& order) { state.guarded([&] { state.keep(order.reports); }); },
       [&state](const KeepEvent& order) { state.note(order.json); },
       [&state](const CommitCheckpoint& order) { state.guarded([&] { state.commit(order.checkpoint); }); },
-      [&state](const DiscardCheckpoint& order) { state.guarded([&] { state.storage->discard(order.checkpoint); }); },
+      [&state](const DiscardCheckpoint& order) { state.discard(order.checkpoint); },
       [&state](const KeepPostMortem& order) {
         if (state.storage) state.keep_post_mortem(order);
       },
@@ -296,12 +322,36 @@ std::unique_ptr<ObjectStore> open_run_store(const RunConfig& run, std::function<
   });
 }
 
-caf::actor spawn_checkpoint_keeper(caf::actor_system& system, caf::actor trainer) {
-  return spawn_checkpoint_keeper_with(system, std::move(trainer), open_run_store);
+std::unique_ptr<SnapshotMemory> open_snapshot_memory(const RunConfig& run, const std::filesystem::path& directory) {
+  class Memory final : public SnapshotMemory {
+   public:
+    Memory(const std::filesystem::path& place, const std::filesystem::path& of) : directory_(place, of) {}
+    std::filesystem::path path() const override { return directory_.path(); }
+    std::optional<StateCopy> newest() const override {
+      const auto found = find_snapshot(directory_.path());
+      if (!found) return std::nullopt;
+      return StateCopy{found->path, found->world_size, found->reports, found->steps};
+    }
+    void remove() noexcept override { directory_.remove(); }
+
+   private:
+    SnapshotDirectory directory_;
+  };
+  return std::make_unique<Memory>(run.failure.snapshot_path, directory);
 }
 
-caf::actor spawn_checkpoint_keeper_with(caf::actor_system& system, caf::actor trainer, OpenStore open_store) {
-  return system.spawn<caf::detached>(keeper_behavior, std::move(trainer), std::move(open_store));
+std::unique_ptr<RunStorage> open_run_storage(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading) {
+  return std::make_unique<RunStorage>(run, before_reading);
+}
+
+caf::actor spawn_checkpoint_keeper(caf::actor_system& system, caf::actor trainer) {
+  return spawn_checkpoint_keeper_with(system, std::move(trainer), {});
+}
+
+caf::actor spawn_checkpoint_keeper_with(caf::actor_system& system, caf::actor trainer, KeeperParts parts) {
+  const bool own_thread = parts.own_thread;
+  return own_thread ? system.spawn<caf::detached>(keeper_behavior, std::move(trainer), std::move(parts))
+                    : system.spawn(keeper_behavior, std::move(trainer), std::move(parts));
 }
 
 }  // namespace troupe

@@ -95,11 +95,39 @@ struct StorageFailed {
 using OpenStore = std::function<std::unique_ptr<ObjectStore>(const RunConfig& run, std::function<void(const std::string&)> warn)>;
 [[nodiscard]] std::unique_ptr<ObjectStore> open_run_store(const RunConfig& run, std::function<void(const std::string&)> warn);
 
+/// Opens a run's directory on this host.
+using OpenStorage =
+    std::function<std::unique_ptr<RunStorage>(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading)>;
+[[nodiscard]] std::unique_ptr<RunStorage> open_run_storage(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading);
+
+/// Where a run's ranks keep snapshots in memory, while its driver runs.
+class SnapshotMemory {
+ public:
+  virtual ~SnapshotMemory() = default;
+  [[nodiscard]] virtual std::filesystem::path path() const = 0;
+  /// The newest whole one. Throws Failure{StorageUnavailable}.
+  [[nodiscard]] virtual std::optional<StateCopy> newest() const = 0;
+  /// Removes all. No rank may use it any more.
+  virtual void remove() noexcept = 0;
+};
+
+/// Throws Failure{StorageUnavailable}.
+using OpenMemory = std::function<std::unique_ptr<SnapshotMemory>(const RunConfig& run, const std::filesystem::path& directory)>;
+[[nodiscard]] std::unique_ptr<SnapshotMemory> open_snapshot_memory(const RunConfig& run, const std::filesystem::path& directory);
+
+/// What a keeper works with; tests put their own in.
+struct KeeperParts {
+  OpenStore open_store = open_run_store;
+  OpenStorage open_storage = open_run_storage;
+  OpenMemory open_memory = open_snapshot_memory;
+  bool own_thread = true;  ///< else it blocks a scheduler's thread, which only virtual time forgives
+};
+
 /// Spawns the actor that owns a run's directory: all disk work, on a thread of its own, in order of arrival. With an s3://
 /// storage_path it also directs a CheckpointUploader, whose uploads run beside commits (docs/storage.md).
 /// It links itself to `trainer` and quits when that ends.
 [[nodiscard]] caf::actor spawn_checkpoint_keeper(caf::actor_system& system, caf::actor trainer);
-[[nodiscard]] caf::actor spawn_checkpoint_keeper_with(caf::actor_system& system, caf::actor trainer, OpenStore open_store);
+[[nodiscard]] caf::actor spawn_checkpoint_keeper_with(caf::actor_system& system, caf::actor trainer, KeeperParts parts);
 
 }  // namespace troupe
 

@@ -43,7 +43,7 @@ void TrainerState::write_post_mortem(const RunError& error, bool goes_on, const 
   page.warnings = result.warnings;
   describe_copies(page);
   result.post_mortem = post_mortem_name(attempt) + ".md";
-  self->send(keeper, KeepPostMortem{post_mortem_name(attempt), to_markdown(page), to_json(page).dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"});
+  tell_keeper(KeepPostMortem{post_mortem_name(attempt), to_markdown(page), to_json(page).dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"});
 }
 
 // Steps since the copy that the next attempt takes, as far as it is known at which step that was made.

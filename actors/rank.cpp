@@ -3,6 +3,7 @@
 #include "crash_report.hpp"
 #include "memory_kills.hpp"
 #include "rank_context.hpp"
+#include "rank_worker.hpp"
 
 #include <troupe/config.hpp>
 #include <troupe/rank.hpp>
@@ -20,12 +21,6 @@ namespace troupe {
 
 namespace {
 
-/// Worker thread to control actor: its last words.
-struct WorkerEnded {
-  std::optional<RunError> error;
-  std::vector<std::string> unused_config_keys;
-};
-
 /// Control actor to itself: the worker had its time to end after an abort.
 struct WorkerOverdue {};
 
@@ -33,7 +28,6 @@ struct WorkerOverdue {};
 
 }  // namespace troupe
 
-CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::WorkerEnded)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::WorkerOverdue)
 
 namespace troupe {
@@ -120,27 +114,54 @@ std::shared_ptr<detail::BlackBoxMemory> take_black_box() {
   }
 }
 
+/// A thread of this process.
+class ThreadWorker final : public RankWorker {
+ public:
+  ThreadWorker(const TrainFunction& function, const RunRank& order, std::shared_ptr<RankChannel> channel,
+               std::shared_ptr<Communicator> seat, std::shared_ptr<KeptObjects> kept)
+      : seat_(seat) {
+    try {
+      thread_ = std::thread{[function, order, channel = std::move(channel), seat = std::move(seat),
+                             kept = std::move(kept)]() mutable {
+        detail::take_handler_stack();
+        if (order.scaling.pin_threads) pin_to_cores(order.local_rank, order.scaling.cpus_per_worker);
+        auto ended = run_train_function(function, order, channel, seat, kept);
+        seat.reset();  // peers that still wait for this rank see it leave
+        channel->tell_control(std::move(ended));
+      }};
+    } catch (const std::system_error& error) {
+      throw Failure{Errc::StartFailed, std::string("cannot start a thread (limit on threads, ulimit -u?): ") + error.what()};
+    }
+  }
+  ~ThreadWorker() override {
+    if (!thread_.joinable()) return;
+    if (const auto seat = seat_.lock()) seat->abort("the run was ended");
+    thread_.detach();
+  }
+  void join() override { thread_.join(); }
+
+ private:
+  std::weak_ptr<Communicator> seat_;
+  std::thread thread_;
+};
+
 constexpr std::chrono::seconds grace_alone{5};
 
 struct RankState {
   static inline const char* name = "troupe.rank";
 
   caf::event_based_actor* self = nullptr;
-  const TrainFunctions* functions = nullptr;
+  StartWorker start_worker;
   caf::actor group;
   std::shared_ptr<RankChannel> channel;
   std::shared_ptr<Communicator> seat;      // until the worker has it
-  std::shared_ptr<KeptObjects> kept;
   std::weak_ptr<Communicator> taken_seat;  // the worker's, to abort it
   RunRank run;
-  std::thread worker;
+  std::unique_ptr<RankWorker> worker;  // while it runs
   std::uint64_t stale = 0;  // messages of another attempt, dropped
 
   ~RankState() {
     if (channel) channel->close();
-    if (!worker.joinable()) return;
-    if (const auto taken = taken_seat.lock()) taken->abort("the run was ended");
-    worker.detach();
   }
 
   bool is_stale(Attempt attempt) {
@@ -154,26 +175,14 @@ struct RankState {
     channel = std::make_shared<RankChannel>(caf::actor_cast<caf::actor>(self), group, take_black_box());
     taken_seat = seat;
     try {
-      const auto& function = find_function(*functions, run.function);
-      worker = std::thread{[function, order = run, shared = channel, taken = std::move(seat), keeper = kept]() mutable {
-        detail::take_handler_stack();
-        if (order.scaling.pin_threads) pin_to_cores(order.local_rank, order.scaling.cpus_per_worker);
-        auto ended = run_train_function(function, order, shared, taken, keeper);
-        taken.reset();  // peers that still wait for this rank see it leave
-        shared->tell_control(std::move(ended));
-      }};
+      worker = start_worker(run, channel, std::move(seat));
     } catch (const Failure&) {
       lose(error_of(std::current_exception(), run.rank));
-    } catch (const std::system_error&) {
-      auto lost = error_of(std::current_exception(), run.rank);
-      lost.code = Errc::StartFailed;
-      lost.message = "cannot start a thread (limit on threads, ulimit -u?): " + lost.message;
-      lose(std::move(lost));
     }
   }
 
   void end(const WorkerEnded& ended) {
-    worker.join();  // it is past its last line
+    std::exchange(worker, nullptr)->join();  // it is past its last line
     if (ended.error) return lose(*ended.error, true);
     self->send(group, RankDone{run.attempt, run.rank, channel->stop_calls(), ended.unused_config_keys});
     self->quit();
@@ -200,10 +209,16 @@ struct RankState {
     if (const auto taken = taken_seat.lock()) taken->abort(reason);
   }
 
+  void exited(const caf::exit_msg& exit) {
+    if (!exit.reason || exit.reason == caf::exit_reason::normal) return;
+    if (!worker) return self->quit(exit.reason);  // the group hears of it by its link
+    abort("the rank was told to exit");           // the group hears of it from the worker
+  }
+
   // The group is gone: ends the worker, within a grace period.
   void end_alone() {
     group = nullptr;
-    if (!worker.joinable()) return self->quit();
+    if (!worker) return self->quit();
     abort("the run was ended");
     self->delayed_send(self, grace_alone, WorkerOverdue{});
   }
@@ -238,16 +253,16 @@ caf::behavior running(RankActor* self) {
   };
 }
 
-caf::behavior waiting(RankActor* self, const TrainFunctions* functions, std::shared_ptr<Communicator> seat,
-                      const caf::actor& group, std::shared_ptr<KeptObjects> kept) {
+caf::behavior waiting(RankActor* self, StartWorker start_worker, std::shared_ptr<Communicator> seat,
+                      const caf::actor& group) {
   auto& state = self->state;
   state.self = self;
-  state.functions = functions;
+  state.start_worker = std::move(start_worker);
   state.seat = std::move(seat);
-  state.kept = std::move(kept);
   state.group = group;
-  self->link_to(group);
-  self->set_exit_handler([&state](const caf::exit_msg&) { state.end_alone(); });
+  self->monitor(group);
+  self->set_down_handler([&state](const caf::down_msg&) { state.end_alone(); });
+  self->set_exit_handler([&state](const caf::exit_msg& exit) { state.exited(exit); });
   return {
       [self](RunRank& order) {
         self->become(running(self));
@@ -261,7 +276,14 @@ caf::behavior waiting(RankActor* self, const TrainFunctions* functions, std::sha
 
 caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions, std::shared_ptr<Communicator> seat,
                              caf::actor group, std::shared_ptr<KeptObjects> kept) {
-  return system.spawn(waiting, &functions, std::move(seat), std::move(group), std::move(kept));
+  auto start = [&functions, kept = std::move(kept)](const RunRank& order, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> taken) {
+    return std::make_unique<ThreadWorker>(find_function(functions, order.function), order, std::move(channel), std::move(taken), kept);
+  };
+  return spawn_rank(system, start, std::move(seat), std::move(group));
+}
+
+caf::actor spawn_rank(caf::actor_system& system, StartWorker start_worker, std::shared_ptr<Communicator> seat, caf::actor group) {
+  return system.spawn(waiting, std::move(start_worker), std::move(seat), std::move(group));
 }
 
 }  // namespace troupe

@@ -15,10 +15,22 @@ std::string RankChannel::pass_barrier(BarrierReached reached) {
   passed_.reset();
   caf::anon_send(group_, std::move(reached));
   changed_.wait(lock, [&] { return aborted_ || (passed_ && passed_->sequence == sequence); });
+  lock.unlock();
+  return take_passed(sequence).value();
+}
+
+std::optional<std::string> RankChannel::take_passed(std::uint64_t sequence) {
+  const std::lock_guard lock{mutex_};
   throw_if_aborted();
+  if (!passed_ || passed_->sequence != sequence) return std::nullopt;
   auto passed = *std::exchange(passed_, std::nullopt);
   if (passed.error != Errc::Ok) throw Failure{passed.error, passed.text};
   return std::move(passed.bytes);
+}
+
+bool RankChannel::stop_call_waits() const {
+  const std::lock_guard lock{mutex_};
+  return (stop_word_.load() & held) != 0 && !aborted_ && !stop_after_;
 }
 
 void RankChannel::barrier_passed(BarrierPassed passed) {

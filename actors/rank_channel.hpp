@@ -60,12 +60,17 @@ class RankChannel {
   }
   /// Worker: sends `reached` and waits for its BarrierPassed. Throws what the group answers, or Failure{Aborted}.
   std::string pass_barrier(BarrierReached reached);
+  /// Worker: the answer to `sequence`, if it has come, without waiting; throws as `pass_barrier`, which is this in a loop.
+  std::optional<std::string> take_passed(std::uint64_t sequence);
   /// Worker: counts one should_stop() call; a held one waits for `stop_after`.
   bool next_stop_call() noexcept {
     advance();
     const auto before = stop_word_.fetch_add(1);
     return (before & held) != 0 && held_stop_call((before & ~held) + 1);
   }
+
+  /// Worker: whether the next should_stop() call would wait.
+  [[nodiscard]] bool stop_call_waits() const;
 
   void barrier_passed(BarrierPassed passed);
   /// How many calls have passed. Calls after that wait.

@@ -231,9 +231,10 @@ caf::behavior proxy(ProxyActor* self, std::shared_ptr<ProcessPool> pool, std::sh
   state.attempt = spec.attempt;
   state.rank = spec.rank;
   state.stop_grace = stop_grace;
-  self->link_to(group);
+  self->monitor(group);
   // The group is gone: the process is killed, and nobody hears of it.
-  self->set_exit_handler([&state](const caf::exit_msg&) { state.end_with(Errc::Aborted, "the group has ended"); });
+  self->set_down_handler([&state](const caf::down_msg&) { state.end_with(Errc::Aborted, "the group has ended"); });
+  self->set_exit_handler([&state](const caf::exit_msg&) { state.end_with(Errc::Aborted, "the rank was told to exit"); });
   state.start();
   return {
       [&state](const RunRank& order) { state.tell_rank(order); },

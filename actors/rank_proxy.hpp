@@ -10,7 +10,7 @@
 
 namespace troupe::detail {
 
-/// Spawns the actor that speaks for a rank in a process of `pool`, linked to `group`: orders go over the link, news comes
+/// Spawns the actor that speaks for a rank in a process of `pool`, watching `group`: orders go over the link, news comes
 /// back, and RankDone or RankLost follows when the process is gone, or is back in the pool as good as new. A rank that
 /// does not end `stop_grace` after an abort, or after its last message, is killed.
 /// @param memory where the ranks of this attempt meet

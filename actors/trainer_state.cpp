@@ -25,6 +25,7 @@ bool TrainerState::is_stale(Attempt of) {
 
 void TrainerState::open() {
   began = self->clock().now();
+  if (setup.seed) random.seed(*setup.seed);
   if (setup.run.time_limit.count() > 0) self->delayed_send(self, setup.run.time_limit, TimeIsUp{});
   keeper = setup.spawn_keeper(self->system(), caf::actor_cast<caf::actor>(self));
   self->send(keeper, OpenRun{setup.run});
@@ -42,7 +43,7 @@ void TrainerState::opened(RunOpened news) {
   snapshots = std::move(news.snapshots);
   snapshot = std::move(news.snapshot);
   if (snapshot) next_report_index = std::max(next_report_index, snapshot->reports);
-  world_size = setup.scaling.num_workers;
+  world_size = wanted_world_size > 0 ? wanted_world_size : setup.scaling.num_workers;
   if (stop_requests > 0) return finish();
   start_attempt();
 }
@@ -106,13 +107,13 @@ void TrainerState::reported(Reported news) {
 void TrainerState::commit(std::optional<CompleteCheckpoint> complete) {
   if (!complete) return;
   keep_reports();
-  self->send(keeper, CommitCheckpoint{std::move(*complete)});
+  tell_keeper(CommitCheckpoint{std::move(*complete)});
 }
 
 void TrainerState::checkpoint_written(const CheckpointWritten& news) {
   if (news.error == Errc::Ok) return commit(assembly.written(news.rank, news.index));
   if (auto given_up = assembly.give_up(news.index)) {
-    self->send(keeper, DiscardCheckpoint{std::move(*given_up)});
+    tell_keeper(DiscardCheckpoint{std::move(*given_up)});
     checkpoint_failed(news.index, news.error, "rank " + std::to_string(news.rank) + ": " + news.text);
   }
 }
@@ -133,13 +134,14 @@ void TrainerState::checkpoint_failed(std::uint64_t index, Errc error, const std:
 void TrainerState::keep_reports() {
   const auto begin = result.history.begin() + static_cast<std::ptrdiff_t>(num_kept);
   if (begin == result.history.end() || phase == Phase::Finishing) return;
-  self->send(keeper, KeepReports{{begin, result.history.end()}});
+  tell_keeper(KeepReports{{begin, result.history.end()}});
   num_kept = result.history.size();
 }
 
 void TrainerState::checkpoint_kept(const CheckpointKept& news) {
   auto& kept = result.checkpoints;
   kept.push_back(news.checkpoint);
+  std::ranges::sort(kept, {}, &CheckpointRecord::index);  // saves that overlap may be committed in another order
   std::erase_if(kept, [&](const CheckpointRecord& record) {
     return std::find(news.removed.begin(), news.removed.end(), record.index) != news.removed.end();
   });
@@ -148,7 +150,7 @@ void TrainerState::checkpoint_kept(const CheckpointKept& news) {
 
 void TrainerState::stop(const StopRun& order) {
   ++stop_requests;
-  if (order.is_preemption) result.preempted = true;
+  if (order.is_preemption && phase != Phase::Finishing) result.preempted = true;
   note({{"event", "stop_requested"}, {"reason", order.reason}, {"preemption", order.is_preemption}});
   if (phase == Phase::Pausing) return finish();
   if (phase == Phase::Finishing && stop_requests > 1 && keeper) self->send(keeper, GiveUpUploads{});
@@ -191,14 +193,16 @@ void TrainerState::group_ended(const GroupEnded& news) {
   group = nullptr;
   last_error = news.error;
   unused_config_keys = news.unused_config_keys;
+  was_stopped = news.was_stopped;
   if (const auto lost = assembly.incomplete(); !lost.empty() && !last_error) {
     fail(Errc::InvalidArgument, lost.front() + "; every writer must report it");
   }
   assembly.clear();
   other_errors = news.other_errors;
   phase = Phase::Settling;
+  if (!keeper) return finish();
   keep_reports();
-  self->send(keeper, SettleRun{});
+  tell_keeper(SettleRun{});
 }
 
 FailuresSoFar TrainerState::failures_so_far() const {
@@ -215,7 +219,9 @@ void TrainerState::settled(RunSettled news) {
   snapshot = std::move(news.snapshot);
   copied_world_size = world_size;
   const bool stopped = own_error || stop_requests > 0;
-  if (!last_error && is_resizing() && !stopped) {
+  // Stopped for a resize, which may have been taken back since; or ended by force, since a step took longer than stop_grace.
+  const bool forced = last_error && last_error->code == Errc::Cancelled;
+  if (!stopped && wanted_world_size > 0 && (forced || (!last_error && was_stopped))) {
     world_size = wanted_world_size;
     return start_attempt();
   }
@@ -265,6 +271,13 @@ void TrainerState::storage_failed(const StorageFailed& news) {
   }
 }
 
+// What would wait for its answer waits no more.
+void TrainerState::keeper_ended(const std::string& why) {
+  keeper = nullptr;
+  storage_failed({Errc::Internal, "the checkpoint keeper ended: " + why});
+  if (phase == Phase::Settling) finish();
+}
+
 void TrainerState::finish() {
   phase = Phase::Finishing;
   setup.make_placer = nullptr;  // and with it the ranks' processes
@@ -281,7 +294,8 @@ void TrainerState::finish() {
   if (result.error) write_post_mortem(*result.error, false, own_error || !last_error ? "it cannot go on" : verdict.reason);
   const auto copy = newest_copy(result.checkpoints, snapshot);
   const bool keep_snapshot = result.preempted && snapshot && copy->path == snapshot->path;
-  self->send(keeper, FinishRun{result, keep_snapshot});
+  if (!keeper) return finished();
+  tell_keeper(FinishRun{result, keep_snapshot});
 }
 
 void TrainerState::finished() {
@@ -300,7 +314,7 @@ void TrainerState::exited(const caf::exit_msg& exit) {
     error.message = "the worker group ended: " + why;
     group_ended({attempt, std::move(error), {}, {}});
   } else if (keeper && exit.source == keeper) {
-    if (!normal) storage_failed({Errc::Internal, "the checkpoint keeper ended: " + why});
+    if (!normal) keeper_ended(why);
   } else if (!normal) {
     stop_requests = std::max(stop_requests, 1);
     stop({"the trainer was asked to exit: " + why});  // at once

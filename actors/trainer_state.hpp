@@ -25,6 +25,7 @@ struct TrainerSetup {
   std::vector<caf::actor> listeners;
   PlacerFactory make_placer;
   std::function<caf::actor(caf::actor_system&, caf::actor)> spawn_keeper = spawn_checkpoint_keeper;
+  std::optional<std::uint32_t> seed = {};  ///< of the jitter of pauses; nothing: drawn
 };
 
 /// The Trainer to itself: the pause before the next attempt is over.
@@ -66,6 +67,7 @@ struct TrainerState {
   std::map<Errc, int> failures_by_code;
   int fruitless = 0;                                   // attempts in a row that got nowhere
   bool reports_came = false;                           // in this attempt
+  bool was_stopped = false;                            // the attempt that has ended: before its train functions were done
   std::vector<std::string> other_errors;               // of the attempt that has ended
   int stop_requests = 0;
   int world_size = 0;          // of this attempt, or of the next one
@@ -109,7 +111,12 @@ struct TrainerState {
   bool is_resizing() const { return wanted_world_size != 0 && wanted_world_size != world_size; }
   FailuresSoFar failures_so_far() const;
   void note(nlohmann::ordered_json event);
+  template <class Order>
+  void tell_keeper(Order order) {
+    if (keeper) self->send(keeper, std::move(order));
+  }
   void fail(Errc code, const std::string& text);
+  void keeper_ended(const std::string& why);
   void finish();
 };
 

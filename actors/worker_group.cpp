@@ -71,6 +71,7 @@ caf::behavior group_behavior(GroupActor* self, const caf::actor& trainer, Placer
   state.make_placer = std::move(make_placer);
   self->link_to(trainer);
   self->set_exit_handler([&state](const caf::exit_msg& exit) { state.exited(exit); });
+  self->set_down_handler([&state](const caf::down_msg& down) { state.rank_down(down); });
   return {[self](StartGroup& order) {
     self->become(orders(self->state).or_else(rank_news(self->state)));
     self->state.begin(std::move(order));

@@ -63,6 +63,8 @@ void GroupState::begin(StartGroup start) {
       auto run = order_for(rank);
       auto& actor = ranks[static_cast<std::size_t>(rank)];
       actor = placer->place(self, run);
+      self->monitor(actor);  // no link: CAF searches all of an actor's links for each that comes or goes
+      rank_of.emplace(actor.id(), rank);
       self->send(actor, std::move(run));
     }
   } catch (const Failure& failure) {
@@ -106,6 +108,14 @@ void GroupState::barrier_reached(BarrierReached news) {
   }
 }
 
+// Only those who came: to tell all of every late one would be N² messages.
+void GroupState::tell_waiting(const Barrier& barrier, const BarrierPassed& news) {
+  const auto shared = caf::make_message(news);
+  for (const int rank : barrier.came) {
+    if (const auto& actor = ranks[static_cast<std::size_t>(rank)]) self->send(actor, shared);
+  }
+}
+
 void GroupState::watch_barriers() {
   if (barrier_timer_set || barriers.empty()) return;
   barrier_timer_set = true;
@@ -120,7 +130,7 @@ void GroupState::barriers_overdue() {
     const auto& [sequence, barrier] = *barriers.begin();
     const auto text = "barrier " + std::to_string(sequence) + ": " +
                       did_not(missing_ranks(world_size(), barrier.came), "come", order.run.collective_timeout);
-    tell_ranks(BarrierPassed{order.attempt, sequence, {}, Errc::DeadlinePassed, text});
+    tell_waiting(barrier, BarrierPassed{order.attempt, sequence, {}, Errc::DeadlinePassed, text});
     barriers.erase(barriers.begin());
   }
   watch_barriers();
@@ -130,7 +140,7 @@ void GroupState::fail_barriers_without(const std::set<int>& gone) {
   for (const auto& [sequence, barrier] : barriers) {
     const auto text = "barrier " + std::to_string(sequence) + ": the train function of " + name_ranks(gone) +
                       " has returned while " + name_ranks(barrier.came) + " waited";
-    tell_ranks(BarrierPassed{order.attempt, sequence, {}, Errc::CollectiveMismatch, text});
+    tell_waiting(barrier, BarrierPassed{order.attempt, sequence, {}, Errc::CollectiveMismatch, text});
   }
   barriers.clear();
 }
@@ -150,10 +160,10 @@ void GroupState::stop_counted(int rank, std::uint64_t calls) {
 }
 
 void GroupState::release_stop() {
-  if (phase != Phase::Stopping || stop_sent) return;
+  if (phase != Phase::Stopping || stop_after) return;
   const auto target = stop_target(world_size(), stop_counts);
   if (!target) return;
-  stop_sent = true;
+  stop_after = target;
   tell_ranks(StopAfter{order.attempt, *target});
 }
 
@@ -167,6 +177,7 @@ void GroupState::stop_overdue() {
 
 void GroupState::rank_done(const RankDone& news) {
   stop_counts[news.rank] = news.calls;
+  was_stopped = was_stopped || (stop_after && news.calls > *stop_after);
   returned.insert(news.rank);
   std::set<std::string> unused(news.unused_config_keys.begin(), news.unused_config_keys.end());
   if (!unused_keys) {
@@ -188,6 +199,7 @@ void GroupState::rank_lost(int rank, const RunError& error) {
 
 void GroupState::end_silent(int rank, RunError error) {
   const auto reason = error.message;
+  has_ended_silent = true;
   errors.push_back(std::move(error));
   end_ranks(reason);
   // What hangs does not hear an abort.
@@ -196,6 +208,7 @@ void GroupState::end_silent(int rank, RunError error) {
 
 // What its end has brought to light belongs to the error that says why it was ended.
 void GroupState::complete_error_of_silent(int rank) {
+  if (!has_ended_silent) return;
   const auto& end = errors.back();
   for (auto& error : errors) {
     if (&error == &end || error.rank != rank || error.code != Errc::DeadlinePassed) continue;
@@ -253,25 +266,25 @@ void GroupState::rank_ended(int rank) {
 
 void GroupState::exited(const caf::exit_msg& exit) {
   if (exit.source == trainer) return fail(Errc::Aborted, "the trainer has ended");
-  if (!exit.reason || exit.reason == caf::exit_reason::normal) return;
-  const auto found = std::find_if(ranks.begin(), ranks.end(), [&](const caf::actor& rank) {
-    return rank && rank.address() == exit.source;
-  });
-  if (found == ranks.end()) {
-    if (exit.reason == caf::exit_reason::user_shutdown) fail(Errc::Aborted, "the worker group was asked to exit");
-    return;
-  }
+  if (rank_of.contains(exit.source.id())) return;  // its down_msg says the same
+  if (exit.reason == caf::exit_reason::user_shutdown) fail(Errc::Aborted, "the worker group was asked to exit");
+}
+
+void GroupState::rank_down(const caf::down_msg& down) {
+  const auto found = rank_of.find(down.source.id());
+  const bool normal = !down.reason || down.reason == caf::exit_reason::normal;  // its last news is on the way, or was here
+  if (normal || found == rank_of.end() || !ranks[static_cast<std::size_t>(found->second)]) return;
   RunError error;
   error.code = Errc::Internal;
-  error.message = "the rank's actor ended: " + self->system().render(exit.reason);
-  rank_lost(static_cast<int>(found - ranks.begin()), error);
+  error.message = "the rank's actor ended: " + self->system().render(down.reason);
+  rank_lost(found->second, error);
 }
 
 void GroupState::finish() {
   if (!trainer) return;
   placer.reset();
   make_placer = nullptr;
-  GroupEnded news{order.attempt, first_cause(errors, returned), {}, {}};
+  GroupEnded news{order.attempt, first_cause(errors, returned), {}, {}, was_stopped};
   watch.explain(news, errors);
   if (errors.empty() && unused_keys) news.unused_config_keys.assign(unused_keys->begin(), unused_keys->end());
   self->send(trainer, std::move(news));

@@ -8,6 +8,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace troupe {
@@ -40,10 +41,13 @@ struct GroupState {
   bool hurry = false;  // a second stop: no grace
   std::chrono::milliseconds end_limit{0};  // from an abort until ranks are given up
   std::vector<caf::actor> ranks;  // empty handle: ended, or never placed
+  std::unordered_map<caf::actor_id, int> rank_of;  // of all that were placed
   std::set<int> started, ended, returned;
   std::vector<std::int64_t> pids;
   std::map<int, std::uint64_t> stop_counts;
-  bool stop_sent = false;
+  std::optional<std::uint64_t> stop_after;  // calls of should_stop(), once agreed
+  bool was_stopped = false;
+  bool has_ended_silent = false;
   std::map<std::uint64_t, Barrier> barriers;
   bool barrier_timer_set = false;
   std::vector<RunError> errors;
@@ -70,6 +74,7 @@ struct GroupState {
   void stop_overdue();
   void end_overdue();
   void exited(const caf::exit_msg& exit);
+  void rank_down(const caf::down_msg& down);
 
   template <class News>
   void forward(News news) {
@@ -87,6 +92,7 @@ struct GroupState {
     }
   }
   void wait_at_most(std::chrono::milliseconds limit, Wait wait);
+  void tell_waiting(const Barrier& barrier, const BarrierPassed& news);
   void watch_barriers();
   void fail_barriers_without(const std::set<int>& gone);
   void release_stop();

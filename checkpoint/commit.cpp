@@ -214,8 +214,12 @@ void remove_checkpoint(FileSystem& file_system, const fs::path& run, std::uint64
   const auto doomed = run / ".staging" / ("removed_" + std::to_string(index));
   file_system.remove_tree(doomed);
   file_system.rename(run / checkpoint_name(index), doomed);
-  file_system.sync_directory(run);
-  file_system.remove_tree(doomed);
+  try {
+    file_system.sync_directory(run);
+    file_system.remove_tree(doomed);
+  } catch (const Failure&) {
+    // It is gone under its name. What is left of it in .staging is swept at the next start.
+  }
 }
 
 void sweep_staging(FileSystem& file_system, const fs::path& run) {

@@ -75,7 +75,7 @@ RunStorage::RunStorage(const RunConfig& run, const std::function<void(const fs::
 
 RunStorage::~RunStorage() {
   try {
-    flush();
+    RunStorage::flush();
   } catch (const Failure&) {
     // The caller has flushed, or has been told why that fails.
   }
@@ -132,7 +132,7 @@ std::string checkpoint_name(std::uint64_t index) {
 void RunStorage::append(const ReportRecord& record) {
   unflushed_ += dump(to_json(record), -1);
   unflushed_ += '\n';
-  if (unflushed_.size() > (std::size_t{1} << 20)) flush();
+  if (unflushed_.size() > (std::size_t{1} << 20)) RunStorage::flush();
 }
 
 void RunStorage::flush() {
@@ -145,6 +145,8 @@ void RunStorage::note(const std::string& json) {
   if (journal_fd_ >= 0) files::write_all(journal_fd_, json + "\n", path_ / "journal.jsonl");
 }
 
+void RunStorage::write(const std::string& name, const std::string& text) { files::write_atomically(path_ / name, text); }
+
 CheckpointRecord RunStorage::commit(const CompleteCheckpoint& checkpoint) {
   return detail::commit_checkpoint(real_file_system(), path_, checkpoint);
 }
@@ -153,8 +155,10 @@ void RunStorage::discard(const CompleteCheckpoint& checkpoint) { detail::discard
 
 void RunStorage::remove(std::uint64_t index) { detail::remove_checkpoint(real_file_system(), path_, index); }
 
+void RunStorage::sweep() { detail::sweep_staging(real_file_system(), path_); }
+
 void RunStorage::finish(const Result& result) {
-  flush();
+  RunStorage::flush();
   if (reports_fd_ >= 0 && ::fsync(reports_fd_) != 0) files::fail("fsync", path_ / "reports.jsonl", errno);
   files::write_atomically(path_ / "result.json", dump(to_json(result), 1) + "\n");
   std::error_code error;

@@ -182,6 +182,7 @@ struct GroupEnded {
   std::optional<RunError> error;  ///< the first rank's that failed by itself, not those that were aborted after it
   std::vector<std::string> unused_config_keys;  ///< that no rank read; empty unless every rank returned
   std::vector<std::string> other_errors;        ///< of ranks that failed by themselves later: "rank 2: RankKilled: …"
+  bool was_stopped = false;                     ///< some rank's should_stop() was true: its train function was not done
 };
 
 // ---- users to Trainer, Trainer to listeners -----------------------------------------------------------------

@@ -18,7 +18,7 @@ namespace troupe {
 /// Used by thread placement, and inside a process that a group started.
 ///
 /// The actor waits for RunRank, tells everything to `group` (RankStarted, Reported…, RankDone or RankLost: exactly one
-/// of the two, after the thread has ended), and quits then. It links itself to `group`: when that dies, the rank is
+/// of the two, after the thread has ended), and quits then. It monitors `group`: when that dies, the rank is
 /// aborted. `seat` is given up as soon as the train function returns, so that peers see it leave; when the function
 /// throws, the collective group is aborted first with "rank 1 failed: …".
 ///
@@ -30,7 +30,7 @@ namespace troupe {
 class RankPlacer {
  public:
   virtual ~RankPlacer() = default;
-  /// Makes the actor that speaks for rank `spec.rank`, linked to `group`; the group sends it RunRank next. Must not
+  /// Makes the actor that speaks for rank `spec.rank`, which ends with `group`; the group watches it and sends it RunRank next. Must not
   /// block. Throws Failure{StartFailed} naming the limit that was hit.
   /// The actor answers RankDone or RankLost exactly once, when nothing of the rank is left but a process that can be another.
   [[nodiscard]] virtual caf::actor place(caf::event_based_actor* group, const RunRank& spec) = 0;

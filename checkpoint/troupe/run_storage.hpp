@@ -51,7 +51,7 @@ class RunStorage {
   /// when there is no checkpoint to go on from under Resume::Must.
   /// @param before_reading called with the run's directory once it is locked: what it puts there is found.
   explicit RunStorage(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading = {});
-  ~RunStorage();
+  virtual ~RunStorage();
   RunStorage(const RunStorage&) = delete;
   RunStorage& operator=(const RunStorage&) = delete;
 
@@ -60,23 +60,31 @@ class RunStorage {
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
   [[nodiscard]] std::string name() const { return path_.filename().string(); }
   /// Adds a line to reports.jsonl; it is in the file after `flush`.
-  void append(const ReportRecord& record);
-  void flush();
+  virtual void append(const ReportRecord& record);
+  virtual void flush();
   /// Adds a line to journal.jsonl, at once.
-  void note(const std::string& json);
+  virtual void note(const std::string& json);
+  /// Writes a file of the run, whole or not at all.
+  virtual void write(const std::string& name, const std::string& text);
   /// Makes one checkpoint of what the writers wrote into one directory, or each into its own (then their files are merged): checks that
   /// the ranges that `write_part` recorded tile every shared file, digests the files that nobody recorded, syncs all that is
   /// not durable yet, writes the manifest, and renames once. Directories below the run's own .staging are moved, others copied.
   /// Throws Failure{InvalidArgument} naming ranks and bytes when parts do not fit together, {AlreadyExists} when two ranks wrote
   /// a file of the same name, {FileNotFound} when a directory is missing or empty. After a throw nothing is committed, and
   /// the directories are to be discarded.
-  CheckpointRecord commit(const CompleteCheckpoint& checkpoint);
+  virtual CheckpointRecord commit(const CompleteCheckpoint& checkpoint);
   /// Removes the writers' directories of a checkpoint that will not be committed, as far as they lie below .staging.
-  void discard(const CompleteCheckpoint& checkpoint);
-  /// Deletes a committed checkpoint; a crash half-way leaves it whole or gone.
-  void remove(std::uint64_t index);
+  virtual void discard(const CompleteCheckpoint& checkpoint);
+  /// Deletes a committed checkpoint; a crash half-way leaves it whole or gone. After a throw it is there, whole.
+  virtual void remove(std::uint64_t index);
+  /// Removes what is in .staging: no checkpoint is under way, and what is left there is of ranks that were lost.
+  virtual void sweep();
   /// Writes result.json, whole or not at all.
-  void finish(const Result& result);
+  virtual void finish(const Result& result);
+
+ protected:
+  /// For storage that is elsewhere, as a simulated disk: all of the above is then the derived class's.
+  RunStorage(std::filesystem::path path, RunContents found) : path_(std::move(path)), found_(std::move(found)) {}
 
  private:
   void lock();

@@ -74,7 +74,8 @@ class KeeperUploadTest : public testing::Test {
     return await<RunOpened>();
   }
   void start() {
-    keeper_ = spawn_checkpoint_keeper_with(system_, trainer_, [this](const RunConfig& run, auto) {
+    KeeperParts parts;
+    parts.open_store = [this](const RunConfig& run, auto) {
       auto plan = [this](int, const std::string& verb, const std::string&) {
         if (verb == "put") gate_.wait();
         return broken_ && verb == "put" ? std::optional{Fault{StoreError::Connection}} : std::nullopt;
@@ -82,7 +83,8 @@ class KeeperUploadTest : public testing::Test {
       RetryPolicy policy;
       policy.deadline = run.upload_timeout;
       return with_retries(std::make_unique<FaultyStore>(make_directory_store(root_.path() / "store"), plan), policy, std::make_unique<FakeStoreClock>());
-    });
+    };
+    keeper_ = spawn_checkpoint_keeper_with(system_, trainer_, std::move(parts));
     trainer_->send(keeper_, OpenRun{run_});
   }
   template <class Message>

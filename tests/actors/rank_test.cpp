@@ -175,6 +175,15 @@ TEST_F(RankTest, EndsItsThreadWhenTheGroupDies) {
   EXPECT_TRUE(ended);
 }
 
+TEST_F(RankTest, IsLostWhenItIsToldToExit) {
+  start([](TrainContext& context, const Config&) { context.barrier(); }, run());
+  expect<BarrierReached>();
+  caf::anon_send_exit(rank_, caf::exit_reason::user_shutdown);
+  const auto lost = expect<RankLost>();
+  EXPECT_EQ(lost.error.code, Errc::Aborted);
+  EXPECT_THAT(lost.error.message, HasSubstr("told to exit"));
+}
+
 TEST_F(RankTest, MakesItsCheckpointDirectoriesBelowTheRun) {
   std::vector<std::filesystem::path> made;
   start([&](TrainContext& context, const Config&) {

@@ -385,6 +385,114 @@ TEST_F(TrainerTest, EndsTheRanksWhenStorageFails) {
   EXPECT_FALSE(result.stopped_early);
 }
 
+TEST_F(TrainerTest, IsNotPreemptedOnceItHasEnded) {
+  begin();
+  tell_group(0, {});
+  settle_run();
+  send(StopRun{"SIGTERM", true});
+  EXPECT_EQ(end().exit_code(), 0);
+}
+
+TEST_F(TrainerTest, EndsTheRunWhenItsKeeperIsGone) {
+  begin();
+  caf::anon_send_exit(keeper_actor_, caf::exit_reason::user_shutdown);
+  time_.settle();
+  lose(0, Errc::Aborted, "the checkpoint keeper ended");
+  const auto ended = listener_->take<RunEnded>();
+  ASSERT_TRUE(ended);
+  EXPECT_THAT(ended->result.error->message, HasSubstr("the checkpoint keeper ended"));
+}
+
+TEST_F(TrainerTest, EndsTheRunWhenItsKeeperIsGoneWhileItWaitsForIt) {
+  begin();
+  tell_group(0, {});
+  caf::anon_send_exit(keeper_actor_, caf::exit_reason::user_shutdown);
+  time_.settle();
+  EXPECT_EQ(listener_->take<RunEnded>().value().result.error->code, Errc::Internal);
+}
+
+TEST_F(TrainerTest, GoesOnFromTheNewestCheckpointThoughAnOlderOneWasCommittedLater) {
+  setup_.run.failure.max_failures = 1;
+  begin();
+  send(CheckpointKept{record(1), {}});
+  send(CheckpointKept{record(0), {}});
+  lose(0, Errc::TrainFunctionFailed, "boom");
+  settle_run();
+  time_.advance(200ms);
+  take_orders();
+  EXPECT_EQ(rank_order_[0].resume_checkpoint, "/runs/run/checkpoint_000001");
+  tell_group(0, {});
+  settle_run();
+  EXPECT_EQ(end().checkpoint->index, 1u);
+}
+
+TEST_F(TrainerTest, TakesASizeThatWasAskedForBeforeItsFirstAttempt) {
+  setup_.scaling.num_workers = 3;
+  setup_.scaling.min_workers = 1;
+  trainer_ = time_.system().spawn(trainer_behavior, setup_);
+  time_.settle();
+  send(ResizeRun{2});
+  send(RunOpened{"run", "/runs/run", contents_, {}, snapshot_});
+  EXPECT_EQ(ranks_->ranks.size(), 2u);
+}
+
+/// An elastic run of two ranks that is stopped for a resize.
+class ResizeTest : public TrainerTest {
+ protected:
+  void begin_and_resize(std::initializer_list<int> sizes) {
+    setup_.scaling.num_workers = 2;
+    setup_.scaling.min_workers = 1;
+    begin();
+    for (int rank = 0; rank < 2; ++rank) send_as_rank(RankStarted{1, rank, 1});
+    for (const int size : sizes) send(ResizeRun{size});
+  }
+  void return_after(std::uint64_t calls) {
+    for (int rank = 0; rank < 2; ++rank) send_as_rank(StopCounted{1, rank, 3});
+    for (int rank = 0; rank < 2; ++rank) send_as_rank(RankDone{1, rank, calls, {}});
+    settle_run();
+  }
+};
+
+TEST_F(ResizeTest, GoesOnWithTheNewSizeWhenItsRanksHaveStopped) {
+  begin_and_resize({1});
+  return_after(4);
+  take_orders();
+  EXPECT_EQ(rank_order_.size(), 1u);
+  EXPECT_EQ(rank_order_[0].attempt, 2u);
+}
+
+TEST_F(ResizeTest, DoesNotRepeatATrainingThatWasDoneBeforeItsRanksCouldStop) {
+  begin_and_resize({1});
+  return_after(3);  // no call was true
+  EXPECT_TRUE(end().ok());
+}
+
+TEST_F(ResizeTest, GoesOnWhenTheResizeIsTakenBackWhileItsRanksStop) {
+  begin_and_resize({1, 2});
+  return_after(4);
+  take_orders();
+  EXPECT_EQ(rank_order_.size(), 2u);
+  EXPECT_EQ(rank_order_[0].attempt, 2u);
+}
+
+TEST_F(ResizeTest, GoesOnWhenRanksHadToBeEndedByForceForAResizeThatWasTakenBack) {
+  begin_and_resize({1, 2});
+  time_.advance(setup_.run.stop_grace + 100ms);
+  for (int rank = 0; rank < 2; ++rank) lose(rank, Errc::Aborted, "did not stop");
+  settle_run();
+  take_orders();
+  EXPECT_EQ(rank_order_.size(), 2u);
+}
+
+TEST_F(ResizeTest, GoesOnWhenRanksHadToBeEndedByForce) {
+  begin_and_resize({1});
+  time_.advance(setup_.run.stop_grace + 100ms);
+  for (int rank = 0; rank < 2; ++rank) lose(rank, Errc::Aborted, "did not stop");
+  settle_run();
+  take_orders();
+  EXPECT_EQ(rank_order_.size(), 1u);
+}
+
 TEST_F(TrainerTest, EndsTheRunFirstWhenAskedToExit) {
   begin();
   caf::anon_send_exit(trainer_, caf::exit_reason::user_shutdown);

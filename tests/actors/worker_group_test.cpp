@@ -217,6 +217,32 @@ TEST_F(WorkerGroupTest, FailsABarrierThatIsReachedAfterARankHasReturned) {
   EXPECT_EQ(told<BarrierPassed>(0)->error, Errc::CollectiveMismatch);
 }
 
+TEST_F(WorkerGroupTest, TellsOnlyThoseWhoWaitThatABarrierHasFailed) {
+  begin_and_start(3);
+  send(RankDone{attempt, 2, 0, {}});
+  send(BarrierReached{attempt, 0, 0, ""});
+  EXPECT_TRUE(told<BarrierPassed>(0));
+  EXPECT_FALSE(told<BarrierPassed>(1));
+}
+
+TEST_F(WorkerGroupTest, SaysThatItsRanksWereStopped) {
+  begin_and_start(2);
+  send(StopGroup{attempt});
+  send(StopCounted{attempt, 0, 6});
+  send(StopCounted{attempt, 1, 2});
+  for (int rank = 0; rank < 2; ++rank) send(RankDone{attempt, rank, 7, {}});
+  EXPECT_TRUE(trainer_->take<GroupEnded>().value().was_stopped);
+}
+
+TEST_F(WorkerGroupTest, SaysThatItsRanksWereDoneBeforeTheyCouldStop) {
+  begin_and_start(2);
+  send(StopGroup{attempt});
+  send(StopCounted{attempt, 0, 6});
+  send(StopCounted{attempt, 1, 2});
+  for (int rank = 0; rank < 2; ++rank) send(RankDone{attempt, rank, 6, {}});
+  EXPECT_FALSE(trainer_->take<GroupEnded>().value().was_stopped);
+}
+
 TEST_F(WorkerGroupTest, StopsAllRanksAfterTheMostCallsThatAnyHasPassed) {
   begin_and_start(3);
   send(StopGroup{attempt});

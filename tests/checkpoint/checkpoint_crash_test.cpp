@@ -165,6 +165,31 @@ TEST_F(CheckpointCrash, DiscardsAFailedSaveAndTheNextOneSucceeds) {
   EXPECT_EQ(check_what_is_found(disk), kNew);
 }
 
+TEST_F(CheckpointCrash, RemovesACheckpointOrThrowsAndLeavesItWholeAtEveryError) {
+  save(base_, new_, kNew);
+  base_.settle();
+  int num_thrown = 0;
+  for (std::uint64_t operation = 0;; ++operation) {
+    SimulatedFileSystem disk{base_};
+    disk.fail_at(operation, EIO);
+    bool thrown = false;
+    try {
+      detail::remove_checkpoint(disk, kRun, kOld);
+    } catch (const Failure&) {
+      thrown = true;
+      ++num_thrown;
+    }
+    const bool injected = disk.has_failed();
+    disk.settle();
+    RunContents contents;
+    detail::read_checkpoints(disk, kRun, contents);
+    EXPECT_EQ(contents.checkpoints.size(), thrown ? 2u : 1u) << "operation " << operation;
+    EXPECT_THAT(contents.warnings, testing::IsEmpty());
+    if (!injected) break;
+  }
+  EXPECT_GT(num_thrown, 0);
+}
+
 TEST_F(CheckpointCrash, RemovesACheckpointWholeOrNotAtAllAtEveryCut) {
   save(base_, new_, kNew);
   base_.settle();
