@@ -157,6 +157,7 @@ struct RankState {
       const auto& function = find_function(*functions, run.function);
       worker = std::thread{[function, order = run, shared = channel, taken = std::move(seat), keeper = kept]() mutable {
         detail::take_handler_stack();
+        pthread_setname_np(pthread_self(), ("rank " + std::to_string(order.rank)).c_str());  // in stacks, and in top
         if (order.scaling.pin_threads) pin_to_cores(order.local_rank, order.scaling.cpus_per_worker);
         auto ended = run_train_function(function, order, shared, taken, keeper);
         taken.reset();  // peers that still wait for this rank see it leave
