@@ -147,8 +147,10 @@ Scope Accelerator::autocast() {
   }};
 }
 
-void Accelerator::backward(const at::Tensor& loss) {
+void Accelerator::backward(const at::Tensor& given) {
   auto& i = *impl_;
+  // An injected fault, if so.
+  const auto loss = i.context.wants_bad_number() ? given * std::numeric_limits<double>::quiet_NaN() : given;
   i.note_loss(loss);
   const auto scale = i.scaler.scale();
   const auto scaled = scale != 1 ? loss * (scale / i.divisor) : i.divisor != 1 ? loss / i.divisor : loss;
@@ -159,8 +161,7 @@ void Accelerator::backward(const at::Tensor& loss) {
     for (auto& model : i.models) {
       if (model.shards) model.shards->begin(i.gate->sync && i.no_sync_depth == 0 && model.no_sync_depth == 0);
     }
-    // Chaos.
-    (i.context.wants_bad_number() ? scaled * std::numeric_limits<double>::quiet_NaN() : scaled).backward();
+    scaled.backward();
     for (auto* engine : engines) engine->finish();
     for (auto& model : i.models) {
       if (model.shards) model.shards->finish();

@@ -52,7 +52,7 @@ void Accelerator::Impl::act_on(Found found) {
   const bool too_many = ++numbers.in_a_row > bad.max_in_a_row;
   if (bad.policy == Policy::Halt || too_many) {
     const auto rest = too_many && bad.policy != Policy::Halt ? "; these are more than " + std::to_string(bad.max_in_a_row) + " bad updates in a row" : std::string{};
-    throw Failure{Errc::InvalidArgument, "backward: " + why + rest};
+    throw Failure{Errc::DataMalformed, "backward: " + why + rest};
   }
   if (bad.policy == Policy::RollBack) return roll_back(why);
   if (communicator.rank() == 0) std::cerr << "backward: " + why + "; the update is skipped\n";

@@ -1,5 +1,6 @@
 // Snapshots in memory: what one after every update adds to the step. Two ranks, 100 MB of state (fp32 weights and AdamW's moments), steps
-// of about 200 ms with and without one in turn; beside a memcpy of a rank's share. Ranks are threads, then processes.
+// of about 200 ms with and without one in turn; beside a memcpy of a rank's share. And what looking for bad numbers adds (Policy::Skip).
+// Ranks are threads, then processes.
 //
 //   snapshot_bench [--json FILE] [--dir DIR_IN_MEMORY] [--strategy ddp|zero2|zero3] [--rounds N]    a table and FILE (about 60 s)
 #include "comm_ranks.hpp"
@@ -71,21 +72,12 @@ double slowest(Communicator& group, double mine) {
   return mine;
 }
 
-void train(Communicator& group, const std::string& argument) {
-  std::istringstream arguments{argument};
-  std::string strategy, directory;
-  int rounds = 0;
-  arguments >> strategy >> rounds >> directory;
-  test::FakeContext context{group, {}, {directory, 1}};
-  const auto kind = strategy == "ddp" ? ShardingStrategy::Replicate : strategy == "zero2" ? ShardingStrategy::ShardGradients : ShardingStrategy::ShardParameters;
-  Accelerator accelerator{context, {.sharding = {.strategy = kind}}};
-  Stack model;
-  AdamW optimizer{model->parameters(), {.lr = 1e-6}};
-  accelerator.prepare(model, optimizer);
-  std::int64_t rows = 64;
-  auto x = at::randn({rows, width});
-  double copying = 0;
-  const auto step = [&](bool snapshot) {
+/// A model and its training.
+struct Side {
+  Side(TrainContext& context, const AcceleratorOptions& options) : accelerator(context, options), optimizer(model->parameters(), {.lr = 1e-6}) {
+    accelerator.prepare(model, optimizer);
+  }
+  double step(const at::Tensor& x, bool snapshot) {
     const auto begin = Clock::now();
     accelerator.backward(model(x).sum());
     optimizer.step();
@@ -94,24 +86,46 @@ void train(Communicator& group, const std::string& argument) {
     if (snapshot && !accelerator.snapshot()) throw std::runtime_error("a snapshot was not taken");
     copying = since(before);
     return since(begin);
-  };
-  for (int i = 0; i < 3; ++i) step(false);
+  }
+  Accelerator accelerator;
+  Stack model;
+  AdamW optimizer;
+  double copying = 0;  // of the last step
+};
+
+void train(Communicator& group, const std::string& argument) {
+  std::istringstream arguments{argument};
+  std::string strategy, directory;
+  int rounds = 0;
+  arguments >> strategy >> rounds >> directory;
+  test::FakeContext context{group, {}, {directory, 1}};
+  const auto kind = strategy == "ddp" ? ShardingStrategy::Replicate : strategy == "zero2" ? ShardingStrategy::ShardGradients : ShardingStrategy::ShardParameters;
+  AcceleratorOptions options;
+  options.sharding.strategy = kind;
+  Side side{context, options};
+  options.bad_numbers.policy = BadNumbers::Policy::Skip;
+  Side looking{context, options};
+  std::int64_t rows = 64;
+  auto x = at::randn({rows, width});
+  for (int i = 0; i < 3; ++i) side.step(x, false);
   std::vector<double> first;
-  for (int i = 0; i < 3; ++i) first.push_back(slowest(group, step(false)));
+  for (int i = 0; i < 3; ++i) first.push_back(slowest(group, side.step(x, false)));
   rows = std::max<std::int64_t>(8, static_cast<std::int64_t>(static_cast<double>(rows) * wanted_step / median(first)));
   x = at::randn({rows, width});
-  for (int i = 0; i < 4; ++i) step(true);  // takes the memory
+  for (int i = 0; i < 4; ++i) side.step(x, true);  // takes the memory
+  for (int i = 0; i < 3; ++i) looking.step(x, false);
 
   const std::vector<std::byte> from(share, std::byte{1});
   std::vector<std::byte> to(share, std::byte{2});
-  std::vector<double> plain, taken, copies, memcpys;
+  std::vector<double> plain, taken, looked, copies, memcpys;
   for (int round = 0; round < rounds; ++round) {
     for (const bool snapshot : {round % 2 == 0, round % 2 != 0}) {
       for (int i = 0; i < steps_a_side; ++i) {
-        (snapshot ? taken : plain).push_back(slowest(group, step(snapshot)));
-        if (snapshot) copies.push_back(slowest(group, copying));
+        (snapshot ? taken : plain).push_back(slowest(group, side.step(x, snapshot)));
+        if (snapshot) copies.push_back(slowest(group, side.copying));
       }
     }
+    for (int i = 0; i < steps_a_side; ++i) looked.push_back(slowest(group, looking.step(x, false)));
     group.barrier().wait().or_throw();
     const auto begin = Clock::now();
     std::memcpy(to.data(), from.data(), share);
@@ -119,7 +133,7 @@ void train(Communicator& group, const std::string& argument) {
   }
   if (group.rank() != 0) return;
   std::ostringstream line;
-  line << "measured " << median(plain) << " " << median(taken) << " " << median(copies) << " " << median(memcpys) << " " << static_cast<int>(to[share / 2]);
+  line << "measured " << median(plain) << " " << median(taken) << " " << median(copies) << " " << median(memcpys) << " " << median(looked) << " " << static_cast<int>(to[share / 2]);
   ranks::say(line.str());
 }
 
@@ -149,12 +163,15 @@ int main(int argc, char** argv) {
       if (const auto failed = ranks::failures(results); !failed.empty()) throw std::runtime_error(failed);
       std::istringstream line{results[0].text.substr(results[0].text.find("measured"))};
       std::string word;
-      double plain = 0, taken = 0, copied = 0, memcpied = 0;
-      line >> word >> plain >> taken >> copied >> memcpied;
+      double plain = 0, taken = 0, copied = 0, memcpied = 0, looked = 0;
+      line >> word >> plain >> taken >> copied >> memcpied >> looked;
       const auto cost = taken / plain - 1;
       const std::string name = placement == "threads" ? "threads" : "processes";
       std::printf("snapshots, %s, %s: a step of %.1f ms takes %.1f ms (%+.2f %%); the snapshot itself %.2f ms, a memcpy of a rank's share %.2f ms (%.2f times)\n",
                   strategy.c_str(), name.c_str(), 1e3 * plain, 1e3 * taken, 1e2 * cost, 1e3 * copied, 1e3 * memcpied, copied / memcpied);
+      std::printf("bad numbers, %s, %s: looking for them takes %.1f ms (%+.2f %%)\n", strategy.c_str(), name.c_str(), 1e3 * looked, 1e2 * (looked / plain - 1));
+      figures.push_back({{"figure", "bad_numbers_step_" + name}, {"ours", looked}, {"peer", plain}, {"peer_name", "the same steps without looking"}, {"unit", "s"},
+                         {"ratio", plain / looked}, {"goal", 1 / 1.03}, {"holds", looked <= 1.03 * plain}, {"runs", rounds * steps_a_side}});
       figures.push_back({{"figure", "snapshot_step_" + name}, {"ours", taken}, {"peer", plain}, {"peer_name", "the same steps without a snapshot"}, {"unit", "s"},
                          {"ratio", plain / taken}, {"goal", 1 / 1.03}, {"holds", cost <= 0.03}, {"runs", rounds * steps_a_side}});
       figures.push_back({{"figure", "snapshot_copy_" + name}, {"ours", copied}, {"peer", memcpied}, {"peer_name", "memcpy of a rank's share, both ranks at once"},

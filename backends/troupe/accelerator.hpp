@@ -62,7 +62,7 @@ struct BadNumbers {
   enum class Policy : std::uint8_t {
     Ignore,    ///< nothing is looked at, and nothing costs anything
     Skip,      ///< optimizers and schedulers do nothing until the next update, as after an overflow of fp16
-    Halt,      ///< backward throws Failure{InvalidArgument} that names the rank, the update and the batch's samples
+    Halt,      ///< backward throws Failure{DataMalformed} that names the rank, the update and the batch's samples
     RollBack,  ///< the training state is `roll_back_steps` updates ago again, from a snapshot in memory; data go on with the next batch
   };
   Policy policy = Policy::Ignore;

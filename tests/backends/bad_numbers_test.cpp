@@ -108,7 +108,7 @@ TEST(BadNumbers, HaltNamesRankUpdateAndSamplesOnAllRanks) {
             EXPECT_FALSE(bad);
           } catch (const Failure& failure) {
             const std::scoped_lock lock{mutex};
-            EXPECT_EQ(failure.code(), Errc::InvalidArgument);
+            EXPECT_EQ(failure.code(), Errc::DataMalformed);
             texts.push_back(failure.what());
             const auto& indices = t.loader.batch_indices();
             EXPECT_EQ(indices.size(), 2);
@@ -206,6 +206,20 @@ TEST(BadNumbers, InOneOfSeveralAccumulatedBatchesTheWindowIsSkipped) {
   });
   const auto told = testing::internal::GetCapturedStderr();
   EXPECT_THAT(told, testing::ContainsRegex("update 2 of rank 0: its loss is nan \\(samples [0-9]+, [0-9]+, [0-9]+, [0-9]+ of the data set\\); the update is skipped"));
+}
+
+TEST(BadNumbers, AreMadeWhereAFaultWantsOne) {
+  run_ranks(2, [&](TrainContext& context) {
+    Training t{context, with(sharded(ShardGradients), {.policy = Policy::Skip})};
+    int number = 0;
+    for (const auto& batch : t.loader) {
+      dynamic_cast<test::FakeContext&>(context).bad_number = ++number == 2 && context.world_rank() == 1;
+      step(t, batch, Spoil::Nothing);
+      if (number == 4) break;
+    }
+    EXPECT_EQ(t.optimizer->num_updates(0), 3);
+    EXPECT_EQ(t.accelerator.bad_number_counts().skipped, 1);
+  });
 }
 
 TEST(BadNumbers, TooManyInARowHalt) {

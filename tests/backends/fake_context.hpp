@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace troupe::test {
@@ -30,6 +31,7 @@ class FakeContext : public TrainContext {
   std::string run_name() const override { return "fake"; }
   void report(const Metrics&, const std::optional<Checkpoint>&) override { ++reports_; }
   void step_completed() override { ++steps_completed; }
+  bool wants_bad_number() noexcept override { return std::exchange(bad_number, false); }
   SnapshotOptions snapshots() const override { return snapshots_; }
   std::uint64_t reports() const noexcept override { return reports_; }
   void progress(const Progress&) override {}
@@ -47,6 +49,7 @@ class FakeContext : public TrainContext {
   Communicator& communicator() override { return communicator_; }
 
   int steps_completed = 0;
+  bool bad_number = false;  ///< what `wants_bad_number` says once
 
  private:
   Communicator& communicator_;

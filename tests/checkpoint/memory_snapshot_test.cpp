@@ -383,6 +383,25 @@ TEST(MemorySnapshot, DamagedFilesAreNoSnapshotAndNeverMoreMemoryThanTheyHave) {
   EXPECT_FALSE(find_snapshot(memory.path));
 }
 
+TEST(MemorySnapshot, WithAHoleOrBytesTwiceIsNone) {
+  const auto whole_with = [](std::size_t cut, std::size_t again) {
+    Memory memory;
+    const auto series = begin_snapshot_series(memory.path);
+    for (int r = 0; r < 2; ++r) {
+      State state{r, 2, 100, 1};
+      auto& mine = state.part.files[0].mine;
+      if (r == 1) mine[0].bytes = mine[0].bytes.first(400 - cut);
+      if (r == 1) mine[0].begin -= again;
+      EXPECT_EQ((SnapshotWriter{{memory.path, series, 1, r, 2}}.take(1, state.part, 0).taken), Taken::Good);
+    }
+    return find_snapshot(memory.path).has_value();
+  };
+  EXPECT_TRUE(whole_with(0, 0));
+  EXPECT_FALSE(whole_with(4, 0));
+  EXPECT_FALSE(whole_with(400, 0));
+  EXPECT_FALSE(whole_with(0, 4));
+}
+
 TEST(MemorySnapshot, AReaderNoticesThatItsSlotIsWrittenTo) {
   Memory memory;
   Ranks ranks{memory.path, 1};

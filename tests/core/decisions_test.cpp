@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <troupe/errors.hpp>
+#include <troupe/elastic.hpp>
 #include <troupe/failure_policy.hpp>
 #include <troupe/failure_rules.hpp>
 #include <troupe/group_rules.hpp>
@@ -122,6 +123,18 @@ TEST(NewestCopy, IsTheSnapshotUnlessACheckpointWasReportedAfterIt) {
   EXPECT_EQ(newest_copy({record(2)}, snapshot)->path, "/memory");
   EXPECT_EQ(newest_copy({record(3)}, snapshot)->path, "/disk");
   EXPECT_EQ(newest_copy({record(0)}, {})->path, "/disk");
+}
+
+TEST(BatchPolicies, KeepOrScaleAsTheirNamesSay) {
+  const BatchPlan planned{16, 1, 1e-3};
+  EXPECT_EQ(keep_batch_per_rank(planned, 4, 3), planned);
+  EXPECT_EQ(scale_lr_linearly(planned, 4, 2), (BatchPlan{16, 1, 5e-4}));
+  EXPECT_DOUBLE_EQ(scale_lr_by_root(planned, 4, 1).lr, 5e-4);
+  EXPECT_EQ(keep_global_batch(planned, 4, 2), (BatchPlan{16, 2, 1e-3}));
+  EXPECT_EQ(keep_global_batch(planned, 2, 4), (BatchPlan{8, 1, 1e-3}));
+  EXPECT_EQ(keep_global_batch({12, 1, 1e-3}, 3, 2), (BatchPlan{9, 2, 1e-3}));
+  EXPECT_THROW((void)keep_global_batch(planned, 4, 3), Failure);
+  EXPECT_THROW((void)keep_global_batch({0, 1, 1}, 4, 2), Failure);
 }
 
 TEST(FirstCause, IsTheFirstErrorThatIsNoEcho) {
