@@ -124,6 +124,7 @@ class ThreadWorker final : public RankWorker {
       thread_ = std::thread{[function, order, channel = std::move(channel), seat = std::move(seat),
                              kept = std::move(kept)]() mutable {
         detail::take_handler_stack();
+        pthread_setname_np(pthread_self(), ("rank " + std::to_string(order.rank)).c_str());  // in stacks, and in top
         if (order.scaling.pin_threads) pin_to_cores(order.local_rank, order.scaling.cpus_per_worker);
         auto ended = run_train_function(function, order, channel, seat, kept);
         seat.reset();  // peers that still wait for this rank see it leave

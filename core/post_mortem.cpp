@@ -4,6 +4,8 @@
 #include <troupe/records.hpp>
 
 #include <algorithm>
+#include <cctype>
+#include <csignal>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -36,6 +38,19 @@ std::string lost(const PostMortem& page) {
   return text + steps(*page.lost_steps) + (*page.lost_steps == 1 ? " is" : " are") + " done again.";
 }
 
+std::string what_to_do(const RunError& error) {
+  if (error.code == Errc::RankKilled && error.signal && *error.signal != SIGKILL) {
+    return "It crashed by itself: the backtrace below names the place. `addr2line -Cfie PROGRAM 0xADDRESS` gives lines of a program built with -g.";
+  }
+  if (error.code == Errc::RankKilled) {
+    return "It was killed from outside: look at the machine's log (`dmesg`), and for whoever may kill processes here: a scheduler, a person.";
+  }
+  std::string text{explain(error.code)};
+  text[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(text[0])));
+  if (const auto advice = failure_rule(error.code).advice; !advice.empty()) text += ". To do: " + std::string(advice);
+  return text + ".";
+}
+
 void add_list(std::string& text, const char* title, const std::vector<std::string>& lines) {
   if (lines.empty()) return;
   text += "\n## " + std::string(title) + "\n\n";
@@ -59,16 +74,13 @@ std::string cause_of(const PostMortem& page) {
 }
 
 std::string to_markdown(const PostMortem& page) {
-  const auto& rule = failure_rule(page.error.code);
   std::string text = "# " + page.run_name + ", attempt " + std::to_string(page.attempt) + ": " + std::string(name(page.error.code)) + "\n\n";
   text += "**What happened.** " + cause_of(page) + ".\n\n";
   text += "**Where.** " + std::to_string(page.world_size) + " ranks as " + page.placement + (page.node.empty() ? "" : " on " + page.node) + ", " +
           seconds(page.time_s) + " after the run began (" + page.date + ").\n\n";
   text += "**What is lost.** " + lost(page) + "\n\n";
   text += "**What follows.** " + std::string(page.goes_on ? "Another attempt: " : "The run ends: ") + page.decision + ".\n\n";
-  text += "**What to do.** " + std::string(explain(page.error.code)) + ".";
-  if (!rule.advice.empty()) text += " Advice: " + std::string(rule.advice) + ".";
-  text += "\n";
+  text += "**What to do.** " + what_to_do(page.error) + "\n";
   add_list(text, "Other errors of this attempt", page.other_errors);
   if (!page.error.last_lines.empty()) {
     const auto& lines = page.error.last_lines;
@@ -94,7 +106,7 @@ nlohmann::ordered_json to_json(const PostMortem& page) {
   if (page.lost_steps) json["lost_steps"] = *page.lost_steps;
   json["other_errors"] = page.other_errors;
   json["warnings"] = page.warnings;
-  json["advice"] = failure_rule(page.error.code).advice;
+  json["advice"] = what_to_do(page.error);
   return json;
 }
 

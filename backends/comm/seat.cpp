@@ -166,13 +166,13 @@ void Seat::wait(Operation& operation) {
     const auto seen = news.load(std::memory_order_seq_cst);
     progress(Effort::All);
     if (operation.finished_) return;
-    if (!mark) mark.emplace(WaitingIn::Collective);
     bool changed = false;
     for (int spin = 0; spin < spins_ && !changed; ++spin) {
       pause();
       changed = news.load(std::memory_order_acquire) != seen;
     }
     if (changed) continue;
+    if (!mark) mark.emplace(WaitingIn::Collective);  // only now: two looks at the clock are 5 % of a small collective
     const auto& first = *pending_.front();
     end_when_nobody_comes(*state_, rank_, {first.sequence_, first.deadline_, timeout_});
     state_->sleep(seen, first.deadline_);

@@ -1,5 +1,5 @@
 // The real Trainer, WorkerGroup, CheckpointKeeper and Rank actors on one thread under virtual time: what a seed draws goes
-// wrong, and invariants are checked after every message (docs/decisions/0018-simulated-runs.md).
+// wrong, and invariants are checked after every message (docs/decisions/0019-simulated-runs.md).
 //
 //   TROUPE_SIM_SEEDS=10000 actors_simulation_test    more seeds, from TROUPE_SIM_FIRST (1) on
 //   TROUPE_SIM_SEED=17 actors_simulation_test        one seed, with its last messages

@@ -43,7 +43,7 @@ TEST_F(Supervision, TellsWhereARankCrashed) {
   EXPECT_EQ(error.step, 3u);
   EXPECT_TRUE(error.pid);
   EXPECT_THAT(error.message, HasSubstr("signal 11 (SIGSEGV): nothing is mapped there, at address 0x2a0"));
-  EXPECT_THAT(error.details, HasSubstr("(the training thread), after step 3"));
+  EXPECT_THAT(error.details, HasSubstr("'rank 1' (the training thread), after step 3"));
   EXPECT_THAT(error.details, HasSubstr("troupe::RankChaos::"));  // a function of the backtrace, by name
   EXPECT_THAT(error.details, HasSubstr("collective #3 all_reduce of gradients"));
   EXPECT_THAT(error.details, HasSubstr("injected fault at step #3 segv"));

@@ -290,7 +290,7 @@ TEST_F(TrainerTest, GoesOnWithFewerRanksWhenOneCannotBeStarted) {
   trainer_ = time_.system().spawn(trainer_behavior, setup_);
   time_.settle();
   send(RunOpened{"run", "/runs/run", contents_, {}, {}});
-  for (int rank = 0; rank < 2; ++rank) send_as_rank(RankLost{1, rank, RunError{Errc::Aborted, "aborted", rank, {}, {}, {}, {}, {}}});
+  for (int rank = 0; rank < 2; ++rank) send_as_rank(RankLost{1, rank, RunError{Errc::Aborted, "aborted", rank, {}, {}, {}, {}, {}, {}}});
   settle_run();
   ranks_->fail_at_rank = -1;
   time_.advance(200ms, 10ms);

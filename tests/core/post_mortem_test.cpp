@@ -65,6 +65,14 @@ TEST(PostMortem, SaysWhatItDoesNotKnow) {
   EXPECT_THAT(text, Not(HasSubstr("What it was at")));
 }
 
+TEST(PostMortem, AdvisesByTheCause) {
+  auto page = killed();
+  page.error.signal = 11;
+  EXPECT_THAT(to_markdown(page), HasSubstr("crashed by itself: the backtrace below"));
+  page.error.code = Errc::OutOfMemory;
+  EXPECT_THAT(to_markdown(page), HasSubstr("**What to do.** Memory ran out; make batches smaller, shard or offload more, or give it more memory. To do: take a smaller micro-batch"));
+}
+
 TEST(PostMortem, KeepsWhatRanksPrintInsideItsBlock) {
   auto page = killed();
   page.error.last_lines = {"```", "# no heading"};
