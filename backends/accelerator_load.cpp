@@ -186,8 +186,8 @@ LoadReport Accelerator::Impl::load(const fs::path& directory, const LoadOptions&
   LoadReport report{.directory = directory, .missing = {}, .unexpected = {}};
   Outcome mine;
   try {
-    call_hooks(load_hooks, directory);
     const auto reader = open(directory);
+    call_hooks(load_hooks, reader.directory());
     const auto& state = reader.state();
     LoadPlan plan{reader, report};
     plan.add_count("optimizers", state ? state->learning_rates.size() : 0, optimizers.size());

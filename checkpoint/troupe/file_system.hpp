@@ -67,6 +67,8 @@ class FileSystem {
   virtual void make_directory(const std::filesystem::path& path) = 0;
   /// Atomic; replaces a file, never a directory that holds something.
   virtual void rename(const std::filesystem::path& from, const std::filesystem::path& to) = 0;
+  /// Swaps two directories, atomically. False, and nothing has changed, where the file system cannot.
+  [[nodiscard]] virtual bool exchange(const std::filesystem::path& one, const std::filesystem::path& other) = 0;
   virtual void remove_file(const std::filesystem::path& path) = 0;
   virtual void remove_directory(const std::filesystem::path& path) = 0;  ///< an empty one
   /// The directory's entries survive a power cut once this returns.
