@@ -14,7 +14,10 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
+#include <exception>
+#include <thread>
 #include <utility>
 
 namespace troupe {
@@ -179,6 +182,31 @@ class RealFileSystem final : public FileSystem {
     if (::rmdir(path.c_str()) != 0) fail("remove", path, errno);
   }
   void sync_directory(const fs::path& path) override { files::sync(path); }
+
+  void sync_all(std::span<const std::unique_ptr<File>> files, std::span<const fs::path> directories) override {
+    constexpr std::size_t most_threads = 8;
+    const auto count = files.size() + directories.size();
+    std::atomic<std::size_t> next = 0;
+    std::vector<std::exception_ptr> errors(count);
+    const auto work = [&] {
+      for (auto i = next++; i < count; i = next++) {
+        try {
+          if (i < files.size()) files[i]->sync();
+          else sync_directory(directories[i - files.size()]);
+        } catch (...) {
+          errors[i] = std::current_exception();
+        }
+      }
+    };
+    {
+      std::vector<std::jthread> threads;
+      for (std::size_t i = 1; i < std::min(count, most_threads); ++i) threads.emplace_back(work);
+      work();
+    }
+    for (const auto& error : errors) {
+      if (error) std::rethrow_exception(error);
+    }
+  }
 
  private:
   detail::RealFileSystemOptions options_;

@@ -50,10 +50,10 @@ class PartWriter {
     return std::exchange(segments_, {});
   }
 
-  /// All of it is on the disk when this returns.
-  void sync() {
+  /// The files, all of whose bytes were handed to the system; not synced.
+  std::vector<std::unique_ptr<File>> finish() {
     for (int slot = 0; slot < File::num_slots; ++slot) wait(slot);
-    for (const auto& file : files_) file->sync();
+    return std::move(files_);
   }
 
  private:
@@ -126,8 +126,15 @@ void write_plan(const fs::path& directory, PartPlan& plan, FileSystem& file_syst
     auto segments = writer.write(file_system.open(directory / planned.name, FileSystem::Access::Write), planned);
     plan.record.written.push_back({planned.name, planned.size, std::move(segments)});
   }
-  writer.sync();
-  file_system.write_atomically(own_file, to_bytes(plan.record));  // which syncs the directory, for all files made in it
+  auto files = writer.finish();
+  const auto record = fs::path{own_file} += ".tmp";
+  if (file_system.kind(record)) file_system.remove_file(record);  // of a writer that was killed
+  files.push_back(file_system.open(record, FileSystem::Access::Write));
+  const auto bytes = to_bytes(plan.record);
+  files.back()->set_size(bytes.size());
+  files.back()->write(std::as_bytes(std::span{bytes}), 0);
+  file_system.sync_all(files, {});
+  file_system.rename(record, own_file);  // the commit syncs the directory, for all entries made in it
 }
 
 }  // namespace detail

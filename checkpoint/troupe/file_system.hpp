@@ -74,6 +74,10 @@ class FileSystem {
   /// The directory's entries survive a power cut once this returns.
   virtual void sync_directory(const std::filesystem::path& path) = 0;
 
+  /// `File::sync` of all `files` and `sync_directory` of all `directories`, in any order. A flush of the disk takes milliseconds, and
+  /// those that are asked for at once share one.
+  virtual void sync_all(std::span<const std::unique_ptr<File>> files, std::span<const std::filesystem::path> directories);
+
   // ---- made of the above ---------------------------------------------------------------------------------------
   /// With its parents; each new entry is synced.
   void make_directories(const std::filesystem::path& path);
