@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <cstdlib>
+#include <emmintrin.h>
 #include <memory>
 #include <utility>
 
@@ -24,6 +26,22 @@ constexpr std::uint64_t kPage = File::page_bytes;
 constexpr std::uint64_t kDirectAtLeast = 64 << 10;
 constexpr std::uint64_t kCopyAtOnce = 256 << 10;  // then digested, while it is in the processor's own cache
 
+const int kSlots = std::getenv("X_SLOTS") ? std::atoi(std::getenv("X_SLOTS")) : 4;
+const std::uint64_t kAccess = std::getenv("X_ACCESS") ? std::atoi(std::getenv("X_ACCESS")) << 10 : 4096 << 10;
+const bool kNt = std::getenv("X_NT") != nullptr;
+void stream_copy(std::byte* to, const std::byte* from, std::size_t n) {
+  const auto head = std::min<std::size_t>(n, (64 - reinterpret_cast<std::uintptr_t>(to) % 64) % 64);
+  std::memcpy(to, from, head);
+  to += head; from += head; n -= head;
+  for (; n >= 64; n -= 64, to += 64, from += 64) {
+    const auto* f = reinterpret_cast<const __m128i*>(from);
+    auto* t = reinterpret_cast<__m128i*>(to);
+    const auto a = _mm_loadu_si128(f), b = _mm_loadu_si128(f + 1), c = _mm_loadu_si128(f + 2), d = _mm_loadu_si128(f + 3);
+    _mm_stream_si128(t, a); _mm_stream_si128(t + 1, b); _mm_stream_si128(t + 2, c); _mm_stream_si128(t + 3, d);
+  }
+  std::memcpy(to, from, n);
+}
+
 std::uint64_t up(std::uint64_t offset) { return (offset + kPage - 1) / kPage * kPage; }
 std::uint64_t down(std::uint64_t offset) { return offset / kPage * kPage; }
 
@@ -31,9 +49,6 @@ std::uint64_t down(std::uint64_t offset) { return offset / kPage * kPage; }
 /// memory that its segment was copied into when it does not lie in memory as in the file.
 class PartWriter {
  public:
-  /// @param largest bytes of the largest segment.
-  explicit PartWriter(std::size_t largest) : slot_bytes_((largest + 2 * kPage - 1) / kPage * kPage) {}
-
   std::vector<Segment> write(std::unique_ptr<File> file, const PartPlan::PlannedFile& planned) {
     file_ = files_.emplace_back(std::move(file)).get();
     segments_.clear();
@@ -61,12 +76,35 @@ class PartWriter {
     if (auto* const file = std::exchange(under_way_[static_cast<std::size_t>(slot)], nullptr)) file->wait_write(slot);
   }
 
+  /// The segment's bytes go to the system, digested on the way: from where they lie, when that is one place with the file's alignment, else
+  /// by way of a slot's memory, an access's worth at a time.
   void write_segment(std::uint64_t begin, std::uint64_t end, const PartPlan::Piece* piece) {
+    const auto size = static_cast<std::size_t>(end - begin);
+    const auto* data = piece->bytes.data() + (begin - piece->begin);
+    const bool in_place = reinterpret_cast<std::uintptr_t>(data) % kPage == begin % kPage;
+    if (piece->end() >= end && (in_place || size < kDirectAtLeast)) {
+      segments_.push_back({begin, static_cast<std::uint32_t>(size), digest_of(std::span{data, size})});
+      return send(free_slot(), {data, size}, begin);
+    }
+    DigestStream digest;
+    for (auto at = begin; at < end;) {
+      const auto upto = std::min(end, (at / kAccess + 1) * kAccess);
+      const int slot = free_slot();
+      send(slot, gather(slot, at, upto, piece, digest), at);
+      at = upto;
+    }
+    segments_.push_back({begin, static_cast<std::uint32_t>(size), digest.value()});
+  }
+
+  int free_slot() {
     const int slot = next_;
-    next_ = (next_ + 1) % File::num_slots;
+    next_ = (next_ + 1) % kSlots;
     wait(slot);
-    const auto bytes = gather(slot, begin, end, piece);
-    const auto first = up(begin), last = down(end);
+    return slot;
+  }
+
+  void send(int slot, std::span<const std::byte> bytes, std::uint64_t begin) {
+    const auto end = begin + bytes.size(), first = up(begin), last = down(end);
     if (first >= last || last - first < kDirectAtLeast) return file_->write(bytes, begin);
     file_->begin_write(slot, bytes.subspan(first - begin, last - first), first);
     under_way_[static_cast<std::size_t>(slot)] = file_;
@@ -74,45 +112,34 @@ class PartWriter {
     if (end > last) file_->write(bytes.subspan(last - begin), last);
   }
 
-  /// The segment's bytes in one place, digested on the way.
-  std::span<const std::byte> gather(int slot, std::uint64_t begin, std::uint64_t end, const PartPlan::Piece* piece) {
-    const auto size = static_cast<std::size_t>(end - begin);
-    const auto* data = piece->bytes.data() + (begin - piece->begin);
-    const bool in_place = reinterpret_cast<std::uintptr_t>(data) % kPage == begin % kPage;
-    if (piece->end() >= end && (in_place || size < kDirectAtLeast)) {
-      segments_.push_back({begin, static_cast<std::uint32_t>(size), digest_of(std::span{data, size})});
-      return {data, size};
-    }
-    if (!memory_.data()) memory_ = PageBuffer{File::num_slots * slot_bytes_};  // together: in huge pages
-    const std::span into{memory_.data() + static_cast<std::size_t>(slot) * slot_bytes_ + begin % kPage, size};
-    DigestStream digest;
+  /// [begin, end) in the slot's memory. `piece` has `begin`; afterwards it has `end`, or is the one after the last.
+  std::span<const std::byte> gather(int slot, std::uint64_t begin, std::uint64_t end, const PartPlan::Piece*& piece, DigestStream& digest) {
+    if (!memory_.data()) memory_ = PageBuffer{kSlots * (kAccess + 2 * kPage)};  // together: in huge pages
+    const std::span into{memory_.data() + static_cast<std::size_t>(slot) * (kAccess + 2 * kPage) + begin % kPage, static_cast<std::size_t>(end - begin)};
     for (auto at = begin; at < end; piece += at == piece->end()) {
       const auto upto = std::min({end, piece->end(), at + kCopyAtOnce});
       const auto part = into.subspan(at - begin, upto - at);
-      std::memcpy(part.data(), piece->bytes.data() + (at - piece->begin), part.size());
-      digest.update(part);
+      const auto* from = piece->bytes.data() + (at - piece->begin);
+      if (kNt) {
+        digest.update({from, part.size()});
+        stream_copy(part.data(), from, part.size());
+      } else {
+        std::memcpy(part.data(), from, part.size());
+        digest.update(part);
+      }
       at = upto;
     }
-    segments_.push_back({begin, static_cast<std::uint32_t>(size), digest.value()});
+    if (kNt) _mm_sfence();
     return into;
   }
 
   PageBuffer memory_;  // outlives the files, which wait for what is under way
-  std::size_t slot_bytes_;
   std::vector<std::unique_ptr<File>> files_;
   std::array<File*, File::num_slots> under_way_{};
   File* file_ = nullptr;
   std::vector<Segment> segments_;
   int next_ = 0;
 };
-
-std::size_t largest_segment(const PartPlan& plan) {
-  std::uint64_t largest = 1;
-  for (const auto& file : plan.files) {
-    for (const auto& run : runs_of(file.pieces)) largest = std::max(largest, std::min(segment_bytes, run.end() - run.begin()));
-  }
-  return static_cast<std::size_t>(largest);
-}
 
 }  // namespace
 
@@ -121,7 +148,7 @@ void write_plan(const fs::path& directory, PartPlan& plan, FileSystem& file_syst
   const auto own_file = directory / rank_file_name(plan.record.rank);
   if (file_system.kind(own_file)) file_system.remove_file(own_file);  // what it said is no longer so
   plan.record.written.clear();
-  PartWriter writer{largest_segment(plan)};
+  PartWriter writer;
   for (const auto& planned : plan.files) {
     auto segments = writer.write(file_system.open(directory / planned.name, FileSystem::Access::Write), planned);
     plan.record.written.push_back({planned.name, planned.size, std::move(segments)});

@@ -18,7 +18,7 @@ using test::State;
 using Kept = SimulatedFileSystem::Kept;
 using namespace std::chrono_literals;
 
-const std::filesystem::path kTarget = "/saved";
+const std::filesystem::path kTarget = "/run/saved";
 constexpr std::uint64_t kOld = 1, kNew = 2, kNext = 3;
 
 void save(FileSystem& disk, const State& state) {
@@ -80,7 +80,7 @@ TEST_P(CheckpointReplace, LeavesTheOldOrTheNewOneWholeAtEveryCut) {
       num_beside += CheckpointDirectory::whereabouts(kTarget, disk) != kTarget;
       save(disk, next_);
       EXPECT_EQ(found(disk), kNext);
-      EXPECT_EQ(disk.list("/").size(), 1u);
+      EXPECT_EQ(disk.list("/run").size(), 1u);
       if (HasFailure()) FAIL() << "stopped before change " << cut << ", seed " << seed;
     }
     if (ended) break;
@@ -123,7 +123,7 @@ TEST_P(CheckpointReplace, FailsClearlyAtEveryOperationAndKeepsTheOldOrTheNewOne)
     const auto failure = test::failure_of([&] { save(disk, new_); });
     const bool injected = disk.has_failed();
     if (failure.code() != Errc::Ok) {
-      EXPECT_THAT(failure.what(), testing::HasSubstr("saved"));
+      EXPECT_THAT(failure.what(), testing::HasSubstr("/run"));
       ++num_failed;
     }
     const auto which = found(disk);
