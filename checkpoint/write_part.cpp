@@ -2,14 +2,13 @@
 #include "part_plan.hpp"
 
 #include <io/page_buffer.hpp>
+#include <io/stream_copy.hpp>
 
 #include <troupe/errors.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <cstdlib>
-#include <emmintrin.h>
 #include <memory>
 #include <utility>
 
@@ -24,23 +23,12 @@ namespace fs = std::filesystem;
 constexpr std::uint64_t kPage = File::page_bytes;
 // Shorter stretches of whole pages go through the page cache: an access of their own would cost more than it moves.
 constexpr std::uint64_t kDirectAtLeast = 64 << 10;
-constexpr std::uint64_t kCopyAtOnce = 256 << 10;  // then digested, while it is in the processor's own cache
-
-const int kSlots = std::getenv("X_SLOTS") ? std::atoi(std::getenv("X_SLOTS")) : 4;
-const std::uint64_t kAccess = std::getenv("X_ACCESS") ? std::atoi(std::getenv("X_ACCESS")) << 10 : 4096 << 10;
-const bool kNt = std::getenv("X_NT") != nullptr;
-void stream_copy(std::byte* to, const std::byte* from, std::size_t n) {
-  const auto head = std::min<std::size_t>(n, (64 - reinterpret_cast<std::uintptr_t>(to) % 64) % 64);
-  std::memcpy(to, from, head);
-  to += head; from += head; n -= head;
-  for (; n >= 64; n -= 64, to += 64, from += 64) {
-    const auto* f = reinterpret_cast<const __m128i*>(from);
-    auto* t = reinterpret_cast<__m128i*>(to);
-    const auto a = _mm_loadu_si128(f), b = _mm_loadu_si128(f + 1), c = _mm_loadu_si128(f + 2), d = _mm_loadu_si128(f + 3);
-    _mm_stream_si128(t, a); _mm_stream_si128(t + 1, b); _mm_stream_si128(t + 2, c); _mm_stream_si128(t + 3, d);
-  }
-  std::memcpy(to, from, n);
-}
+// What does not lie in memory as in the file goes by way of buffers: 16 MiB in all, as many accesses under way as keep a disk busy while
+// the next is made.
+constexpr std::uint64_t kAccess = 2 << 20;
+constexpr int kSlots = File::num_slots;
+constexpr std::size_t kSlotBytes = kAccess + 2 * kPage;
+constexpr std::uint64_t kCopyAtOnce = 256 << 10;  // digested, then copied, while it is in the processor's own cache
 
 std::uint64_t up(std::uint64_t offset) { return (offset + kPage - 1) / kPage * kPage; }
 std::uint64_t down(std::uint64_t offset) { return offset / kPage * kPage; }
@@ -114,22 +102,17 @@ class PartWriter {
 
   /// [begin, end) in the slot's memory. `piece` has `begin`; afterwards it has `end`, or is the one after the last.
   std::span<const std::byte> gather(int slot, std::uint64_t begin, std::uint64_t end, const PartPlan::Piece*& piece, DigestStream& digest) {
-    if (!memory_.data()) memory_ = PageBuffer{kSlots * (kAccess + 2 * kPage)};  // together: in huge pages
-    const std::span into{memory_.data() + static_cast<std::size_t>(slot) * (kAccess + 2 * kPage) + begin % kPage, static_cast<std::size_t>(end - begin)};
+    if (!memory_.data()) memory_ = PageBuffer{kSlots * kSlotBytes};  // together: in huge pages
+    const std::span into{memory_.data() + static_cast<std::size_t>(slot) * kSlotBytes + begin % kPage,
+                         static_cast<std::size_t>(end - begin)};
     for (auto at = begin; at < end; piece += at == piece->end()) {
       const auto upto = std::min({end, piece->end(), at + kCopyAtOnce});
       const auto part = into.subspan(at - begin, upto - at);
       const auto* from = piece->bytes.data() + (at - piece->begin);
-      if (kNt) {
-        digest.update({from, part.size()});
-        stream_copy(part.data(), from, part.size());
-      } else {
-        std::memcpy(part.data(), from, part.size());
-        digest.update(part);
-      }
+      digest.update({from, part.size()});
+      stream_copy(part.data(), from, part.size());
       at = upto;
     }
-    if (kNt) _mm_sfence();
     return into;
   }
 

@@ -41,7 +41,7 @@ class File {
   virtual void sync() = 0;
 
   static constexpr std::size_t page_bytes = 4096;
-  static constexpr int num_slots = 16;
+  static constexpr int num_slots = 8;
 };
 
 /// Paths are as the operating system's. The last part of a path is never followed when it is a symbolic link.
