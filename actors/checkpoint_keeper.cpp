@@ -2,8 +2,11 @@
 
 #include "checkpoint_uploader.hpp"
 
+#include <troupe/file_system.hpp>
+#include <troupe/memory_snapshot.hpp>
 #include <troupe/retrying_store.hpp>
 #include <troupe/s3.hpp>
+#include <troupe/snapshot_directory.hpp>
 
 #include <caf/all.hpp>
 
@@ -23,6 +26,9 @@ struct KeeperState {
   std::unique_ptr<RunStorage> storage;
   RunConfig run;
   std::vector<CheckpointRecord> records;
+  std::optional<SnapshotDirectory> memory;
+  bool keeps_snapshot = false;
+  bool journal_failed = false;
 
   // Only with an object store.
   std::shared_ptr<StoredRun> stored;
@@ -55,7 +61,7 @@ struct KeeperState {
     if (!run.storage_path.is_url()) {
       storage = std::make_unique<RunStorage>(run);
       records = storage->found().checkpoints;
-      self->send(trainer, RunOpened{storage->name(), storage->path().string(), storage->found()});
+      tell_opened(storage->found());
     } else {
       open_from_store();
     }
@@ -87,8 +93,50 @@ struct KeeperState {
       for (const auto index : found.to_upload) uploads.add(index);
     }
     contents.warnings.insert(contents.warnings.begin(), found.warnings.begin(), found.warnings.end());
-    self->send(trainer, RunOpened{storage->name(), storage->path().string(), std::move(contents)});
+    tell_opened(std::move(contents));
     upload_next();
+  }
+
+  void tell_opened(RunContents contents) {
+    RunOpened news{storage->name(), storage->path().string(), std::move(contents), {}, {}};
+    if (run.failure.max_failures != 0 && run.failure.snapshot_every > 0) {
+      try {
+        memory.emplace(run.failure.snapshot_path, storage->path());
+        news.snapshots = {memory->path(), run.failure.snapshot_every};
+        news.snapshot = newest_snapshot();
+      } catch (const Failure& failure) {
+        memory.reset();
+        news.contents.warnings.push_back(std::string("no copies of the training state are kept in memory: ") + failure.what());
+      }
+    }
+    self->send(trainer, std::move(news));
+  }
+
+  std::optional<StateCopy> newest_snapshot() const {
+    const auto found = memory ? find_snapshot(memory->path()) : std::nullopt;
+    if (!found) return std::nullopt;
+    return StateCopy{found->path, found->world_size, found->reports, found->steps};
+  }
+
+  void settled() {
+    std::optional<StateCopy> snapshot;
+    try {
+      snapshot = newest_snapshot();
+    } catch (const Failure& failure) {
+      self->send(trainer, RunWarning{failure.what()});
+    }
+    self->send(trainer, RunSettled{std::move(snapshot)});
+  }
+
+  // A journal that cannot be written is no reason to end a run.
+  void note(const std::string& json) {
+    if (!storage || journal_failed) return;
+    try {
+      storage->note(json);
+    } catch (const Failure& failure) {
+      journal_failed = true;
+      self->send(trainer, RunWarning{failure.what()});
+    }
   }
 
   void keep(const std::vector<ReportRecord>& reports) {
@@ -132,7 +180,7 @@ struct KeeperState {
     if (const auto job = uploads.next()) {
       self->send(uploader, DoUpload{*job});
     } else if (uploads.idle()) {
-      if (std::exchange(settling, false)) self->send(trainer, RunSettled{});
+      if (std::exchange(settling, false)) settled();
       if (finishing) finished();
     }
   }
@@ -159,16 +207,30 @@ struct KeeperState {
     if (!waiting.empty() && stored_whole) self->send(trainer, waiting.mapped());
   }
 
+  // What explains a failure must not become another.
+  void keep_post_mortem(const KeepPostMortem& page) {
+    try {
+      for (const auto& [ending, text] : {std::pair{".md", &page.markdown}, std::pair{".json", &page.json}}) {
+        real_file_system().write_atomically(storage->path() / (page.name + ending), *text);
+        if (stored) uploads.put_file(page.name + ending);
+      }
+      if (stored) upload_next();
+    } catch (const std::exception& error) {
+      self->send(trainer, RunWarning{page.name + " could not be written: " + error.what()});
+    }
+  }
+
   void settle() {
     if (has_sync_uploads() && !uploads.idle()) {
       settling = true;
     } else {
-      self->send(trainer, RunSettled{});
+      settled();
     }
   }
 
-  void finish(const Result& result) {
+  void finish(const Result& result, bool keep_snapshot) {
     storage->finish(result);
+    keeps_snapshot = keep_snapshot;
     if (!stored) return finished();
     // A last try for the newest, if it failed.
     if (!records.empty() && uploads.failed().contains(records.back().index)) uploads.add(records.back().index);
@@ -187,6 +249,8 @@ struct KeeperState {
   }
 
   void finished() {
+    if (memory && !keeps_snapshot) memory->remove();
+    memory.reset();
     storage.reset();  // the lock is free before anyone hears of the end
     self->send(trainer, RunFinished{});
     self->quit();
@@ -206,10 +270,14 @@ caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf:
   return {
       [&state](const OpenRun& order) { state.guarded([&] { state.open(order); }); },
       [&state](const KeepReports& order) { state.guarded([&] { state.keep(order.reports); }); },
+      [&state](const KeepEvent& order) { state.note(order.json); },
       [&state](const CommitCheckpoint& order) { state.guarded([&] { state.commit(order.checkpoint); }); },
       [&state](const DiscardCheckpoint& order) { state.guarded([&] { state.storage->discard(order.checkpoint); }); },
+      [&state](const KeepPostMortem& order) {
+        if (state.storage) state.keep_post_mortem(order);
+      },
       [&state](SettleRun) { state.settle(); },
-      [&state](const FinishRun& order) { state.guarded([&] { state.finish(order.result); }); },
+      [&state](const FinishRun& order) { state.guarded([&] { state.finish(order.result, order.keep_snapshot); }); },
       [&state](const UploadEnded& news) { state.upload_ended(news); },
       [&state](const RunWarning& news) { state.self->send(state.trainer, news); },
       [&state](GiveUpUploads) {

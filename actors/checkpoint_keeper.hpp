@@ -1,6 +1,7 @@
 #pragma once
 
 #include <troupe/caf_types.hpp>
+#include <troupe/failure_policy.hpp>
 #include <troupe/object_store.hpp>
 #include <troupe/run_storage.hpp>
 
@@ -19,6 +20,11 @@ struct OpenRun {
   RunConfig run;
 };
 
+/// Add a line to journal.jsonl. No answer.
+struct KeepEvent {
+  std::string json;
+};
+
 /// Add to reports.jsonl. No answer.
 struct KeepReports {
   std::vector<ReportRecord> reports;
@@ -34,12 +40,19 @@ struct DiscardCheckpoint {
   CompleteCheckpoint checkpoint;
 };
 
+/// Write `name`.md and `name`.json into the run's directory. No answer; when the disk refuses, a RunWarning.
+struct KeepPostMortem {
+  std::string name;
+  std::string markdown, json;
+};
+
 /// Answered by RunSettled when everything before it is on its way to the disk (and, under Sync, in the store).
 struct SettleRun {};
 
 /// Write result.json, wait for uploads, give up the lock and quit. Answered by RunFinished or StorageFailed.
 struct FinishRun {
   Result result;
+  bool keep_snapshot = false;  ///< for the run's next driver
 };
 
 /// After FinishRun: wait for uploads no longer. RunFinished follows. No effect before.
@@ -51,6 +64,8 @@ struct RunOpened {
   std::string name;
   std::string path;
   RunContents contents;
+  SnapshotOptions snapshots;          ///< where ranks may keep copies of the state in memory
+  std::optional<StateCopy> snapshot;  ///< what a driver before left there
 };
 
 /// `checkpoint` is committed (and in the store, under CheckpointUploadMode::Sync); those in `removed` were deleted by the retention rule.
@@ -66,7 +81,9 @@ struct CheckpointNotKept {
   std::string text;
 };
 
-struct RunSettled {};
+struct RunSettled {
+  std::optional<StateCopy> snapshot;  ///< the newest whole one
+};
 struct RunFinished {};
 
 struct StorageFailed {
@@ -88,9 +105,11 @@ using OpenStore = std::function<std::unique_ptr<ObjectStore>(const RunConfig& ru
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::OpenRun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepReports)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepEvent)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CommitCheckpoint)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::DiscardCheckpoint)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CheckpointNotKept)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepPostMortem)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::SettleRun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::FinishRun)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::GiveUpUploads)

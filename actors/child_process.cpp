@@ -65,7 +65,8 @@ struct Exec {
   const char* program;
   char* const* arguments;
   char* const* environment;
-  int from[5];  // becomes descriptors 0 to 4
+  static constexpr int count = 6;
+  int from[count];  // becomes descriptors 0 to 5; the last may be -1
   pid_t parent;
 };
 
@@ -74,10 +75,11 @@ int become(const Exec& exec) {
   if (setpgid(0, 0) != 0) return errno;  // a terminal's Ctrl-C is for the group's process to decide on
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) return errno;
   if (getppid() != exec.parent) return ECHILD;
-  for (int to = 0; to < 5; ++to) {
-    if (dup2(exec.from[to], to) < 0) return errno;
+  for (int to = 0; to < Exec::count; ++to) {
+    if (exec.from[to] >= 0 && dup2(exec.from[to], to) < 0) return errno;
   }
-  if (close_range(5, ~0U, 0) != 0 && close_range(5, ~0U, CLOSE_RANGE_CLOEXEC) != 0 && errno != ENOSYS) return errno;
+  const unsigned first = exec.from[Exec::count - 1] >= 0 ? Exec::count : Exec::count - 1;
+  if (close_range(first, ~0U, 0) != 0 && close_range(first, ~0U, CLOSE_RANGE_CLOEXEC) != 0 && errno != ENOSYS) return errno;
   struct sigaction by_default{};
   by_default.sa_handler = SIG_DFL;
   for (const int number : {SIGINT, SIGTERM, SIGPIPE, SIGCHLD, SIGUSR1, SIGUSR2}) sigaction(number, &by_default, nullptr);
@@ -121,11 +123,12 @@ Child start_child(const ChildOrder& order) {
   Fd nothing{checked(open("/dev/null", O_RDONLY | O_CLOEXEC), "/dev/null")};
   const Fd input = duplicate_high(nothing.get());
   const Fd link = duplicate_high(order.link_fd);
-  const Fd group = duplicate_high(order.group_fd);
+  const Fd seat = duplicate_high(order.seat_fd);
+  const Fd box = order.box_fd >= 0 ? duplicate_high(order.box_fd) : Fd{};
   const auto arguments = pointers(order.arguments);
   const auto environment = pointers(order.environment);
   const Exec exec{order.program.c_str(), arguments.data(), environment.data(),
-                  {input.get(), output_end.get(), error_end.get(), link.get(), group.get()}, getpid()};
+                  {input.get(), output_end.get(), error_end.get(), link.get(), seat.get(), box.get()}, getpid()};
   Child child;
   child.pid = spawn(exec);
   child.process = Fd{pidfd_open(child.pid, 0)};

@@ -28,16 +28,18 @@ class Fd {
 
 /// Where a child finds what it is given.
 constexpr int child_link_fd = 3;
-constexpr int child_group_fd = 4;
-/// Descriptors that the starter holds for each child: link, process, standard output, standard error.
-constexpr int descriptors_per_child = 4;
+constexpr int child_seat_fd = 4;
+constexpr int child_box_fd = 5;
+/// Descriptors that the starter holds for each child: link, seats, black box, process, standard output, standard error.
+constexpr int descriptors_per_child = 6;
 
 struct ChildOrder {
   std::string program;
   std::vector<std::string> arguments;
   std::vector<std::string> environment;  ///< NAME=value
   int link_fd = -1;                      ///< becomes child_link_fd
-  int group_fd = -1;                     ///< becomes child_group_fd
+  int seat_fd = -1;                      ///< becomes child_seat_fd
+  int box_fd = -1;                       ///< becomes child_box_fd; -1: there is none
 };
 
 struct Child {

@@ -141,7 +141,7 @@ void load(WireInput& in, Numbered<E>& numbered) {
   }
   numbered.value = static_cast<E>(number);
 }
-Numbered<Errc> numbered(Errc& code) { return {code, Errc::Internal}; }
+Numbered<Errc> numbered(Errc& code) { return {code, Errc::OutOfMemory}; }
 Numbered<Placement> numbered(Placement& placement) { return {placement, Placement::Processes}; }
 
 void save(WireOutput& out, const Metrics& metrics) {
@@ -172,11 +172,11 @@ void serialize(Archive& ar, Progress& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, RunError& m) {
-  ar(numbered(m.code), m.message, m.rank, m.signal, m.exit_code, m.last_lines, m.step, m.details);
+  ar(numbered(m.code), m.message, m.rank, m.signal, m.exit_code, m.last_lines, m.step, m.pid, m.details);
 }
 template <class Archive>
 void serialize(Archive& ar, Hello& m) {
-  ar(m.program, m.attempt, m.rank, m.nonce);
+  ar(m.program, m.process, m.nonce);
 }
 template <class Archive>
 void serialize(Archive& ar, SnapshotOptions& m) {
@@ -188,7 +188,7 @@ template <class Archive>
 void serialize(Archive& ar, RunRank& m) {
   std::int64_t barrier_timeout_ms = m.barrier_timeout.count();
   ar(m.attempt, m.rank, m.world_size, m.local_rank, m.local_world_size, m.node_rank, m.function, m.config_json,
-     m.run_name, m.run_directory, m.resume_checkpoint, m.first_report_index, m.scaling, barrier_timeout_ms,
+     m.run_name, m.run_directory, m.resume_checkpoint, m.previous_world_size, m.first_report_index, m.scaling, barrier_timeout_ms,
      m.snapshots, m.chaos);
   m.barrier_timeout = std::chrono::milliseconds{barrier_timeout_ms};
 }
@@ -238,7 +238,7 @@ void serialize(Archive& ar, RankDone& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, RankLost& m) {
-  ar(m.attempt, m.rank, m.error);
+  ar(m.attempt, m.rank, m.error, m.is_reusable);
 }
 
 }  // namespace troupe

@@ -31,8 +31,7 @@ std::string mismatch(const Hello& ours, const Hello& theirs) {
   if (theirs.program != ours.program) {
     return "the peer is another program (" + theirs.program + ", this one is " + ours.program + ")";
   }
-  if (theirs.attempt != ours.attempt) return "the peer is of attempt " + std::to_string(theirs.attempt);
-  if (theirs.rank != ours.rank) return "the peer is rank " + std::to_string(theirs.rank);
+  if (theirs.process != ours.process) return "the peer is process " + std::to_string(theirs.process);
   return "the peer does not know this start's number";
 }
 

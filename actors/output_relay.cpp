@@ -31,13 +31,15 @@ void write_line(int target, std::string_view text, const std::atomic<bool>& stop
   }
 }
 
+}  // namespace
+
 /// One pipe of one rank.
 class Pump : public std::enable_shared_from_this<Pump> {
  public:
-  Pump(asio::io_context& io, Fd source, int target, std::string prefix, std::shared_ptr<LastLines> lines,
-       std::shared_ptr<void> end_notice, const std::atomic<bool>& stopping)
-      : source_(io, source.release()), target_(target), prefix_(std::move(prefix)), lines_(std::move(lines)),
-        end_notice_(std::move(end_notice)), stopping_(stopping) {}
+  Pump(asio::io_context& io, Fd source, int target, std::shared_ptr<RankOutput> output, std::shared_ptr<void> end_notice,
+       const std::atomic<bool>& stopping)
+      : source_(io, source.release()), target_(target), output_(std::move(output)), end_notice_(std::move(end_notice)),
+        stopping_(stopping) {}
 
   void read() {
     source_.async_read_some(asio::buffer(bytes_), [self = shared_from_this()](const auto& error, std::size_t size) {
@@ -45,6 +47,16 @@ class Pump : public std::enable_shared_from_this<Pump> {
       if (!error) return self->read();
       if (!self->line_.empty()) self->pass_on();
     });
+  }
+
+  /// Takes what is there. The read that waits goes on waiting.
+  void drain() {
+    std::array<char, 4096> bytes;
+    for (pollfd ready{source_.native_handle(), POLLIN, 0}; poll(&ready, 1, 0) == 1 && (ready.revents & POLLIN) != 0;) {
+      const auto size = ::read(source_.native_handle(), bytes.data(), bytes.size());
+      if (size <= 0) return;
+      take({bytes.data(), static_cast<std::size_t>(size)});
+    }
   }
 
  private:
@@ -59,30 +71,38 @@ class Pump : public std::enable_shared_from_this<Pump> {
     }
   }
   void pass_on() {
-    write_line(target_, prefix_ + line_ + '\n', stopping_);
-    lines_->add(std::move(line_));
+    write_line(target_, output_->prefix() + line_ + '\n', stopping_);
+    output_->add(std::move(line_));
     line_.clear();
   }
 
   asio::posix::stream_descriptor source_;
   const int target_;
-  const std::string prefix_;
-  std::shared_ptr<LastLines> lines_;
+  std::shared_ptr<RankOutput> output_;
   std::shared_ptr<void> end_notice_;
   const std::atomic<bool>& stopping_;
   std::array<char, 4096> bytes_{};
   std::string line_;
 };
 
-}  // namespace
+void RankOutput::begin(int rank) {
+  const std::lock_guard lock{mutex_};
+  prefix_ = rank < 0 ? "[spare] " : "[rank " + std::to_string(rank) + "] ";
+  lines_.clear();
+}
 
-void LastLines::add(std::string line) {
+std::string RankOutput::prefix() const {
+  const std::lock_guard lock{mutex_};
+  return prefix_;
+}
+
+void RankOutput::add(std::string line) {
   const std::lock_guard lock{mutex_};
   lines_.push_back(std::move(line));
   if (lines_.size() > kept_lines) lines_.pop_front();
 }
 
-std::vector<std::string> LastLines::get() const {
+std::vector<std::string> RankOutput::lines() const {
   const std::lock_guard lock{mutex_};
   return {lines_.begin(), lines_.end()};
 }
@@ -92,17 +112,26 @@ OutputRelay::~OutputRelay() {
   thread_.stop();
 }
 
-std::shared_ptr<LastLines> OutputRelay::watch(int rank, Fd output, Fd error, std::function<void()> ended) {
-  auto lines = std::make_shared<LastLines>();
+std::shared_ptr<RankOutput> OutputRelay::watch(int rank, Fd output, Fd error, std::function<void()> ended) {
+  auto watched = std::make_shared<RankOutput>(rank);
   // Called when the last pump lets go of it.
   const std::shared_ptr<void> notice{nullptr, [ended = std::move(ended)](void*) { ended(); }};
-  const auto prefix = "[rank " + std::to_string(rank) + "] ";
   auto& io = thread_.io();
   for (auto& [source, target] : {std::pair{&output, STDOUT_FILENO}, std::pair{&error, STDERR_FILENO}}) {
-    auto pump = std::make_shared<Pump>(io, std::move(*source), target, prefix, lines, notice, stopping_);
+    auto pump = std::make_shared<Pump>(io, std::move(*source), target, watched, notice, stopping_);
+    watched->pumps_.push_back(pump);
     asio::post(io, [pump] { pump->read(); });
   }
-  return lines;
+  return watched;
+}
+
+void OutputRelay::drain(const std::shared_ptr<RankOutput>& output, std::function<void()> done) {
+  asio::post(thread_.io(), [output, done = std::move(done)] {
+    for (const auto& weak : output->pumps_) {
+      if (const auto pump = weak.lock()) pump->drain();
+    }
+    done();
+  });
 }
 
 }  // namespace troupe::detail

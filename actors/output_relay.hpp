@@ -13,15 +13,25 @@
 
 namespace troupe::detail {
 
-/// The last lines that a rank printed. Threads: any.
-class LastLines {
+class Pump;
+
+/// What a rank's process prints: whose it is, and its last lines. Threads: any.
+class RankOutput {
  public:
+  explicit RankOutput(int rank) { begin(rank); }
+  /// From here on it is rank `rank`'s, -1: of none yet. Forgets earlier lines.
+  void begin(int rank);
   void add(std::string line);
-  [[nodiscard]] std::vector<std::string> get() const;
+  [[nodiscard]] std::vector<std::string> lines() const;
+  /// "[rank 1] "
+  [[nodiscard]] std::string prefix() const;
 
  private:
+  friend class OutputRelay;
   mutable std::mutex mutex_;
+  std::string prefix_;
   std::deque<std::string> lines_;
+  std::vector<std::weak_ptr<Pump>> pumps_;
 };
 
 /// Passes on what ranks print, line by line as "[rank 1] …", to this process's standard output and error.
@@ -35,7 +45,9 @@ class OutputRelay {
   OutputRelay& operator=(const OutputRelay&) = delete;
 
   /// @param ended called on the relay's thread when both are at their end
-  [[nodiscard]] std::shared_ptr<LastLines> watch(int rank, Fd output, Fd error, std::function<void()> ended);
+  [[nodiscard]] std::shared_ptr<RankOutput> watch(int rank, Fd output, Fd error, std::function<void()> ended);
+  /// Passes on what has been printed so far, and calls back on the relay's thread.
+  void drain(const std::shared_ptr<RankOutput>& output, std::function<void()> done);
 
  private:
   std::atomic<bool> stopping_{false};

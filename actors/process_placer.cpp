@@ -1,7 +1,7 @@
-#include "process_host.hpp"
+#include "process_placer.hpp"
+
 #include "rank_proxy.hpp"
 
-#include <troupe/rank.hpp>
 #include <troupe/rank_gpu.hpp>
 
 namespace troupe {
@@ -10,26 +10,35 @@ namespace {
 
 class ProcessPlacer final : public RankPlacer {
  public:
-  ProcessPlacer(const Session& session, const StartGroup& group) : stop_grace_(group.run.stop_grace) {
+  ProcessPlacer(std::shared_ptr<detail::ProcessPool> pool, const StartGroup& group)
+      : stop_grace_(group.run.stop_grace), spare_workers_(group.scaling.spare_workers), pool_(std::move(pool)) {
     if (group.scaling.use_gpu) (void)load_gpus(group.scaling.num_workers);
-    host_ = std::make_shared<detail::ProcessHost>(session, group);
+    pool_->begin_attempt(group.scaling.num_workers);
+    memory_ = SharedGroup::create(group.scaling.num_workers, group.run.collective_timeout);
   }
 
   caf::actor place(caf::event_based_actor* group, const RunRank& spec) override {
-    return detail::spawn_rank_proxy(group->system(), host_, caf::actor_cast<caf::actor>(group), spec, stop_grace_);
+    return detail::spawn_rank_proxy(group->system(), pool_, memory_, caf::actor_cast<caf::actor>(group), spec, stop_grace_);
   }
 
-  void abort(const std::string& reason) noexcept override { host_->abort(reason); }
+  void all_started() override { pool_->keep_spares(spare_workers_); }
+  void abort(const std::string& reason) noexcept override { memory_->abort(reason); }
 
  private:
   const std::chrono::milliseconds stop_grace_;
-  std::shared_ptr<detail::ProcessHost> host_;
+  const int spare_workers_;
+  std::shared_ptr<detail::ProcessPool> pool_;
+  std::shared_ptr<SharedGroup> memory_;
 };
 
 }  // namespace
 
+std::unique_ptr<RankPlacer> make_pooled_placer(std::shared_ptr<detail::ProcessPool> pool, const StartGroup& group) {
+  return std::make_unique<ProcessPlacer>(std::move(pool), group);
+}
+
 std::unique_ptr<RankPlacer> make_process_placer(const Session& session, const StartGroup& group) {
-  return std::make_unique<ProcessPlacer>(session, group);
+  return make_pooled_placer(std::make_shared<detail::ProcessPool>(session, group.scaling, group.run), group);
 }
 
 }  // namespace troupe

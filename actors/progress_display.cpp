@@ -83,7 +83,8 @@ void ProgressDisplay::warn(const std::string& text) {
 
 void ProgressDisplay::started(const RunStarted& news) {
   for (const auto& warning : news.warnings) warn(warning);
-  line("run " + news.run_name + ", attempt " + std::to_string(news.attempt) + ", in " + news.path);
+  line("run " + news.run_name + ", attempt " + std::to_string(news.attempt) + ", in " + news.path + " (" + std::to_string(news.world_size) +
+       (news.world_size == 1 ? " rank" : " ranks") + (news.resumes_from.empty() ? "" : ", from " + news.resumes_from) + ")");
   first_step_.reset();
 }
 
@@ -128,9 +129,10 @@ void ProgressDisplay::committed(const CheckpointRecord& checkpoint) {
 void ProgressDisplay::ended(const Result& result) {
   if (result.error) {
     const auto who = result.error->rank ? "rank " + std::to_string(*result.error->rank) + ": " : std::string{};
-    return line("the run failed: " + who + result.error->message + " (" + std::string(explain(result.error->code)) + ")");
+    return line("the run failed: " + who + result.error->message + " (" + std::string(explain(result.error->code)) + ")" +
+                (result.post_mortem.empty() ? "" : "; why: " + (result.path / result.post_mortem).string()));
   }
-  line(std::string(result.stopped_early ? "the run was stopped" : "the run is done") + "; everything is in " +
+  line(std::string(result.preempted ? "the run was preempted: start it again to go on" : result.stopped_early ? "the run was stopped" : "the run is done") + "; everything is in " +
        result.path.string());
 }
 

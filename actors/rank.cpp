@@ -1,3 +1,7 @@
+#include "beats.hpp"
+#include "crash_handler.hpp"
+#include "crash_report.hpp"
+#include "memory_kills.hpp"
 #include "rank_context.hpp"
 
 #include <troupe/config.hpp>
@@ -45,7 +49,7 @@ RunError error_of(std::exception_ptr exception, int rank) {
     error.code = failure.code();
     error.message = failure.what();
   } catch (const std::exception& other) {
-    error.code = Errc::TrainFunctionFailed;
+    error.code = is_out_of_memory(other) ? Errc::OutOfMemory : Errc::TrainFunctionFailed;
     error.message = other.what();
   } catch (...) {
     error.code = Errc::TrainFunctionFailed;
@@ -77,23 +81,43 @@ const TrainFunction& find_function(const TrainFunctions& functions, const std::s
 
 // Runs the train function on the calling thread.
 WorkerEnded run_train_function(const TrainFunction& function, const RunRank& run,
-                               const std::shared_ptr<RankChannel>& channel, std::shared_ptr<Communicator> seat) {
+                               const std::shared_ptr<RankChannel>& channel, std::shared_ptr<Communicator> seat,
+                               std::shared_ptr<KeptObjects> kept) {
   WorkerEnded ended;
+  auto* const box = channel->box();
+  const BlackBoxScope scope{box};
+  if (box) box->begin(run.attempt, run.rank);
   try {
     const Config config(nlohmann::ordered_json::parse(run.config_json));
-    RankContext context{run, channel, seat};
+    RankContext context{run, channel, seat, kept ? std::move(kept) : std::make_shared<KeptObjects>()};
     channel->send(RankStarted{run.attempt, run.rank, getpid()});
     function(context, config);
     context.finish_saves();
     ended.unused_config_keys = config.unused();
   } catch (...) {
     ended.error = error_of(std::current_exception(), run.rank);
+    if (box) {
+      ended.error->step = box->steps.load();
+      ended.error->details = "last events of rank " + std::to_string(run.rank) + ":\n" + detail::events_text(*box, std::chrono::steady_clock::now(), ended.error->code == Errc::Aborted ? 20 : 1000);
+    }
+    ended.error->pid = getpid();
     // Peers that wait for this rank learn why, before they could notice that it has left.
     if (ended.error->code != Errc::Aborted) {
       seat->abort("rank " + std::to_string(run.rank) + " failed: " + ended.error->message);
     }
   }
+  if (box) box->end();
   return ended;
+}
+
+/// The process's own where it is a rank's, so that others see it; nullptr when there is no memory for one.
+std::shared_ptr<detail::BlackBoxMemory> take_black_box() {
+  if (auto shared = detail::process_black_box()) return shared;
+  try {
+    return detail::BlackBoxMemory::of_thread();
+  } catch (const Failure&) {
+    return nullptr;
+  }
 }
 
 constexpr std::chrono::seconds grace_alone{5};
@@ -106,6 +130,7 @@ struct RankState {
   caf::actor group;
   std::shared_ptr<RankChannel> channel;
   std::shared_ptr<Communicator> seat;      // until the worker has it
+  std::shared_ptr<KeptObjects> kept;
   std::weak_ptr<Communicator> taken_seat;  // the worker's, to abort it
   RunRank run;
   std::thread worker;
@@ -126,13 +151,14 @@ struct RankState {
 
   void begin(RunRank order) {
     run = std::move(order);
-    channel = std::make_shared<RankChannel>(caf::actor_cast<caf::actor>(self), group);
+    channel = std::make_shared<RankChannel>(caf::actor_cast<caf::actor>(self), group, take_black_box());
     taken_seat = seat;
     try {
       const auto& function = find_function(*functions, run.function);
-      worker = std::thread{[function, order = run, shared = channel, taken = std::move(seat)]() mutable {
+      worker = std::thread{[function, order = run, shared = channel, taken = std::move(seat), keeper = kept]() mutable {
+        detail::take_handler_stack();
         if (order.scaling.pin_threads) pin_to_cores(order.local_rank, order.scaling.cpus_per_worker);
-        auto ended = run_train_function(function, order, shared, taken);
+        auto ended = run_train_function(function, order, shared, taken, keeper);
         taken.reset();  // peers that still wait for this rank see it leave
         shared->tell_control(std::move(ended));
       }};
@@ -148,13 +174,24 @@ struct RankState {
 
   void end(const WorkerEnded& ended) {
     worker.join();  // it is past its last line
-    if (ended.error) return lose(*ended.error);
+    if (ended.error) return lose(*ended.error, true);
     self->send(group, RankDone{run.attempt, run.rank, channel->stop_calls(), ended.unused_config_keys});
     self->quit();
   }
 
-  void lose(RunError error) {
-    self->send(group, RankLost{run.attempt, run.rank, std::move(error)});
+  void tell_beat() {
+    if (const auto* box = channel->box()) self->send(group, Beat{run.attempt, run.rank, beat_of(*box)});
+  }
+
+  // The threads of a program that the user started are not interrupted for it.
+  void tell_stacks() {
+    std::string text = "no stacks: the rank is a thread of this program; placement as processes shows them, or gdb -p " + std::to_string(getpid()) + "\n";
+    if (const auto* box = channel->box()) text += "last events of rank " + std::to_string(run.rank) + ":\n" + detail::events_text(*box, std::chrono::steady_clock::now());
+    self->send(group, StacksTold{run.attempt, run.rank, std::move(text)});
+  }
+
+  void lose(RunError error, bool is_reusable = false) {
+    self->send(group, RankLost{run.attempt, run.rank, std::move(error), is_reusable});
     self->quit();
   }
 
@@ -190,17 +227,24 @@ caf::behavior running(RankActor* self) {
       [&state](const AbortRank& order) {
         if (!state.is_stale(order.attempt)) state.abort(order.reason);
       },
+      [&state](const AskBeat& order) {
+        if (!state.is_stale(order.attempt)) state.tell_beat();
+      },
+      [&state](const AskStacks& order) {
+        if (!state.is_stale(order.attempt)) state.tell_stacks();
+      },
       [&state](const WorkerEnded& ended) { state.end(ended); },
       [&state](WorkerOverdue) { state.self->quit(); },
   };
 }
 
 caf::behavior waiting(RankActor* self, const TrainFunctions* functions, std::shared_ptr<Communicator> seat,
-                      const caf::actor& group) {
+                      const caf::actor& group, std::shared_ptr<KeptObjects> kept) {
   auto& state = self->state;
   state.self = self;
   state.functions = functions;
   state.seat = std::move(seat);
+  state.kept = std::move(kept);
   state.group = group;
   self->link_to(group);
   self->set_exit_handler([&state](const caf::exit_msg&) { state.end_alone(); });
@@ -215,9 +259,9 @@ caf::behavior waiting(RankActor* self, const TrainFunctions* functions, std::sha
 
 }  // namespace
 
-caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions,
-                             std::shared_ptr<Communicator> seat, caf::actor group) {
-  return system.spawn(waiting, &functions, std::move(seat), std::move(group));
+caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions, std::shared_ptr<Communicator> seat,
+                             caf::actor group, std::shared_ptr<KeptObjects> kept) {
+  return system.spawn(waiting, &functions, std::move(seat), std::move(group), std::move(kept));
 }
 
 }  // namespace troupe

@@ -7,10 +7,12 @@ void RankChannel::throw_if_aborted() const {
 }
 
 std::string RankChannel::pass_barrier(BarrierReached reached) {
+  const auto sequence = reached.sequence;
+  if (box_) box_->note(EventKind::Barrier, sequence, {}, {}, std::chrono::steady_clock::now());
+  const WaitMark mark{WaitingIn::Barrier};
   std::unique_lock lock{mutex_};
   throw_if_aborted();
   passed_.reset();
-  const auto sequence = reached.sequence;
   caf::anon_send(group_, std::move(reached));
   changed_.wait(lock, [&] { return aborted_ || (passed_ && passed_->sequence == sequence); });
   throw_if_aborted();
@@ -26,6 +28,7 @@ void RankChannel::barrier_passed(BarrierPassed passed) {
 }
 
 bool RankChannel::held_stop_call(std::uint64_t call) noexcept {
+  const WaitMark mark{WaitingIn::StopStep};
   std::unique_lock lock{mutex_};
   changed_.wait(lock, [&] { return aborted_ || stop_after_; });
   return aborted_ || call > *stop_after_;

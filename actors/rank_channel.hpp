@@ -1,5 +1,7 @@
 #pragma once
 
+#include "black_box_memory.hpp"
+
 #include <troupe/caf_types.hpp>
 
 #include <atomic>
@@ -18,11 +20,21 @@ namespace troupe {
 /// Threads: functions marked "worker" from the worker only, the others from the actor; both at any time.
 class RankChannel {
  public:
-  RankChannel(caf::actor control, caf::actor group) : control_(std::move(control)), group_(std::move(group)) {}
+  /// @param box where the worker's progress is written; nullptr: nowhere
+  RankChannel(caf::actor control, caf::actor group, std::shared_ptr<detail::BlackBoxMemory> box = nullptr)
+      : control_(std::move(control)), group_(std::move(group)), box_memory_(std::move(box)), box_(box_memory_ ? &box_memory_->box() : nullptr) {}
+
+  /// Any thread. nullptr: there is none.
+  [[nodiscard]] BlackBox* box() const noexcept { return box_; }
+  /// Worker: it gets on.
+  void advance() const noexcept {
+    if (box_) box_->advance();
+  }
 
   /// Worker: sends to the group. Throws Failure{Aborted} once the rank was aborted.
   template <class Message>
   void send(Message message) {
+    advance();
     const std::lock_guard lock{mutex_};
     throw_if_aborted();
     caf::anon_send(group_, std::move(message));
@@ -30,6 +42,7 @@ class RankChannel {
   /// Worker: sends unless that would have to wait or fail.
   template <class Message>
   void try_send(Message message) {
+    advance();
     const std::unique_lock lock{mutex_, std::try_to_lock};
     if (lock && group_ && !aborted_) caf::anon_send(group_, std::move(message));
   }
@@ -49,6 +62,7 @@ class RankChannel {
   std::string pass_barrier(BarrierReached reached);
   /// Worker: counts one should_stop() call; a held one waits for `stop_after`.
   bool next_stop_call() noexcept {
+    advance();
     const auto before = stop_word_.fetch_add(1);
     return (before & held) != 0 && held_stop_call((before & ~held) + 1);
   }
@@ -81,6 +95,8 @@ class RankChannel {
   std::optional<std::string> aborted_;
   std::optional<std::uint64_t> stop_after_;
   std::optional<BarrierPassed> passed_;
+  const std::shared_ptr<detail::BlackBoxMemory> box_memory_;
+  BlackBox* const box_;
 };
 
 }  // namespace troupe

@@ -9,11 +9,13 @@ constexpr std::chrono::milliseconds progress_period{100};
 
 }  // namespace
 
-RankContext::RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> seat)
+RankContext::RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> seat, std::shared_ptr<KeptObjects> kept)
     : run_(std::move(run)),
       channel_(std::move(channel)),
       seat_(std::move(seat)),
+      kept_(std::move(kept)),
       next_report_(run_.first_report_index) {
+  if (!run_.chaos.empty()) chaos_.emplace(run_, channel_->box());
   if (!run_.scaling.use_gpu) return;
   plugin_ = load_gpus(run_.local_world_size);
   gpu_ = open_rank_gpu(*plugin_, *seat_, run_.local_rank, run_.barrier_timeout);
@@ -34,6 +36,7 @@ void RankContext::report(const Metrics& metrics, const std::optional<Checkpoint>
   Reported reported{run_.attempt, run_.rank, index, metrics, std::nullopt, num_writers, save != nullptr};
   if (checkpoint) reported.checkpoint = std::filesystem::absolute(checkpoint->path()).string();
   channel_->send(std::move(reported));
+  if (auto* box = channel_->box()) box->note(EventKind::Report, index, checkpoint ? "with checkpoint" : "", {}, std::chrono::steady_clock::now());
   ++next_report_;
   if (!save) return;
   std::erase_if(saves_, [](const auto& known) { return known.second->done(); });
@@ -44,6 +47,7 @@ void RankContext::report(const Metrics& metrics, const std::optional<Checkpoint>
 }
 
 void RankContext::finish_saves() {
+  const WaitMark mark{WaitingIn::Save};
   const auto deadline = std::chrono::steady_clock::now() + run_.barrier_timeout;
   for (const auto& [index, save] : saves_) {
     (void)save->wait(deadline);  // how it ended is news of its own

@@ -1,7 +1,9 @@
 #pragma once
 
+#include "rank_chaos.hpp"
 #include "rank_channel.hpp"
 
+#include <troupe/kept_objects.hpp>
 #include <troupe/rank_gpu.hpp>
 #include <troupe/train_context.hpp>
 
@@ -16,10 +18,11 @@ namespace troupe {
 class RankContext final : public TrainContext {
  public:
   /// With use_gpu it opens the rank's GPU, which all ranks do at the same time; throws what `load_gpus` and `open_rank_gpu` throw.
-  RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> seat);
+  RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> seat, std::shared_ptr<KeptObjects> kept);
 
   int world_rank() const noexcept override { return run_.rank; }
   int world_size() const noexcept override { return run_.world_size; }
+  int previous_world_size() const noexcept override { return run_.previous_world_size > 0 ? run_.previous_world_size : run_.world_size; }
   int local_rank() const noexcept override { return run_.local_rank; }
   int local_world_size() const noexcept override { return run_.local_world_size; }
   int node_rank() const noexcept override { return run_.node_rank; }
@@ -32,7 +35,16 @@ class RankContext final : public TrainContext {
   std::filesystem::path checkpoint_dir() override;
   std::filesystem::path shared_checkpoint_dir() override;
   std::optional<Checkpoint> get_checkpoint() const override;
-  void step_completed() override { ++steps_; }
+  void step_completed() override {
+    ++steps_;
+    if (auto* box = channel_->box()) {
+      box->steps.store(steps_, std::memory_order_relaxed);
+      box->advance();
+      box->note(EventKind::Step, steps_, {}, {}, std::chrono::steady_clock::now());
+    }
+    if (chaos_) chaos_->strike(steps_, *seat_);
+  }
+  bool wants_bad_number() noexcept override { return chaos_ && chaos_->take_bad_number(); }
   SnapshotOptions snapshots() const override { return run_.snapshots; }
   std::uint64_t reports() const noexcept override { return next_report_; }
   void barrier() override { (void)wait_for_all({}); }
@@ -46,15 +58,20 @@ class RankContext final : public TrainContext {
   void finish_saves();
 
  private:
+  std::shared_ptr<void> keep_object(const std::string& name, std::type_index type, const KeptObjects::Make& make) override {
+    return kept_->get(run_.rank, name, type, make);
+  }
   std::string wait_for_all(std::string bytes);
 
   RunRank run_;
   std::shared_ptr<RankChannel> channel_;
   std::shared_ptr<Communicator> seat_;
+  std::shared_ptr<KeptObjects> kept_;
   std::shared_ptr<NcclPlugin> plugin_;
   RankGpu gpu_;  // empty without use_gpu
   std::uint64_t next_report_;
   std::uint64_t steps_ = 0;
+  std::optional<RankChaos> chaos_;  // only when faults are injected
   std::uint64_t next_barrier_ = 0;
   std::vector<std::pair<std::uint64_t, std::shared_ptr<PendingSave>>> saves_;  // by report, those that may be under way
   int next_directory_ = 0;

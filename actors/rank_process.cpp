@@ -1,6 +1,8 @@
 #include "rank_process.hpp"
 
-#include "io_thread.hpp"
+#include "child_process.hpp"
+#include "crash_handler.hpp"
+#include "descriptor_socket.hpp"
 #include "link_mail.hpp"
 
 #include <troupe/local_groups.hpp>
@@ -14,12 +16,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <boost/asio/io_context.hpp>
 #include <caf/actor_system.hpp>
 #include <caf/actor_system_config.hpp>
 #include <caf/event_based_actor.hpp>
 #include <cstdio>
 #include <cstdlib>
-#include <future>
 #include <iostream>
 #include <sstream>
 
@@ -44,15 +46,15 @@ constexpr int exit_misused = 64;
   _exit(exit_misused);
 }
 
-void check_descriptors(const RankStart& start) {
-  struct stat status{};
-  if (fstat(start.link_fd, &status) != 0 || !S_ISSOCK(status.st_mode)) refuse("its link is no socket");
+bool is_socket(int fd, int wanted_type) {
   int type = 0;
   socklen_t size = sizeof type;
-  if (getsockopt(start.link_fd, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_STREAM) {
-    refuse("its link is no stream socket");
-  }
-  if (fstat(start.group_fd, &status) != 0 || !S_ISREG(status.st_mode)) refuse("its group has no memory");
+  return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == wanted_type;
+}
+
+void check_descriptors(const RankStart& start) {
+  if (!is_socket(start.link_fd, SOCK_STREAM)) refuse("its link is no stream socket");
+  if (!is_socket(start.seat_fd, SOCK_SEQPACKET)) refuse("its seats come over no socket of packets");
 }
 
 // From here on the process dies with its parent, keeps its descriptors to itself, and shows its output line by line.
@@ -60,94 +62,94 @@ void settle_in(const RankStart& start) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != start.parent) _exit(exit_orphaned);
   fcntl(start.link_fd, F_SETFD, FD_CLOEXEC);
-  fcntl(start.group_fd, F_SETFD, FD_CLOEXEC);
+  fcntl(start.seat_fd, F_SETFD, FD_CLOEXEC);
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
 }
 
+// Without a box crashes are told by their signal alone.
+void record_crashes() {
+  struct stat status {};
+  if (fstat(child_box_fd, &status) != 0 || !S_ISREG(status.st_mode)) return;
+  fcntl(child_box_fd, F_SETFD, FD_CLOEXEC);
+  record_crashes_in(BlackBoxMemory::open(child_box_fd));
+}
+
 /// The rank's way up: what its control actor tells the group goes over the link.
-caf::behavior uplink(caf::event_based_actor* self, std::shared_ptr<Link> link, int rank) {
-  const auto send = [link, rank](LinkMessage message, Attempt attempt) {
-    const auto sent = link->send(message);
-    if (sent.ok()) return true;
+caf::behavior uplink(caf::event_based_actor* self, std::shared_ptr<Link> link) {
+  const auto send = [link](const auto& news) {
+    const auto sent = link->send(news);
+    if (sent.ok()) return;
     RunError error;
     error.code = sent.code();
     error.message = sent.text();
-    error.rank = rank;
-    (void)link->send(RankLost{attempt, rank, std::move(error)});
-    return false;
-  };
-  // After its last message the link closes, which ends the process.
-  const auto send_last = [send, link](LinkMessage message, Attempt attempt) {
-    send(std::move(message), attempt);
-    link->finish();
-  };
-  const auto send_or_end = [send, link](LinkMessage message, Attempt attempt) {
-    if (!send(std::move(message), attempt)) link->finish();
+    error.rank = news.rank;
+    (void)link->send(RankLost{news.attempt, news.rank, std::move(error)});
+    link->finish();  // which ends the process
   };
   self->set_exit_handler([](const caf::exit_msg&) {});
   return {
-      [=](const RankStarted& news) { send_or_end(news, news.attempt); },
-      [=](const Reported& news) { send_or_end(news, news.attempt); },
-      [=](const CheckpointWritten& news) { send_or_end(news, news.attempt); },
-      [=](const Progressed& news) { send_or_end(news, news.attempt); },
-      [=](const BarrierReached& news) { send_or_end(news, news.attempt); },
-      [=](const StopCounted& news) { send_or_end(news, news.attempt); },
-      [=](const RankDone& news) { send_last(news, news.attempt); },
-      [=](const RankLost& news) { send_last(news, news.attempt); },
+      [=](const RankStarted& news) { send(news); },
+      [=](const Reported& news) { send(news); },
+      [=](const CheckpointWritten& news) { send(news); },
+      [=](const Progressed& news) { send(news); },
+      [=](const BarrierReached& news) { send(news); },
+      [=](const StopCounted& news) { send(news); },
+      [=](const RankDone& news) { send(news); },
+      [=](const RankLost& news) { send(news); },
   };
 }
 
-/// A rank in a process of its own: the link on one thread, the actors on another, the train function on a third.
+caf::actor_system_config& configure(caf::actor_system_config& config) {
+  config.set("scheduler.policy", caf::atom("sharing"));
+  config.set("scheduler.max-threads", 1);
+  register_types(config);
+  return config;
+}
+
+/// The ranks of a process, one after another: the link on one thread, the actors on another, the train function on a third.
 class RankHost {
  public:
-  RankHost(const RankStart& start, const TrainFunctions& functions) : start_(start), functions_(functions) {
-    config_.set("scheduler.policy", caf::atom("sharing"));
-    config_.set("scheduler.max-threads", 1);
-    register_types(config_);
-  }
+  RankHost(const RankStart& start, const TrainFunctions& functions)
+      : start_(start), functions_(functions), system_(configure(config_)) {}
 
   [[noreturn]] void run() {
     auto hello = start_.hello;
     hello.program = program_identity();
     Link::Handlers handlers;
-    handlers.opened = [this] { opened_.set_value(); };
+    handlers.opened = [this] { up_ = system_.spawn(uplink, link_); };
     handlers.arrived = [this](LinkMessage message) { take(std::move(message)); };
     handlers.closed = [this](const Outcome& outcome) { closed(outcome); };
-    link_ = Link::open(io_.io(), start_.link_fd, Link::Side::Rank, std::move(hello), {}, std::move(handlers));
-    opened_.get_future().wait();
-    caf::actor_system system{config_};
-    begin(system);
-    for (;;) pause();  // `closed` ends the process
+    link_ = Link::open(io_, start_.link_fd, Link::Side::Rank, std::move(hello), {}, std::move(handlers));
+    io_.run();       // `closed` ends the process
+    std::abort();
   }
 
  private:
-  void begin(caf::actor_system& system) {
+  void take(LinkMessage message) {
+    if (const auto* order = std::get_if<RunRank>(&message)) begin(*order);
+    if (rank_) deliver(rank_, std::move(message));
+  }
+
+  void begin(const RunRank& order) {
+    rank_ = nullptr;
     try {
-      std::shared_ptr<Communicator> seat = SharedGroup::join(start_.group_fd, start_.hello.rank);
-      const auto up = system.spawn(uplink, link_, start_.hello.rank);
-      rank_.set_value(spawn_thread_rank(system, functions_, std::move(seat), up));
+      const auto memory = receive_descriptor(start_.seat_fd, order.attempt);
+      std::shared_ptr<Communicator> seat = SharedGroup::join(memory.get(), order.rank);
+      rank_ = spawn_thread_rank(system_, functions_, std::move(seat), up_, kept_);
     } catch (const Failure& failure) {
-      lose(failure.code(), failure.what());
+      lose(order, failure.code(), failure.what());
     } catch (const std::exception& error) {
-      lose(Errc::StartFailed, error.what());
+      lose(order, Errc::StartFailed, error.what());
     }
   }
 
-  void lose(Errc code, const std::string& text) {
+  void lose(const RunRank& order, Errc code, const std::string& text) {
     RunError error;
     error.code = code;
     error.message = text;
-    error.rank = start_.hello.rank;
-    (void)link_->send(RankLost{start_.hello.attempt, start_.hello.rank, std::move(error)});
+    error.rank = order.rank;
+    (void)link_->send(RankLost{order.attempt, order.rank, std::move(error)});
     link_->finish();
-    rank_.set_value({});
-  }
-
-  // On the link's thread. Waits for the actor when an order comes before it.
-  void take(LinkMessage message) {
-    if (ready_.valid()) rank_actor_ = ready_.get();
-    if (!rank_actor_) return;
-    deliver(rank_actor_, std::move(message));
   }
 
   // Everything was sent, or nobody is there any more.
@@ -159,20 +161,20 @@ class RankHost {
   const RankStart start_;
   const TrainFunctions& functions_;
   caf::actor_system_config config_;
-  std::promise<void> opened_;
-  std::promise<caf::actor> rank_;
-  std::future<caf::actor> ready_ = rank_.get_future();
-  caf::actor rank_actor_;  // the link thread's; none when the rank could not begin
+  caf::actor_system system_;
+  const std::shared_ptr<KeptObjects> kept_ = std::make_shared<KeptObjects>();
+  boost::asio::io_context io_;
   std::shared_ptr<Link> link_;
-  IoThread io_;
+  caf::actor up_;
+  caf::actor rank_;  // none before the first, or when one could not begin
 };
 
 }  // namespace
 
 std::string to_text(const RankStart& start) {
   std::ostringstream text;
-  text << start.link_fd << ' ' << start.group_fd << ' ' << start.parent << ' ' << start.hello.attempt << ' '
-       << start.hello.rank << ' ' << start.hello.nonce;
+  text << start.link_fd << ' ' << start.seat_fd << ' ' << start.parent << ' ' << start.hello.process << ' '
+       << start.hello.nonce;
   return text.str();
 }
 
@@ -182,8 +184,8 @@ std::optional<RankStart> take_rank_start() {
   RankStart start;
   std::istringstream text{value};
   std::string more;
-  if (!(text >> start.link_fd >> start.group_fd >> start.parent >> start.hello.attempt >> start.hello.rank >>
-        start.hello.nonce) || text >> more || start.link_fd < 3 || start.group_fd < 3 || start.hello.rank < 0) {
+  if (!(text >> start.link_fd >> start.seat_fd >> start.parent >> start.hello.process >> start.hello.nonce) || text >> more ||
+      start.link_fd < 3 || start.seat_fd < 3 || start.hello.process < 0) {
     refuse("its value is not understood");
   }
   unsetenv(rank_start_variable);
@@ -202,6 +204,7 @@ std::string program_identity() {
 
 void run_rank_process(const RankStart& start, const TrainFunctions& functions) {
   settle_in(start);
+  record_crashes();
   // The process ends inside; nothing here is ever destroyed.
   (new RankHost{start, functions})->run();
 }

@@ -12,8 +12,8 @@ namespace troupe::detail {
 inline constexpr const char* rank_start_variable = "TROUPE_RANK_LINK";
 
 struct RankStart {
-  int link_fd = -1;   ///< connected to the group's process
-  int group_fd = -1;  ///< the SharedGroup's memory
+  int link_fd = -1;  ///< connected to the group's process
+  int seat_fd = -1;  ///< brings the memory of each attempt's SharedGroup
   std::int64_t parent = 0;
   Hello hello;
 };
@@ -25,7 +25,7 @@ struct RankStart {
 /// A variable that is set but does not fit ends the process with a message.
 [[nodiscard]] std::optional<RankStart> take_rank_start();
 
-/// Runs the rank and ends the process when it is over, or when the group's process is gone.
+/// Runs one rank after another, as they are ordered, and ends the process when the link closes or the group's process is gone.
 [[noreturn]] void run_rank_process(const RankStart& start, const TrainFunctions& functions);
 
 /// Which file this process runs: device, inode, size and time of its executable.

@@ -1,9 +1,12 @@
 #include "rank_proxy.hpp"
 
+#include "beats.hpp"
+#include "crash_report.hpp"
 #include "link_mail.hpp"
 
 #include <caf/actor_system.hpp>
 #include <caf/stateful_actor.hpp>
+#include <algorithm>
 #include <cstring>
 
 namespace troupe::detail {
@@ -15,32 +18,41 @@ struct ProcessGone {
   ProcessEnded end;
 };
 
+/// The pool's thread to the proxy: what the process had printed when its rank was lost.
+struct OutputRead {
+  std::vector<std::string> last_lines;
+};
+
 /// The proxy to itself.
 struct KillOverdue {};
+struct StacksDue {
+  int looks_left = 0;
+};
 
 }  // namespace
 
 }  // namespace troupe::detail
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::detail::ProcessGone)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::detail::OutputRead)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::detail::KillOverdue)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::detail::StacksDue)
 
 namespace troupe::detail {
 
 namespace {
 
-std::string signal_name(int number) {
-  const char* abbreviation = sigabbrev_np(number);
-  return abbreviation ? std::string("SIG") + abbreviation : "unknown";
-}
+constexpr std::chrono::milliseconds start_patience{500};
 
 struct ProxyState {
   static inline const char* name = "troupe.rank_proxy";
 
   caf::event_based_actor* self = nullptr;
   caf::actor group;
-  std::shared_ptr<ProcessHost> host;
-  std::shared_ptr<HostedRank> hosted;
+  std::shared_ptr<ProcessPool> pool;
+  std::shared_ptr<SharedGroup> memory;
+  std::shared_ptr<RankProcess> process;
+  std::shared_ptr<RankObserver> observer;
   Attempt attempt = 0;
   int rank = 0;
   std::chrono::milliseconds stop_grace{};
@@ -51,18 +63,19 @@ struct ProxyState {
   std::optional<RankLost> lost;
 
   ~ProxyState() {
-    if (hosted) hosted->kill();
+    if (process) process->kill();
   }
 
   template <class Order>
   void tell_rank(const Order& order) {
-    if (order.attempt != attempt || !hosted) return;
-    if (const auto sent = hosted->send(order); !sent.ok()) end_with(sent.code(), sent.text());
+    if (order.attempt != attempt || !process) return;
+    if (const auto sent = process->send(order); !sent.ok()) end_with(sent.code(), sent.text());
   }
 
   template <class News>
   bool is_mine(const News& news) {
     if (news.attempt == attempt && news.rank == rank) return true;
+    if (news.attempt < attempt) return false;  // of the attempt that the process was in before
     end_with(Errc::ProtocolError, "the process of rank " + std::to_string(rank) + " spoke for rank " +
                                       std::to_string(news.rank) + " of attempt " + std::to_string(news.attempt));
     return false;
@@ -75,7 +88,7 @@ struct ProxyState {
 
   void kill() {
     was_killed = true;
-    if (hosted) hosted->kill();
+    if (process) process->kill();
   }
 
   void end_with(Errc code, const std::string& message) {
@@ -88,18 +101,19 @@ struct ProxyState {
   }
 
   void abort(const AbortRank& order) {
-    if (order.attempt != attempt || !hosted) return;
+    if (order.attempt != attempt || !process) return;
     if (!own_error) {
       own_error.emplace();
       own_error->code = Errc::Aborted;
       own_error->message = order.reason;
     }
-    if (!has_started || order.at_once) return kill();  // or nothing of the user's runs yet
-    (void)hosted->send(order);
-    kill_later();
+    if (order.at_once) return kill();
+    (void)process->send(order);
+    // One that has not said that it runs is about to, or has nothing of the user's to end.
+    kill_later(has_started ? stop_grace : std::min(stop_grace, start_patience));
   }
 
-  void kill_later() { self->delayed_send(self, stop_grace, KillOverdue{}); }
+  void kill_later(std::chrono::milliseconds patience) { self->delayed_send(self, patience, KillOverdue{}); }
 
   // The first news that explains the end: the rank's own, else how its process ended, unless this side ended it.
   RunError cause_of(const ProcessEnded& end) const {
@@ -128,40 +142,92 @@ struct ProxyState {
     return error;
   }
 
-  // Nothing of the rank is left: the last news, and the host is let go before it.
+  // Nothing of the rank is left: the last news.
   void ended(const ProcessEnded& end) {
-    hosted.reset();
+    process.reset();
     if (done && !lost) {
-      host.reset();
+      pool.reset();
       self->send(group, std::move(*done));
     } else {
-      auto error = cause_of(end);
-      error.rank = rank;
-      error.last_lines = end.last_lines;
-      if (error.code != Errc::Aborted) host->abort("rank " + std::to_string(rank) + " failed: " + error.message);
-      host.reset();
-      self->send(group, RankLost{attempt, rank, std::move(error)});
+      lose(cause_of(end), end.last_lines, false);
     }
+    self->quit();
+  }
+
+  void tell_beat() {
+    if (const auto beat = observer->beat(attempt)) self->send(group, Beat{attempt, rank, *beat});
+  }
+
+  void ask_stacks() {
+    (void)observer->ask_stacks();
+    stacks_due({30});
+  }
+
+  // Threads write them within microseconds, unless they cannot at all.
+  void stacks_due(StacksDue due) {
+    if (observer->have_stacks() || due.looks_left == 0) {
+      self->send(group, StacksTold{attempt, rank, observer->stacks_told()});
+    } else {
+      self->delayed_send(self, std::chrono::milliseconds{10}, StacksDue{due.looks_left - 1});
+    }
+  }
+
+  void lose(RunError error, const std::vector<std::string>& last_lines, bool is_reusable) {
+    error.rank = rank;
+    error.last_lines = last_lines;
+    if (error.code != Errc::Aborted) memory->abort("rank " + std::to_string(rank) + " failed: " + error.message);
+    observer->complete(error, attempt, was_killed);  // looks up names: the others are free already
+    pool.reset();
+    self->send(group, RankLost{attempt, rank, std::move(error), is_reusable});
+  }
+
+  void rank_done(const RankDone& news) {
+    if (!is_mine(news)) return;
+    done = news;
+    process->finish();
+    kill_later(stop_grace);
+  }
+
+  void rank_lost(const RankLost& news) {
+    if (!is_mine(news)) return;
+    lost = news;
+    if (!news.is_reusable || was_killed) {
+      process->finish();
+      return kill_later(stop_grace);
+    }
+    process->read_output([me = caf::actor_cast<caf::actor>(self)](std::vector<std::string> lines) {
+      caf::anon_send(me, OutputRead{std::move(lines)});
+    });
+  }
+
+  // Its train function has ended: the process waits for the next attempt.
+  void output_read(const OutputRead& news) {
+    if (!process || was_killed) return;  // its end follows
+    pool->give_back(std::exchange(process, nullptr));
+    lose(lost->error, news.last_lines, true);
     self->quit();
   }
 
   void start() {
     const auto me = caf::actor_cast<caf::actor>(self);
-    ProcessHost::Handlers handlers;
+    ProcessPool::Handlers handlers;
     handlers.arrived = [me](LinkMessage message) { deliver(me, std::move(message)); };
     handlers.ended = [me](ProcessEnded end) { caf::anon_send(me, ProcessGone{std::move(end)}); };
-    hosted = host->start(rank, std::move(handlers));
+    process = pool->take(rank, std::move(handlers));
+    observer = process->observer();
+    process->give_seat(memory, attempt);
   }
 };
 
 using ProxyActor = caf::stateful_actor<ProxyState>;
 
-caf::behavior proxy(ProxyActor* self, std::shared_ptr<ProcessHost> host, const caf::actor& group, const RunRank& spec,
-                    std::chrono::milliseconds stop_grace) {
+caf::behavior proxy(ProxyActor* self, std::shared_ptr<ProcessPool> pool, std::shared_ptr<SharedGroup> memory,
+                    const caf::actor& group, const RunRank& spec, std::chrono::milliseconds stop_grace) {
   auto& state = self->state;
   state.self = self;
   state.group = group;
-  state.host = std::move(host);
+  state.pool = std::move(pool);
+  state.memory = std::move(memory);
   state.attempt = spec.attempt;
   state.rank = spec.rank;
   state.stop_grace = stop_grace;
@@ -176,8 +242,15 @@ caf::behavior proxy(ProxyActor* self, std::shared_ptr<ProcessHost> host, const c
       [&state](const BarrierPassed& order) { state.tell_rank(order); },
       [&state](const AbortRank& order) { state.abort(order); },
       [&state](KillOverdue) { state.kill(); },
+      [&state](const AskBeat& order) {
+        if (order.attempt == state.attempt) state.tell_beat();
+      },
+      [&state](const AskStacks& order) {
+        if (order.attempt == state.attempt) state.ask_stacks();
+      },
+      [&state](StacksDue due) { state.stacks_due(due); },
       [&state](const RankStarted& news) {
-        state.has_started = true;
+        state.has_started = state.has_started || news.attempt == state.attempt;
         state.tell_group(news);
       },
       [&state](const Reported& news) { state.tell_group(news); },
@@ -185,25 +258,19 @@ caf::behavior proxy(ProxyActor* self, std::shared_ptr<ProcessHost> host, const c
       [&state](const Progressed& news) { state.tell_group(news); },
       [&state](const BarrierReached& news) { state.tell_group(news); },
       [&state](const StopCounted& news) { state.tell_group(news); },
-      [&state](const RankDone& news) {
-        if (!state.is_mine(news)) return;
-        state.done = news;
-        state.kill_later();
-      },
-      [&state](const RankLost& news) {
-        if (!state.is_mine(news)) return;
-        state.lost = news;
-        state.kill_later();
-      },
+      [&state](const RankDone& news) { state.rank_done(news); },
+      [&state](const RankLost& news) { state.rank_lost(news); },
+      [&state](const OutputRead& news) { state.output_read(news); },
       [&state](const ProcessGone& gone) { state.ended(gone.end); },
   };
 }
 
 }  // namespace
 
-caf::actor spawn_rank_proxy(caf::actor_system& system, std::shared_ptr<ProcessHost> host, caf::actor group,
-                            const RunRank& spec, std::chrono::milliseconds stop_grace) {
-  return system.spawn(proxy, std::move(host), std::move(group), spec, stop_grace);
+caf::actor spawn_rank_proxy(caf::actor_system& system, std::shared_ptr<ProcessPool> pool,
+                            std::shared_ptr<SharedGroup> memory, caf::actor group, const RunRank& spec,
+                            std::chrono::milliseconds stop_grace) {
+  return system.spawn(proxy, std::move(pool), std::move(memory), std::move(group), spec, stop_grace);
 }
 
 }  // namespace troupe::detail

@@ -3,6 +3,7 @@
 #include "progress_display.hpp"
 #include "signal_stop.hpp"
 
+#include <troupe/chaos.hpp>
 #include <troupe/trainer.hpp>
 
 #include <caf/all.hpp>
@@ -84,8 +85,10 @@ TorchTrainer::TorchTrainer(const Session& session, std::string train_function, C
       function_(std::move(train_function)),
       config_(std::move(train_loop_config)),
       options_(std::move(options)) {
+  options_.run.chaos = chaos_in_force(options_.run.chaos);
   validate(options_.scaling);
   validate(options_.run);
+  validate(parse_chaos(options_.run.chaos), options_.scaling);
   if (session_.functions().contains(function_)) return;
   std::vector<std::string> names;
   std::string list;
@@ -104,7 +107,7 @@ Result TorchTrainer::fit() try {
   Listener listener{system, options_};
   auto trainer = spawn_trainer(system, session_, function_, config_, options_, {listener.handle()});
   const SignalStop signals{[trainer](int signal) {
-    caf::anon_send(trainer, StopRun{signal == SIGINT ? "interrupted (Ctrl-C)" : "terminated (SIGTERM)"});
+    caf::anon_send(trainer, StopRun{signal == SIGINT ? "interrupted (Ctrl-C)" : "terminated (SIGTERM)", signal == SIGTERM});
   }};
   return listener.run_to_end(trainer);
 } catch (const std::system_error& error) {

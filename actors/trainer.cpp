@@ -1,6 +1,9 @@
 #include <troupe/trainer.hpp>
 
+#include "process_placer.hpp"
 #include "trainer_state.hpp"
+
+#include <troupe/chaos.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -14,7 +17,8 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
   self->set_exit_handler([&state](const caf::exit_msg& exit) { state.exited(exit); });
   return {
       // from anyone
-      [&state](const StopRun& order) { state.stop(order.reason); },
+      [&state](const StopRun& order) { state.stop(order); },
+      [&state](const ResizeRun& order) { state.resize(order); },
       // from the WorkerGroup
       [&state](Reported& news) {
         if (!state.is_stale(news.attempt)) state.reported(std::move(news));
@@ -25,7 +29,9 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
       [&state](const Progressed& news) {
         if (!state.is_stale(news.attempt)) state.tell_listeners(news);
       },
-      [&state](const GroupStarted& news) { (void)state.is_stale(news.attempt); },
+      [&state](const GroupStarted& news) {
+        if (!state.is_stale(news.attempt)) state.group_started(news);
+      },
       [&state](const GroupEnded& news) {
         if (!state.is_stale(news.attempt)) state.group_ended(news);
       },
@@ -35,7 +41,7 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
       [&state](const CheckpointNotKept& news) { state.checkpoint_failed(news.index, news.code, news.text); },
       [&state](const CheckpointUploaded& news) { state.tell_listeners(news); },
       [&state](const RunWarning& news) { state.warned(news); },
-      [&state](RunSettled) { state.settled(); },
+      [&state](RunSettled& news) { state.settled(std::move(news)); },
       [&state](RunFinished) { state.finished(); },
       [&state](const StorageFailed& news) { state.storage_failed(news); },
       // its own timers
@@ -43,6 +49,7 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
         state.keep_due = false;
         state.keep_reports();
       },
+      [&state](TimeIsUp) { state.stop({"its time limit is over", true}); },
       [&state](RetryDue timer) { state.retry(timer.attempt); },
   };
 }
@@ -54,10 +61,11 @@ caf::actor spawn_trainer(caf::actor_system& system, const Session& session, std:
   setup.config_json = train_loop_config.json().dump();
   setup.scaling = options.scaling;
   setup.run = std::move(options.run);
+  setup.run.chaos = chaos_in_force(setup.run.chaos);
   setup.listeners = std::move(listeners);
-  setup.make_placer = [&session](const StartGroup& group) {
-    return group.scaling.placement == Placement::Threads ? make_thread_placer(session, group)
-                                                         : make_process_placer(session, group);
+  setup.make_placer = [&session, kept = std::make_shared<KeptObjects>(),
+                       pool = std::make_shared<detail::ProcessPool>(session, setup.scaling, setup.run)](const StartGroup& group) {
+    return group.scaling.placement == Placement::Threads ? make_thread_placer(session, group, kept) : make_pooled_placer(pool, group);
   };
   return system.spawn(trainer_behavior, std::move(setup));
 }

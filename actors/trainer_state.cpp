@@ -1,5 +1,7 @@
 #include "trainer_state.hpp"
 
+#include <troupe/post_mortem.hpp>
+
 #include <troupe/records.hpp>
 
 #include <algorithm>
@@ -23,6 +25,7 @@ bool TrainerState::is_stale(Attempt of) {
 
 void TrainerState::open() {
   began = self->clock().now();
+  if (setup.run.time_limit.count() > 0) self->delayed_send(self, setup.run.time_limit, TimeIsUp{});
   keeper = setup.spawn_keeper(self->system(), caf::actor_cast<caf::actor>(self));
   self->send(keeper, OpenRun{setup.run});
 }
@@ -36,6 +39,10 @@ void TrainerState::opened(RunOpened news) {
   warnings = std::move(news.contents.warnings);
   next_report_index = news.contents.next_report_index;
   attempt = news.contents.next_attempt - 1;
+  snapshots = std::move(news.snapshots);
+  snapshot = std::move(news.snapshot);
+  if (snapshot) next_report_index = std::max(next_report_index, snapshot->reports);
+  world_size = setup.scaling.num_workers;
   if (stop_requests > 0) return finish();
   start_attempt();
 }
@@ -49,18 +56,33 @@ void TrainerState::start_attempt() {
   order.config_json = setup.config_json;
   order.run_name = run_name;
   order.run_directory = result.path.string();
-  if (!result.checkpoints.empty()) order.resume_checkpoint = result.checkpoints.back().checkpoint.path().string();
+  const auto copy = attempt_began_from = newest_copy(result.checkpoints, snapshot);
+  if (copy) {
+    order.resume_checkpoint = copy->path.string();
+    order.previous_world_size = copy->world_size > 0 ? copy->world_size : copied_world_size;
+  }
   order.first_report_index = next_report_index;
   order.scaling = setup.scaling;
+  order.scaling.num_workers = world_size;
   order.run = setup.run;
+  order.snapshots = snapshots;
+  reports_came = false;
+  const auto resumes_from = order.resume_checkpoint.value_or("");
+  note({{"event", "attempt_began"}, {"attempt", attempt}, {"world_size", world_size}, {"resumes_from", resumes_from}});
   group = spawn_worker_group(self->system(), caf::actor_cast<caf::actor>(self), setup.make_placer);
   self->send(group, std::move(order));
-  tell_listeners(RunStarted{attempt, run_name, result.path.string(), std::exchange(warnings, {})});
+  tell_listeners(RunStarted{attempt, run_name, result.path.string(), std::exchange(warnings, {}),
+                            world_size, resumes_from});
 }
 
 // ---- an attempt runs ----------------------------------------------------------------------------------------
 
+void TrainerState::group_started(const GroupStarted& news) {
+  note({{"event", "group_started"}, {"attempt", attempt}, {"pids", news.pids}});
+}
+
 void TrainerState::reported(Reported news) {
+  reports_came = true;
   next_report_index = std::max(next_report_index, news.index + 1);
   const std::chrono::duration<double> since = self->clock().now() - began;
   ReportRecord record{news.attempt, news.rank, news.index, since.count(), std::move(news.metrics), std::nullopt};
@@ -124,15 +146,34 @@ void TrainerState::checkpoint_kept(const CheckpointKept& news) {
   tell_listeners(CheckpointCommitted{news.checkpoint});
 }
 
-void TrainerState::stop(const std::string& reason) {
+void TrainerState::stop(const StopRun& order) {
   ++stop_requests;
+  if (order.is_preemption) result.preempted = true;
+  note({{"event", "stop_requested"}, {"reason", order.reason}, {"preemption", order.is_preemption}});
   if (phase == Phase::Pausing) return finish();
   if (phase == Phase::Finishing && stop_requests > 1 && keeper) self->send(keeper, GiveUpUploads{});
   if (!group) return;
   if (stop_requests == 1) {
     self->send(group, StopGroup{attempt});
   } else {
-    self->send(group, AbortGroup{attempt, reason.empty() ? "a second stop was requested" : reason, true});
+    self->send(group, AbortGroup{attempt, order.reason.empty() ? "a second stop was requested" : order.reason, true});
+  }
+}
+
+void TrainerState::resize(const ResizeRun& order) {
+  const int least = std::max(1, setup.scaling.min_workers);
+  if (setup.scaling.min_workers == 0 || order.num_workers < least || order.num_workers > setup.scaling.num_workers) {
+    return warned({"a resize to " + std::to_string(order.num_workers) + " ranks was refused: " +
+                   (setup.scaling.min_workers == 0 ? "the run is not elastic (ScalingConfig::min_workers is 0)"
+                                                   : "it must be from " + std::to_string(least) + " to " +
+                                                         std::to_string(setup.scaling.num_workers))});
+  }
+  note({{"event", "resize_requested"}, {"num_workers", order.num_workers}});
+  wanted_world_size = order.num_workers;
+  if (phase != Phase::Running) {
+    world_size = phase == Phase::Pausing || phase == Phase::Opening ? wanted_world_size : world_size;
+  } else if (is_resizing() && group) {
+    self->send(group, StopGroup{attempt});
   }
 }
 
@@ -154,19 +195,60 @@ void TrainerState::group_ended(const GroupEnded& news) {
     fail(Errc::InvalidArgument, lost.front() + "; every writer must report it");
   }
   assembly.clear();
-  verdict = after_group_ended(last_error, stop_requests > 0, failures, setup.run.failure);
+  other_errors = news.other_errors;
   phase = Phase::Settling;
   keep_reports();
   self->send(keeper, SettleRun{});
 }
 
-void TrainerState::settled() {
-  if (own_error || verdict.step != NextStep::Retry || stop_requests > 0) return finish();
+FailuresSoFar TrainerState::failures_so_far() const {
+  const auto window = setup.run.failure.failure_window;
+  const auto since = self->clock().now() - window;
+  const auto counted = std::count_if(failures.begin(), failures.end(), [&](auto time) { return window.count() == 0 || time >= since; });
+  return {static_cast<int>(counted), fruitless};
+}
+
+void TrainerState::settled(RunSettled news) {
+  const auto steps_before = snapshot ? snapshot->steps : 0;
+  const bool is_newer = news.snapshot && (!snapshot || news.snapshot->path != snapshot->path || news.snapshot->steps != steps_before);
+  const bool got_on = reports_came || is_newer || (last_error && last_error->step.value_or(0) > 0);
+  snapshot = std::move(news.snapshot);
+  copied_world_size = world_size;
+  const bool stopped = own_error || stop_requests > 0;
+  if (!last_error && is_resizing() && !stopped) {
+    world_size = wanted_world_size;
+    return start_attempt();
+  }
+  auto before = failures_so_far();
+  if (last_error) before.same = failures_by_code[last_error->code]++;
+  verdict = after_group_ended(last_error, stop_requests > 0, got_on, before, setup.run.failure);
+  fruitless = got_on ? 0 : fruitless + 1;
+  const int next = next_world_size(last_error, world_size, fruitless, setup.scaling);
+  if (last_error && next < world_size && !stopped) {
+    verdict = {NextStep::Retry, "going on with " + std::to_string(next) + " ranks instead of " + std::to_string(world_size)};
+    wanted_world_size = world_size = next;
+    fruitless = std::min(fruitless, 1);
+  } else if (is_resizing()) {
+    world_size = wanted_world_size;
+  }
+  auto error = last_error ? to_json(*last_error) : nlohmann::ordered_json{};
+  if (last_error) error.erase("details");  // the post-mortem has them
+  note({{"event", "attempt_ended"}, {"attempt", attempt}, {"verdict", verdict.reason}, {"error", std::move(error)}});
+  if (stopped || verdict.step != NextStep::Retry) return finish();
+  failures.push_back(self->clock().now());
   warnings.push_back("attempt " + std::to_string(attempt) + " failed (" + last_error->message + "): " + verdict.reason +
-                     ", starting again");
+                     ", starting again; " + post_mortem_name(attempt) + ".md says more");
+  write_post_mortem(*last_error, true, verdict.reason);
   phase = Phase::Pausing;
-  self->delayed_send(self, retry_delay(failures), RetryDue{attempt});
-  ++failures;
+  const double jitter = std::uniform_real_distribution{-1.0, 1.0}(random);
+  self->delayed_send(self, retry_delay(fruitless, jitter), RetryDue{attempt});
+}
+
+void TrainerState::note(nlohmann::ordered_json event) {
+  const std::chrono::duration<double> since = self->clock().now() - began;
+  event["time_s"] = since.count();
+  event["unix_time_s"] = std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  if (phase != Phase::Finishing && keeper) self->send(keeper, KeepEvent{event.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace)});
 }
 
 void TrainerState::retry(Attempt due) {
@@ -185,16 +267,21 @@ void TrainerState::storage_failed(const StorageFailed& news) {
 
 void TrainerState::finish() {
   phase = Phase::Finishing;
+  setup.make_placer = nullptr;  // and with it the ranks' processes
   result.metrics = latest_metrics(result.history);
   if (!result.checkpoints.empty()) result.checkpoint = result.checkpoints.back();
   result.best_checkpoints = worst_to_best(result.checkpoints, setup.run.checkpoint);
   if (!result.best_checkpoints.empty()) result.best_checkpoint = result.best_checkpoints.back();
   result.stopped_early = stop_requests > 0;
+  result.preempted = result.preempted && result.stopped_early;
   result.error = own_error ? own_error : last_error;
   // What a stop request ended is no error.
   const bool ended_by_stop = result.error && (result.error->code == Errc::Cancelled || result.error->code == Errc::Aborted);
   if (result.stopped_early && ended_by_stop) result.error.reset();
-  self->send(keeper, FinishRun{result});
+  if (result.error) write_post_mortem(*result.error, false, own_error || !last_error ? "it cannot go on" : verdict.reason);
+  const auto copy = newest_copy(result.checkpoints, snapshot);
+  const bool keep_snapshot = result.preempted && snapshot && copy->path == snapshot->path;
+  self->send(keeper, FinishRun{result, keep_snapshot});
 }
 
 void TrainerState::finished() {
@@ -211,12 +298,12 @@ void TrainerState::exited(const caf::exit_msg& exit) {
     RunError error;
     error.code = Errc::Internal;
     error.message = "the worker group ended: " + why;
-    group_ended({attempt, std::move(error), {}});
+    group_ended({attempt, std::move(error), {}, {}});
   } else if (keeper && exit.source == keeper) {
     if (!normal) storage_failed({Errc::Internal, "the checkpoint keeper ended: " + why});
   } else if (!normal) {
     stop_requests = std::max(stop_requests, 1);
-    stop("the trainer was asked to exit: " + why);  // at once
+    stop({"the trainer was asked to exit: " + why});  // at once
   }
 }
 

@@ -3,10 +3,14 @@
 #include "checkpoint_keeper.hpp"
 
 #include <troupe/failure_policy.hpp>
+#include <troupe/post_mortem.hpp>
 #include <troupe/trainer.hpp>
 #include <troupe/worker_group.hpp>
 
 #include <caf/all.hpp>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -27,6 +31,9 @@ struct TrainerSetup {
 struct RetryDue {
   Attempt attempt;
 };
+
+/// The Trainer to itself: the run has had its time.
+struct TimeIsUp {};
 
 /// The Trainer to itself: reports wait to be kept.
 struct KeepDue {};
@@ -55,14 +62,26 @@ struct TrainerState {
   std::optional<RunError> own_error;   // of the run's storage, or of what ranks reported
   std::optional<RunError> last_error;  // of the attempt that has ended
   Verdict verdict;
-  int failures = 0;
+  std::vector<caf::actor_clock::time_point> failures;  // of attempts
+  std::map<Errc, int> failures_by_code;
+  int fruitless = 0;                                   // attempts in a row that got nowhere
+  bool reports_came = false;                           // in this attempt
+  std::vector<std::string> other_errors;               // of the attempt that has ended
   int stop_requests = 0;
+  int world_size = 0;          // of this attempt, or of the next one
+  int wanted_world_size = 0;   // after a ResizeRun
+  int copied_world_size = 0;   // of the attempt that `snapshot` or the newest checkpoint comes from
+  SnapshotOptions snapshots;
+  std::optional<StateCopy> snapshot;
+  std::optional<StateCopy> attempt_began_from;
+  std::minstd_rand random{std::random_device{}()};
   std::uint64_t stale = 0;  // messages of another attempt, dropped
 
   bool is_stale(Attempt of);
   void open();
   void opened(RunOpened news);
-  void stop(const std::string& reason);
+  void stop(const StopRun& order);
+  void resize(const ResizeRun& order);
   void reported(Reported news);
   void keep_reports();
   void checkpoint_written(const CheckpointWritten& news);
@@ -70,7 +89,8 @@ struct TrainerState {
   void warned(const RunWarning& news);
   void checkpoint_failed(std::uint64_t index, Errc error, const std::string& text);
   void group_ended(const GroupEnded& news);
-  void settled();
+  void group_started(const GroupStarted& news);
+  void settled(RunSettled news);
   void retry(Attempt due);
   void storage_failed(const StorageFailed& news);
   void finished();
@@ -83,7 +103,12 @@ struct TrainerState {
 
  private:
   void commit(std::optional<CompleteCheckpoint> complete);
+  void describe_copies(PostMortem& page) const;
+  void write_post_mortem(const RunError& error, bool goes_on, const std::string& decision);
   void start_attempt();
+  bool is_resizing() const { return wanted_world_size != 0 && wanted_world_size != world_size; }
+  FailuresSoFar failures_so_far() const;
+  void note(nlohmann::ordered_json event);
   void fail(Errc code, const std::string& text);
   void finish();
 };
@@ -94,4 +119,5 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
 }  // namespace troupe
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::RetryDue)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::TimeIsUp)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepDue)

@@ -10,7 +10,7 @@ using GroupActor = caf::stateful_actor<GroupState>;
 caf::message_handler rank_news(GroupState& state) {
   return {
       [&state](const RankStarted& news) {
-        if (!state.is_stale(news.attempt)) state.rank_started(news.rank);
+        if (!state.is_stale(news.attempt)) state.rank_started(news);
       },
       [&state](Reported& news) {
         if (!state.is_stale(news.attempt)) state.forward(std::move(news));
@@ -23,6 +23,12 @@ caf::message_handler rank_news(GroupState& state) {
       },
       [&state](BarrierReached& news) {
         if (!state.is_stale(news.attempt)) state.barrier_reached(std::move(news));
+      },
+      [&state](const Beat& news) {
+        if (!state.is_stale(news.attempt)) state.watch.beat(news);
+      },
+      [&state](const StacksTold& news) {
+        if (!state.is_stale(news.attempt)) state.watch.stacks_told(news.rank, news.text);
       },
       [&state](const StopCounted& news) {
         if (!state.is_stale(news.attempt)) state.stop_counted(news.rank, news.calls);
@@ -45,6 +51,8 @@ caf::message_handler orders(GroupState& state) {
       [&state](const AbortGroup& order) {
         if (!state.is_stale(order.attempt)) state.fail(Errc::Cancelled, order.reason, order.at_once);
       },
+      [&state](LookDue) { state.watch.look(); },
+      [&state](StacksOverdue) { state.watch.stacks_overdue(); },
       [&state](WaitOverdue timer) {
         switch (timer.wait) {
           case Wait::Start: return state.start_overdue();

@@ -42,6 +42,7 @@ RunRank GroupState::order_for(int rank) const {
   run.run_name = order.run_name;
   run.run_directory = order.run_directory;
   run.resume_checkpoint = order.resume_checkpoint;
+  run.previous_world_size = order.previous_world_size;
   run.first_report_index = order.first_report_index;
   run.scaling = order.scaling;
   run.barrier_timeout = order.run.collective_timeout;
@@ -53,7 +54,9 @@ RunRank GroupState::order_for(int rank) const {
 void GroupState::begin(StartGroup start) {
   order = std::move(start);
   ranks.resize(static_cast<std::size_t>(world_size()));
+  pids.resize(ranks.size());
   wait_at_most(order.run.start_timeout, Wait::Start);
+  watch.begin();
   try {
     placer = make_placer(order);
     for (int rank = 0; rank < world_size(); ++rank) {
@@ -69,11 +72,14 @@ void GroupState::begin(StartGroup start) {
   }
 }
 
-void GroupState::rank_started(int rank) {
-  started.insert(rank);
+void GroupState::rank_started(const RankStarted& news) {
+  started.insert(news.rank);
+  watch.started(news.rank);
+  pids[static_cast<std::size_t>(news.rank)] = news.pid;
   if (phase != Phase::Starting || static_cast<int>(started.size()) < world_size()) return;
   phase = Phase::Running;
-  self->send(trainer, GroupStarted{order.attempt});
+  placer->all_started();
+  self->send(trainer, GroupStarted{order.attempt, pids});
 }
 
 void GroupState::start_overdue() {
@@ -174,9 +180,29 @@ void GroupState::rank_done(const RankDone& news) {
 void GroupState::rank_lost(int rank, const RunError& error) {
   errors.push_back(error);
   if (!errors.back().rank) errors.back().rank = rank;
+  complete_error_of_silent(rank);
   ranks[static_cast<std::size_t>(rank)] = nullptr;
   end_ranks("rank " + std::to_string(rank) + " failed: " + error.message);
   rank_ended(rank);
+}
+
+void GroupState::end_silent(int rank, RunError error) {
+  const auto reason = error.message;
+  errors.push_back(std::move(error));
+  end_ranks(reason);
+  // What hangs does not hear an abort.
+  if (const auto& actor = ranks[static_cast<std::size_t>(rank)]) self->send(actor, AbortRank{order.attempt, reason, true});
+}
+
+// What its end has brought to light belongs to the error that says why it was ended.
+void GroupState::complete_error_of_silent(int rank) {
+  const auto& end = errors.back();
+  for (auto& error : errors) {
+    if (&error == &end || error.rank != rank || error.code != Errc::DeadlinePassed) continue;
+    error.last_lines = end.last_lines;
+    error.pid = end.pid;
+    error.details += end.details;
+  }
 }
 
 void GroupState::fail(Errc code, const std::string& reason, bool at_once) {
@@ -219,6 +245,7 @@ void GroupState::end_overdue() {
 void GroupState::rank_ended(int rank) {
   ranks[static_cast<std::size_t>(rank)] = nullptr;
   ended.insert(rank);
+  watch.ended(rank);
   if (static_cast<int>(ended.size()) == world_size()) return finish();
   if (!returned.empty()) fail_barriers_without(returned);
   release_stop();
@@ -243,7 +270,9 @@ void GroupState::exited(const caf::exit_msg& exit) {
 void GroupState::finish() {
   if (!trainer) return;
   placer.reset();
-  GroupEnded news{order.attempt, first_cause(errors, returned), {}};
+  make_placer = nullptr;
+  GroupEnded news{order.attempt, first_cause(errors, returned), {}, {}};
+  watch.explain(news, errors);
   if (errors.empty() && unused_keys) news.unused_config_keys.assign(unused_keys->begin(), unused_keys->end());
   self->send(trainer, std::move(news));
   trainer = nullptr;

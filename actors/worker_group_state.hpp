@@ -1,5 +1,7 @@
 #pragma once
 
+#include "group_watch.hpp"
+
 #include <troupe/worker_group.hpp>
 
 #include <caf/all.hpp>
@@ -39,19 +41,21 @@ struct GroupState {
   std::chrono::milliseconds end_limit{0};  // from an abort until ranks are given up
   std::vector<caf::actor> ranks;  // empty handle: ended, or never placed
   std::set<int> started, ended, returned;
+  std::vector<std::int64_t> pids;
   std::map<int, std::uint64_t> stop_counts;
   bool stop_sent = false;
   std::map<std::uint64_t, Barrier> barriers;
   bool barrier_timer_set = false;
   std::vector<RunError> errors;
   std::optional<std::set<std::string>> unused_keys;
+  GroupWatch watch{*this};
   std::uint64_t stale = 0;  // messages of another attempt, dropped
 
   ~GroupState();
 
   bool is_stale(Attempt attempt);
   void begin(StartGroup start);
-  void rank_started(int rank);
+  void rank_started(const RankStarted& news);
   void rank_done(const RankDone& news);
   void rank_lost(int rank, const RunError& error);
   void barrier_reached(BarrierReached news);
@@ -59,6 +63,8 @@ struct GroupState {
   void stop();
   /// Records the cause and ends every rank by force.
   void fail(Errc code, const std::string& reason, bool at_once = false);
+  /// Ends a rank that hangs, and with it the attempt.
+  void end_silent(int rank, RunError error);
   void start_overdue();
   void barriers_overdue();
   void stop_overdue();
@@ -84,6 +90,7 @@ struct GroupState {
   void watch_barriers();
   void fail_barriers_without(const std::set<int>& gone);
   void release_stop();
+  void complete_error_of_silent(int rank);
   void end_ranks(const std::string& reason, bool at_once = false);
   void rank_ended(int rank);
   void finish();

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <limits>
 
 namespace troupe {
 
@@ -70,6 +71,7 @@ Accelerator::Accelerator(TrainContext& context, AcceleratorOptions options) {
 }
 
 Accelerator::~Accelerator() {
+  impl_->self.reset();
   impl_->saver.reset();  // waits for a save under way
   // What was prepared may be gone already: it is declared after the Accelerator in most loops. Optimizers that are still
   // there find an open gate.
@@ -145,8 +147,11 @@ Scope Accelerator::autocast() {
   }};
 }
 
-void Accelerator::backward(const at::Tensor& loss) {
+void Accelerator::backward(const at::Tensor& given) {
   auto& i = *impl_;
+  // An injected fault, if so.
+  const auto loss = i.context.wants_bad_number() ? given * std::numeric_limits<double>::quiet_NaN() : given;
+  i.note_loss(loss);
   const auto scale = i.scaler.scale();
   const auto scaled = scale != 1 ? loss * (scale / i.divisor) : i.divisor != 1 ? loss / i.divisor : loss;
   const auto engines = i.engines_to_reduce();
@@ -168,7 +173,9 @@ void Accelerator::backward(const at::Tensor& loss) {
     }
     throw;
   }
-  if (i.gate->sync) i.end_window();
+  if (!i.gate->sync) return;
+  i.end_window();
+  i.window_ended();
 }
 
 double Accelerator::clip_grad_norm(const std::vector<at::Tensor>& parameters, double max_norm) {

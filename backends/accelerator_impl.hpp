@@ -8,6 +8,7 @@
 #include <troupe/loss_scaler.hpp>
 
 #include <troupe/accelerator.hpp>
+#include <troupe/memory_snapshot.hpp>
 
 #include <torch/nn/module.h>
 
@@ -47,6 +48,7 @@ struct Accelerator::Impl {
   struct Loader {
     DataLoader* loader;
     std::uint64_t shared_seed;  // of a shuffle without a seed of its own
+    int id;                     // in the order of preparing
   };
   std::vector<Loader> loaders;
 
@@ -78,6 +80,58 @@ struct Accelerator::Impl {
   bool replicas_differ = false;  // there was a LocalSGD: rank 0's optimizer state and weights are what is saved
   std::set<const void*> equal;   // parameters (TensorImpls) that prepare made equal on all ranks, and training keeps so
 
+  // ---- what is not finite: accelerator_numbers.cpp
+  struct Numbers {  // of the open window
+    bool bad_loss = false;
+    double loss = 0;                    // the first bad one
+    std::vector<std::int64_t> samples;  // of its batches
+    int in_a_row = 0;                   // bad updates
+    BadNumberCounts counts;
+  } numbers;
+  enum Found : std::uint8_t { Nothing = 0, BadGradient = 1, BadLoss = 2 };  // what weighs more is larger
+  [[nodiscard]] bool looks_at_numbers() const noexcept;
+  /// Reads the loss, and which samples it is of.
+  void note_loss(const at::Tensor& loss);
+  /// Follows the policy; all ranks call it with the same.
+  void act_on(Found found);
+  /// "rank 1's loss is nan; …" Collective.
+  [[nodiscard]] std::string describe_bad();
+  void roll_back(const std::string& why);
+  /// Why these must not be saved, if so.
+  [[nodiscard]] Outcome savable_numbers(const CheckpointPart& part) const;
+
+  // ---- between steps: accelerator_boundary.cpp
+  std::shared_ptr<Impl*> self = std::make_shared<Impl*>(this);  // what prepared loaders call back, while it is there
+  struct Boundary {
+    int next_loader = 0;
+    std::set<int> asked;        // loaders that were asked for a batch since the last update, and have not ended
+    std::set<int> used;         // those of them that the last window's batches may have come from
+    bool window_ended = false;  // by a backward that reduced, since the last boundary
+    bool batch_out = false;     // a loader has handed one out that is not counted yet
+    std::int64_t updates = 0;   // of the prepared optimizers, at the last boundary
+  } boundary;
+  struct Snapshots {
+    std::optional<SnapshotOptions> options;  // the context's, once asked for
+    std::unique_ptr<SnapshotWriter> writer;  // once there was one
+    std::uint64_t series = 0, number = 0;
+    std::int64_t updates = 0;  // since the last one
+    bool alone = false;        // older series are gone
+    bool told_not_finite = false;
+    SnapshotCounts counts;
+  } snapshots;
+  /// A prepared loader was asked for a batch.
+  void asked(int loader, bool more);
+  void window_ended();
+  /// After an update: counts it, and takes a snapshot when one is due.
+  bool pass_boundary();
+  bool take_snapshot();
+  /// Makes this rank's writer, or turns snapshots off on all ranks. Collective.
+  void open_snapshots();
+  void stop_snapshots(const std::string& why, bool tell);
+  [[nodiscard]] std::int64_t num_updates() const;
+  /// The state is another now: nothing is due.
+  void forget_boundary();
+
   // ---- checkpoints: accelerator_pieces.cpp, accelerator_save.cpp, accelerator_load.cpp, accelerator_project.cpp
   std::vector<SavedObject> objects;
   std::map<int, StateHook> save_hooks, load_hooks;
@@ -102,6 +156,8 @@ struct Accelerator::Impl {
   [[nodiscard]] static std::string name_in(const Optimizer& optimizer, std::size_t parameter);
   [[nodiscard]] std::vector<detail::StatePiece> pieces_of(const Optimizer& optimizer, std::shared_ptr<void>& mapping) const;
   [[nodiscard]] Collected collect() const;
+  /// Updates of the parameter that had most.
+  [[nodiscard]] std::int64_t train_step() const;
   [[nodiscard]] TrainState train_state() const;
   [[nodiscard]] RankState rank_state() const;
   /// Buffers that may be this rank's alone by now, as bytes.
@@ -123,8 +179,9 @@ struct Accelerator::Impl {
   std::shared_ptr<PendingSave> start(const CheckpointPart& part, detail::BackgroundSaver::Write write);
   std::shared_ptr<PendingSave> save(const std::filesystem::path& target, bool replace, std::function<void()> after);
   void reserve_for_saves();
-  LoadReport load(const std::filesystem::path& directory, const LoadOptions& load_options);
-  void load_train_state(const TrainState& state, const RankState* own, const RankState& first);
+  /// @param keep_loaders leaves their positions as they are.
+  LoadReport load(const std::filesystem::path& directory, const LoadOptions& load_options, bool keep_loaders = false);
+  void load_train_state(const TrainState& state, const RankState* own, const RankState& first, bool keep_loaders);
   /// Numbers of the checkpoints of automatic naming, ascending.
   [[nodiscard]] std::vector<std::int64_t> saved_iterations() const;
   [[nodiscard]] std::filesystem::path iteration_path(std::int64_t iteration) const;
@@ -141,9 +198,11 @@ struct Accelerator::Impl {
   double clip(const std::vector<at::Tensor>& parameters, double max_norm);
   /// Strategy and element types for a prepared model.
   [[nodiscard]] ShardingOptions sharding() const;
+  /// To the plugin's norm, which `last_norm` then is.
+  void clip_all();
   /// Agrees on overflow, and updates the loss scale.
   void end_window();
-  void agree_on_overflow(std::uint8_t overflow);
+  [[nodiscard]] Found agree_on_overflow(Found mine);
   /// State can then be listed under parameters' names.
   void name_parameters(Optimizer& optimizer);
   /// Lets a prepared optimizer update this rank's pieces of sharded parameters.

@@ -135,7 +135,7 @@ void Accelerator::join_uneven_inputs(const std::function<void()>& body, std::opt
   for (auto now = i.announce(false, 0); now.num_active > 0; now = i.announce(false, 0)) {
     const detail::Pass pass{.buffer_root = now.first_active, .hold_back = engines.size() > 1};
     for (auto* engine : engines) engine->shadow(pass);
-    if (i.options.mixed_precision == Precision::FP16) i.agree_on_overflow(0);
+    if (i.options.mixed_precision == Precision::FP16) (void)i.agree_on_overflow(Impl::Nothing);
   }
   const auto& last = i.last_turnout;
   if (last.num_active > 0 && last.num_active < num_processes()) i.copy_training_state(last.first_active);

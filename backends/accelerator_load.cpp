@@ -180,14 +180,14 @@ CheckpointReader open(const fs::path& directory) {
 
 LoadReport Accelerator::load_state(const fs::path& directory, LoadOptions options) { return impl_->load(directory, options); }
 
-LoadReport Accelerator::Impl::load(const fs::path& directory, const LoadOptions& load_options) {
+LoadReport Accelerator::Impl::load(const fs::path& directory, const LoadOptions& load_options, bool keep_loaders) {
   const at::NoGradGuard no_grad;
   if (saver) saver->wait();
   LoadReport report{.directory = directory, .missing = {}, .unexpected = {}};
   Outcome mine;
   try {
     const auto reader = open(directory);
-    call_hooks(load_hooks, reader.directory());
+    if (!is_snapshot(directory)) call_hooks(load_hooks, reader.directory());  // whose files no snapshot has
     const auto& state = reader.state();
     LoadPlan plan{reader, report};
     plan.add_count("optimizers", state ? state->learning_rates.size() : 0, optimizers.size());
@@ -209,7 +209,7 @@ LoadReport Accelerator::Impl::load(const fs::path& directory, const LoadOptions&
     for (auto& model : models) note_buffers(model);  // as on every rank
     if (state) {
       const bool same_ranks = state->world_size == communicator.size();
-      load_train_state(*state, same_ranks ? &reader.rank_state(communicator.rank()) : nullptr, reader.rank_state(0));
+      load_train_state(*state, same_ranks ? &reader.rank_state(communicator.rank()) : nullptr, reader.rank_state(0), keep_loaders);
     }
   } catch (const Failure& failure) {
     mine = {failure.code(), failure.what()};
@@ -223,17 +223,18 @@ LoadReport Accelerator::Impl::load(const fs::path& directory, const LoadOptions&
     model.shards->settle();
   }
   forget_window();
+  forget_boundary();
   replicas_differ = local_depth > 0;
   return report;
 }
 
-void Accelerator::Impl::load_train_state(const TrainState& state, const RankState* own, const RankState& first) {
+void Accelerator::Impl::load_train_state(const TrainState& state, const RankState* own, const RankState& first, bool keep_loaders) {
   for (std::size_t s = 0; s < std::min(schedulers.size(), state.scheduler_steps.size()); ++s) schedulers[s]->set_step(state.scheduler_steps[s]);
   for (std::size_t o = 0; o < std::min(optimizers.size(), state.learning_rates.size()); ++o) {
     const auto& lrs = state.learning_rates[o];
     for (std::size_t g = 0; g < std::min(lrs.size(), optimizers[o]->groups().size()); ++g) optimizers[o]->set_lr(g, lrs[g]);
   }
-  for (std::size_t l = 0; l < std::min(loaders.size(), state.loaders.size()); ++l) {
+  for (std::size_t l = 0; l < std::min(loaders.size(), state.loaders.size()) && !keep_loaders; ++l) {
     loaders[l].shared_seed = state.loaders[l].shared_seed;
     shard(loaders[l]);
     const auto samples = std::min(state.loaders[l].samples_consumed, static_cast<std::int64_t>(loaders[l].loader->dataset_size()));

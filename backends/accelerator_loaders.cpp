@@ -24,7 +24,11 @@ void Accelerator::prepare_data_loader(DataLoader& loader) {
   std::int64_t seed = 0;  // of a shuffle without one of its own: rank 0's draw for everyone
   if (is_main_process()) seed = static_cast<std::int64_t>(draw_seed());
   impl_->communicator.broadcast({&seed, sizeof seed, DType::I64}, 0).wait().or_throw();
-  known.push_back({&loader, static_cast<std::uint64_t>(seed)});
+  const auto id = impl_->boundary.next_loader++;
+  known.push_back({&loader, static_cast<std::uint64_t>(seed), id});
+  loader.set_asked([self = std::weak_ptr{impl_->self}, id](bool more) {
+    if (const auto alive = self.lock()) (*alive)->asked(id, more);
+  });
   impl_->shard(known.back());
 }
 

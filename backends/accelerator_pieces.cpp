@@ -68,6 +68,7 @@ StatePiece Accelerator::Impl::piece_of(const at::Tensor& handle) const {
   }
   piece.count = piece.local.numel();
   piece.dtype = piece.local.scalar_type();
+  piece.finite = handle.requires_grad();
   return piece;
 }
 
@@ -142,14 +143,22 @@ std::vector<StatePiece> Accelerator::Impl::pieces_of(const Optimizer& optimizer,
   return pieces;
 }
 
+std::int64_t Accelerator::Impl::train_step() const {
+  std::int64_t step = 0;
+  for (const auto* optimizer : optimizers) {
+    for (std::size_t i = 0; i < optimizer->handles().size(); ++i) step = std::max(step, optimizer->num_updates(i));
+  }
+  return step;
+}
+
 TrainState Accelerator::Impl::train_state() const {
   TrainState state;
   state.world_size = communicator.size();
   state.strategy = short_name(sharding().strategy);
+  state.step = train_step();
   for (const auto* optimizer : optimizers) {
     auto& lrs = state.learning_rates.emplace_back();
     for (const auto& group : optimizer->groups()) lrs.push_back(group.lr);
-    for (std::size_t i = 0; i < optimizer->handles().size(); ++i) state.step = std::max(state.step, optimizer->num_updates(i));
   }
   for (const auto* scheduler : schedulers) state.scheduler_steps.push_back(scheduler->last_step());
   for (const auto& l : loaders) {

@@ -105,6 +105,7 @@ void Accelerator::free_memory() {
   i.equal.clear();
   i.trigger = false;
   i.forget_window();
+  i.forget_boundary();
 }
 
 }  // namespace troupe

@@ -165,10 +165,14 @@ Checkpoint Accelerator::checkpoint() {
   }
   i.call_hooks(i.save_hooks, directory);
   const auto collected = i.collect();
+  const auto fit = i.savable_numbers(collected.part);
   if (async) {
-    return Checkpoint{directory, num_processes(), i.start(collected.part, [directory](PartSnapshot& snapshot) { snapshot.write(directory); })};
+    return Checkpoint{directory, num_processes(), i.start(collected.part, [directory, fit](PartSnapshot& snapshot) {
+      fit.or_throw();
+      snapshot.write(directory);
+    })};
   }
-  const auto outcome = outcome_of([&] { write_part(directory, collected.part); });
+  const auto outcome = fit.ok() ? outcome_of([&] { write_part(directory, collected.part); }) : fit;
   const auto pending = i.ended(outcome);
   return Checkpoint{directory, num_processes(), outcome.ok() ? nullptr : pending};
 }
@@ -195,8 +199,9 @@ std::shared_ptr<PendingSave> Accelerator::Impl::save(const fs::path& target, boo
   if (async) {
     try {
       const auto collected = collect();
-      return start(collected.part, [=, by = saver.get(), rank = communicator.rank(), limit = options.checkpoint.parts_timeout](PartSnapshot& snapshot) {
+      return start(collected.part, [=, fit = savable_numbers(collected.part), by = saver.get(), rank = communicator.rank(), limit = options.checkpoint.parts_timeout](PartSnapshot& snapshot) {
         try {
+          fit.or_throw();
           snapshot.write(staging);
           if (!main) return;
           place->wait_for_parts(ranks, limit, [by] { return by->stopping(); });
@@ -214,7 +219,11 @@ std::shared_ptr<PendingSave> Accelerator::Impl::save(const fs::path& target, boo
     }
   }
   try {
-    agree(outcome_of([&] { write_part(staging, collect().part); }));
+    agree(outcome_of([&] {
+      const auto collected = collect();
+      savable_numbers(collected.part).or_throw();
+      write_part(staging, collected.part);
+    }));
     agree(outcome_of([&] {
       if (!main) return;
       place->commit(ranks);

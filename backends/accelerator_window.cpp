@@ -22,11 +22,24 @@ ShardingOptions Accelerator::Impl::sharding() const {
 
 void Accelerator::Impl::end_window() {
   gate->skip = false;
-  if (options.mixed_precision == Precision::FP16) {
-    const at::NoGradGuard no_grad;
-    agree_on_overflow(detail::unscale_(all_gradients(), scaler.scale()));
+  const at::NoGradGuard no_grad;
+  const bool looks = looks_at_numbers(), fp16 = options.mixed_precision == Precision::FP16;
+  const bool clips = config && config->gradient_clipping > 0;
+  auto found = looks && numbers.bad_loss ? BadLoss : Nothing;
+  if (fp16) found = agree_on_overflow(std::max(found, detail::unscale_(all_gradients(), scaler.scale()) ? BadGradient : Nothing));
+  if (clips) clip_all();
+  if (!looks) return;
+  if (!fp16) {
+    const bool finite = clips ? std::isfinite(last_norm) : detail::all_finite(all_gradients());
+    found = std::max(found, finite ? Nothing : BadGradient);
+    if (communicator.size() > 1) communicator.all_reduce({&found, 1, DType::U8}, ReduceOp::Max).wait().or_throw();
+  } else if (found == BadGradient) {
+    found = Nothing;  // what the loss scale is for
   }
-  if (!config || !(config->gradient_clipping > 0)) return;
+  act_on(found);
+}
+
+void Accelerator::Impl::clip_all() {
   std::vector<at::Tensor> parameters;
   for (const auto& model : models) {
     for (const auto& parameter : model.module->parameters()) {
@@ -62,10 +75,11 @@ double Accelerator::Impl::clip(const std::vector<at::Tensor>& parameters, double
   return norm;
 }
 
-void Accelerator::Impl::agree_on_overflow(std::uint8_t overflow) {
-  communicator.all_reduce({&overflow, 1, DType::U8}, ReduceOp::Max).wait().or_throw();
-  gate->skip = overflow != 0;
-  scaler.update(gate->skip);
+Accelerator::Impl::Found Accelerator::Impl::agree_on_overflow(Found found) {
+  communicator.all_reduce({&found, 1, DType::U8}, ReduceOp::Max).wait().or_throw();
+  gate->skip = found != Nothing;
+  if (found != BadLoss) scaler.update(gate->skip);
+  return found;
 }
 
 void Accelerator::Impl::name_parameters(Optimizer& optimizer) {

@@ -47,17 +47,17 @@ void add_ranges(SharedTensorFile& file, std::size_t tensor, const StatePiece& pi
     if (values.scalar_type() != piece.dtype) {
       const auto size = element_bytes(piece.dtype);
       values = keep.emplace_back(values.view({-1}).narrow(0, static_cast<std::int64_t>(begin / size), static_cast<std::int64_t>((end - begin) / size)).to(piece.dtype));
-      file.mine.push_back({tensor, offset + begin, {static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()}});
+      file.mine.push_back({tensor, offset + begin, {static_cast<const std::byte*>(values.const_data_ptr()), values.nbytes()}, piece.finite});
       return;
     }
     const auto* bytes = static_cast<const std::byte*>(values.const_data_ptr());
-    file.mine.push_back({tensor, offset + begin, {bytes + begin, static_cast<std::size_t>(end - begin)}});
+    file.mine.push_back({tensor, offset + begin, {bytes + begin, static_cast<std::size_t>(end - begin)}, piece.finite});
     return;
   }
   std::uint64_t at = 0;
   for (const auto& run : piece.mapped) {
     const auto from = std::max(begin, at), to = std::min(end, at + run.size());
-    if (from < to) file.mine.push_back({tensor, offset + from, run.subspan(from - at, to - from)});
+    if (from < to) file.mine.push_back({tensor, offset + from, run.subspan(from - at, to - from), piece.finite});
     at += run.size();
   }
 }

@@ -25,6 +25,7 @@ struct StatePiece {
   at::Tensor local;                  ///< 1-D, or the whole whatever its strides; undefined: `mapped`, or nothing (count 0)
   std::vector<std::span<const std::byte>> mapped;  ///< where it lies on disk: to read only
   std::function<void(const at::Tensor&)> put;      ///< takes values shaped as `local` would be; empty: they go into `local`
+  bool finite = false;               ///< no snapshot may hold infinity, or what is no number, in it
   int num_holders = 1;               ///< ranks that hold these same elements …
   int holder = 0;                    ///< … and which of them this is; negative: the others write it
 };

@@ -2,6 +2,7 @@
 #include "plain_directory.hpp"
 #include "rank_file.hpp"
 #include "segment_reader.hpp"
+#include "snapshot_file.hpp"
 
 #include <troupe/checkpoint_directory.hpp>
 #include <troupe/checkpoint_files.hpp>
@@ -32,6 +33,7 @@ struct CheckpointReader::Impl {
   std::optional<TrainState> state;
   std::map<int, RankState> ranks;
   std::map<std::string_view, TensorMap> tensors;  ///< by stem; points into the manifest
+  std::optional<detail::SnapshotSlot> snapshot;
 
   Impl(const fs::path& path, FileSystem& files) : directory(CheckpointDirectory::whereabouts(path, files)), file_system(files) {
     if (file_system.kind(directory / ".") != FileSystem::Kind::Directory) {  // the directory itself may be reached by a link
@@ -40,9 +42,11 @@ struct CheckpointReader::Impl {
     has_manifest = file_system.kind(directory / manifest_name).has_value();
     try {
       if (has_manifest) open();
+      else if (is_snapshot(directory)) open_snapshot();
       else manifest = detail::plain_directory(directory, file_system);
     } catch (const Failure& failure) {
-      const bool told = std::string_view{failure.what()}.starts_with("checkpoint ");
+      const std::string_view text{failure.what()};
+      const bool told = text.starts_with("checkpoint ") || text.starts_with("snapshot ");
       if (!told && (failure.code() == Errc::FileCorrupt || failure.code() == Errc::FileNotFound)) damaged(failure.what());
       throw;
     }
@@ -63,6 +67,20 @@ struct CheckpointReader::Impl {
     for (const auto& file : manifest.files) {
       if (const auto rank = detail::rank_in_name(file.name)) read_rank(file, *rank);
     }
+  }
+
+  void open_snapshot() {
+    snapshot.emplace(directory);
+    state = snapshot->state();
+    ranks = std::move(snapshot->ranks());
+    const auto& info = snapshot->info();
+    manifest.attempt = info.attempt;
+    manifest.num_writers = manifest.world_size = info.world_size;
+    manifest.step = info.steps;
+    manifest.epoch = state->epoch;
+    manifest.strategy = state->strategy;
+    manifest.files = snapshot->files();
+    manifest.tensors = snapshot->tensors();
   }
 
   /// Refuses whatever is no regular file in real directories below this one.
@@ -143,7 +161,8 @@ struct CheckpointReader::Impl {
     std::map<std::uint32_t, std::vector<detail::FileRange>> wanted;  // by file
     for (const auto& range : ranges) {
       const auto& tensor = find(stem, range);
-      if (!range.into.empty()) wanted[tensor.file].push_back({tensor.begin + range.begin, range.into});
+      if (snapshot) snapshot->read(static_cast<std::size_t>(&tensor - manifest.tensors.data()), range.begin, range.into);
+      else if (!range.into.empty()) wanted[tensor.file].push_back({tensor.begin + range.begin, range.into});
     }
     for (auto& [place, parts] : wanted) {
       std::ranges::sort(parts, {}, &detail::FileRange::begin);

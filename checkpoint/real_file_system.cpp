@@ -5,7 +5,7 @@
 #include <io/async_io.hpp>
 
 #include <troupe/errors.hpp>
-#include <troupe/file_system.hpp>
+#include <troupe/storage_faults.hpp>
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -218,7 +218,7 @@ std::unique_ptr<FileSystem> detail::make_real_file_system(RealFileSystemOptions 
 
 FileSystem& real_file_system() {
   static RealFileSystem real{{}};
-  return real;
+  return detail::with_storage_faults(real);
 }
 
 }  // namespace troupe

@@ -80,6 +80,7 @@ RunStorage::~RunStorage() {
     // The caller has flushed, or has been told why that fails.
   }
   if (reports_fd_ >= 0) ::close(reports_fd_);
+  if (journal_fd_ >= 0) ::close(journal_fd_);
   if (lock_fd_ >= 0) ::close(lock_fd_);
 }
 
@@ -103,8 +104,8 @@ void RunStorage::lock() {
   }
 }
 
-void RunStorage::open_reports() {
-  const auto file = path_ / "reports.jsonl";
+int RunStorage::open_lines(const char* name) const {
+  const auto file = path_ / name;
   std::error_code error;
   if (fs::exists(file, error)) {
     const auto text = files::read_all(file);
@@ -112,8 +113,14 @@ void RunStorage::open_reports() {
     if (whole != text.size()) fs::resize_file(file, whole, error);  // cut what a crash has torn
     files::check(error, "truncate", file);
   }
-  reports_fd_ = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (reports_fd_ < 0) files::fail("open", file, errno);
+  const int fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (fd < 0) files::fail("open", file, errno);
+  return fd;
+}
+
+void RunStorage::open_reports() {
+  reports_fd_ = open_lines("reports.jsonl");
+  journal_fd_ = open_lines("journal.jsonl");
 }
 
 std::string checkpoint_name(std::uint64_t index) {
@@ -132,6 +139,10 @@ void RunStorage::flush() {
   if (unflushed_.empty() || reports_fd_ < 0) return;
   const auto lines = std::exchange(unflushed_, {});
   files::write_all(reports_fd_, lines, path_ / "reports.jsonl");
+}
+
+void RunStorage::note(const std::string& json) {
+  if (journal_fd_ >= 0) files::write_all(journal_fd_, json + "\n", path_ / "journal.jsonl");
 }
 
 CheckpointRecord RunStorage::commit(const CompleteCheckpoint& checkpoint) {

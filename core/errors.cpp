@@ -24,6 +24,7 @@ std::string_view name(Errc code) noexcept {
     case Errc::AlreadyExists: return "AlreadyExists";
     case Errc::Unsupported: return "Unsupported";
     case Errc::Internal: return "Internal";
+    case Errc::OutOfMemory: return "OutOfMemory";
   }
   return "Unknown";
 }
@@ -50,6 +51,7 @@ std::string_view explain(Errc code) noexcept {
     case Errc::AlreadyExists: return "it is already there; choose another name or resume";
     case Errc::Unsupported: return "this build or machine cannot do that; the text says what can";
     case Errc::Internal: return "a bug in Troupe; please report it with the text";
+    case Errc::OutOfMemory: return "memory ran out; make batches smaller, shard or offload more, or give it more memory";
   }
   return "unknown error code";
 }

@@ -1,42 +1,56 @@
 #include <troupe/failure_policy.hpp>
+#include <troupe/failure_rules.hpp>
 #include <troupe/group_rules.hpp>
 
 #include <algorithm>
 
 namespace troupe {
 
-bool worth_retrying(Errc code) noexcept {
-  switch (code) {
-    case Errc::InvalidArgument:
-    case Errc::InvalidConfig:
-    case Errc::Unsupported:
-    case Errc::NotFound:
-    case Errc::AlreadyExists:
-    case Errc::StorageUnavailable:
-    case Errc::Cancelled: return false;
-    default: return true;
-  }
-}
+bool worth_retrying(Errc code) noexcept { return failure_rule(code).retry; }
 
-Verdict after_group_ended(const std::optional<RunError>& error, bool stop_requested, int failures,
+Verdict after_group_ended(const std::optional<RunError>& error, bool stop_requested, bool got_on, const FailuresSoFar& before,
                           const FailureConfig& config) {
+  const int failures = before.counted;
   if (!error) return {NextStep::Finish, "every rank returned"};
   if (stop_requested) return {NextStep::Fail, "a stop was requested"};
-  if (!worth_retrying(error->code)) {
-    return {NextStep::Fail, std::string(name(error->code)) + " does not get better by trying again"};
+  const auto& rule = failure_rule(error->code);
+  if (!rule.retry) {
+    return {NextStep::Fail, std::string(name(error->code)) + " does not get better by trying again: " + std::string(rule.why)};
+  }
+  if (rule.most >= 0 && before.same + 1 >= rule.most && config.max_failures != 0) {
+    return {NextStep::Fail, std::string(name(error->code)) + " for the " + (rule.most == 2 ? "second" : std::to_string(rule.most) + "th") +
+                                " time: " + std::string(rule.advice)};
   }
   if (config.max_failures == 0) return {NextStep::Fail, "max_failures is 0"};
   if (config.max_failures > 0 && failures >= config.max_failures) {
     return {NextStep::Fail, "failed " + std::to_string(failures + 1) + " times, max_failures is " +
                                 std::to_string(config.max_failures)};
   }
+  if (!got_on && before.fruitless + 1 >= config.crash_loop_limit) {
+    return {NextStep::Fail, std::to_string(before.fruitless + 1) + " attempts in a row failed before they got anywhere (crash_loop_limit)"};
+  }
   return {NextStep::Retry, "failure " + std::to_string(failures + 1) + " of " +
                                (config.max_failures < 0 ? "any number"
                                                         : std::to_string(config.max_failures))};
 }
 
-std::chrono::milliseconds retry_delay(int failures) noexcept {
-  return std::chrono::milliseconds{std::min(10'000, 100 << std::clamp(failures, 0, 7))};
+std::chrono::milliseconds retry_delay(int fruitless, double jitter) noexcept {
+  if (fruitless <= 0) return std::chrono::milliseconds{0};
+  const int pause = std::min(10'000, 100 << std::clamp(fruitless - 1, 0, 7));
+  return std::chrono::milliseconds{static_cast<int>(pause * (1 + std::clamp(jitter, -1.0, 1.0) / 4))};
+}
+
+int next_world_size(const std::optional<RunError>& error, int world_size, int fruitless, const ScalingConfig& scaling) noexcept {
+  if (scaling.min_workers == 0 || world_size <= scaling.min_workers || !error) return world_size;
+  const bool cannot_be_replaced = error->code == Errc::StartFailed || fruitless >= 2;
+  return cannot_be_replaced ? world_size - 1 : world_size;
+}
+
+std::optional<StateCopy> newest_copy(const std::vector<CheckpointRecord>& checkpoints, const std::optional<StateCopy>& snapshot) {
+  if (checkpoints.empty()) return snapshot;
+  const auto& newest = checkpoints.back();
+  if (snapshot && snapshot->reports > newest.index) return snapshot;
+  return StateCopy{newest.checkpoint.path(), 0, newest.index + 1, 0};
 }
 
 std::optional<RunError> first_cause(const std::vector<RunError>& errors, const std::set<int>& returned) {

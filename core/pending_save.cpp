@@ -11,6 +11,7 @@ namespace troupe {
 struct PendingSave::State {
   mutable std::mutex mutex;
   mutable std::condition_variable ended;
+  bool finishing = false;  // callbacks run
   std::optional<Outcome> outcome;
   std::vector<std::function<void(const Outcome&)>> callbacks;
 };
@@ -30,16 +31,16 @@ PendingSave::PendingSave() : state_(std::make_unique<State>()) {}
 PendingSave::~PendingSave() = default;
 
 void PendingSave::finish(Outcome outcome) {
-  std::vector<std::function<void(const Outcome&)>> callbacks;
-  const Outcome result = outcome;  // ours: once others see the end, they may destroy this object
-  {
-    const std::scoped_lock lock{state_->mutex};
-    if (state_->outcome) return;
-    state_->outcome = std::move(outcome);
-    callbacks = std::exchange(state_->callbacks, {});
-    state_->ended.notify_all();  // under the lock: a waiter cannot return before it is released
+  std::unique_lock lock{state_->mutex};
+  if (state_->outcome || std::exchange(state_->finishing, true)) return;
+  while (!state_->callbacks.empty()) {
+    const auto callbacks = std::exchange(state_->callbacks, {});
+    lock.unlock();
+    for (const auto& callback : callbacks) call(callback, outcome);
+    lock.lock();
   }
-  for (const auto& callback : callbacks) call(callback, result);
+  state_->outcome = std::move(outcome);
+  state_->ended.notify_all();  // under the lock: a waiter, who may destroy this object, cannot return before it is released
 }
 
 bool PendingSave::done() const {

@@ -84,6 +84,7 @@ Json to_json(const RunError& error) {
   set_optional(json, "signal", error.signal);
   set_optional(json, "exit_code", error.exit_code);
   set_optional(json, "step", error.step);
+  set_optional(json, "pid", error.pid);
   json["last_lines"] = error.last_lines;
   if (!error.details.empty()) json["details"] = error.details;
   return json;
@@ -99,6 +100,7 @@ RunError error_from_json(const Json& json) {
     error.exit_code = get_optional<int>(json, "exit_code");
     error.last_lines = json.at("last_lines").get<std::vector<std::string>>();
     error.step = get_optional<std::uint64_t>(json, "step");
+    error.pid = get_optional<std::int64_t>(json, "pid");
     error.details = get_optional<std::string>(json, "details").value_or("");
     return error;
   });
@@ -117,6 +119,7 @@ Json to_json(const Result& result) {
   json["preempted"] = result.preempted;
   json["warnings"] = result.warnings;
   json["path"] = result.path.string();
+  if (!result.post_mortem.empty()) json["post_mortem"] = result.post_mortem;
   json["history"] = Json::array();
   for (const auto& record : result.history) json["history"].push_back(to_json(record));
   return json;
@@ -138,6 +141,7 @@ Result result_from_json(const Json& json, const std::filesystem::path& run) {
     if (!json.at("error").is_null()) result.error = error_from_json(json.at("error"));
     result.stopped_early = json.at("stopped_early").get<bool>();
     result.preempted = get_optional<bool>(json, "preempted").value_or(false);
+    result.post_mortem = get_optional<std::string>(json, "post_mortem").value_or("");
     if (json.contains("warnings")) result.warnings = json["warnings"].get<std::vector<std::string>>();
     for (const auto& entry : json.at("history")) result.history.push_back(report_from_json(entry, run));
     return result;

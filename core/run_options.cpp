@@ -1,3 +1,4 @@
+#include <troupe/chaos.hpp>
 #include <troupe/errors.hpp>
 #include <troupe/run_options.hpp>
 
@@ -41,9 +42,13 @@ void validate(const RunConfig& run) {
     throw Failure{Errc::InvalidConfig, "FailureConfig.failure_window is " + std::to_string(run.failure.failure_window.count()) +
                                            " ms; it must be 0 (the whole run) or more"};
   }
+  check_range("FailureConfig.crash_loop_limit", run.failure.crash_loop_limit, 1, 1'000'000'000);
   check_range("FailureConfig.snapshot_every", run.failure.snapshot_every, 0, 1'000'000'000);
   if (!run.failure.snapshot_path.is_absolute()) {
     throw Failure{Errc::InvalidConfig, "FailureConfig.snapshot_path is '" + run.failure.snapshot_path.string() + "'; it must be an absolute path"};
+  }
+  if (run.time_limit.count() < 0) {
+    throw Failure{Errc::InvalidConfig, "RunConfig.time_limit is " + std::to_string(run.time_limit.count()) + " ms; it must be 0 (none) or more"};
   }
   if (run.checkpoint.num_to_keep) check_range("CheckpointConfig.num_to_keep", *run.checkpoint.num_to_keep, 1, 1'000'000'000);
   const auto& order = run.checkpoint.checkpoint_score_order;
@@ -55,6 +60,7 @@ void validate(const RunConfig& run) {
   check_positive("RunConfig.step_timeout", run.step_timeout);
   check_positive("RunConfig.stop_grace", run.stop_grace);
   check_positive("RunConfig.upload_timeout", run.upload_timeout);
+  (void)parse_chaos(run.chaos);
 }
 
 }  // namespace troupe

@@ -16,12 +16,11 @@ class io_context;
 
 namespace troupe {
 
-/// The first frame in both directions: who is there, and that both ends are the same program and attempt.
+/// The first frame in both directions: who is there, and that both ends are the same program and start.
 struct Hello {
   std::string program;      ///< identity of the executable file; must be equal
-  Attempt attempt = 0;
-  int rank = 0;
-  std::uint64_t nonce = 0;  ///< drawn by the driver for this rank and attempt
+  int process = 0;          ///< number of the process in its pool; it may be one rank after another
+  std::uint64_t nonce = 0;  ///< drawn by the driver for this process
   bool operator==(const Hello&) const = default;
 };
 

@@ -36,6 +36,7 @@ struct RunRank {
   std::string run_name;
   std::string run_directory;          ///< absolute; checkpoint_dir() makes directories below it
   std::optional<std::string> resume_checkpoint;  ///< absolute path for get_checkpoint()
+  int previous_world_size = 0;                   ///< of the attempt that it comes from; 0: none
   std::uint64_t first_report_index = 0;          ///< so that report indices go on after a resume
   ScalingConfig scaling;
   std::chrono::milliseconds barrier_timeout{600'000};
@@ -137,6 +138,7 @@ struct RankLost {
   Attempt attempt = 0;
   int rank = 0;
   RunError error;
+  bool is_reusable = false;  ///< its process is as good as new: it can be a rank of the next attempt
 };
 
 // ---- Trainer to WorkerGroup, and back -----------------------------------------------------------------------
@@ -149,6 +151,7 @@ struct StartGroup {
   std::string run_name;
   std::string run_directory;
   std::optional<std::string> resume_checkpoint;
+  int previous_world_size = 0;
   std::uint64_t first_report_index = 0;
   ScalingConfig scaling;
   RunConfig run;
@@ -170,6 +173,7 @@ struct AbortGroup {
 /// Every rank runs its train function.
 struct GroupStarted {
   Attempt attempt = 0;
+  std::vector<std::int64_t> pids{};  ///< of the ranks' processes, by rank
 };
 
 /// Every rank has ended and nothing of the attempt is left: no process, socket, thread or shared memory.
@@ -177,6 +181,7 @@ struct GroupEnded {
   Attempt attempt = 0;
   std::optional<RunError> error;  ///< the first rank's that failed by itself, not those that were aborted after it
   std::vector<std::string> unused_config_keys;  ///< that no rank read; empty unless every rank returned
+  std::vector<std::string> other_errors;        ///< of ranks that failed by themselves later: "rank 2: RankKilled: …"
 };
 
 // ---- users to Trainer, Trainer to listeners -----------------------------------------------------------------
@@ -184,6 +189,13 @@ struct GroupEnded {
 /// Anyone to the Trainer: soft stop (finish the step). The second one is a hard stop.
 struct StopRun {
   std::string reason;
+  bool is_preemption = false;  ///< the machine is needed otherwise: the run is to be started again and go on
+};
+
+/// Anyone to the Trainer of an elastic run: go on with so many ranks, from min_workers to num_workers, from the next step
+/// boundary on. Ranks see it as a stop; then an attempt of the new size begins.
+struct ResizeRun {
+  int num_workers = 1;
 };
 
 /// Trainer to listeners: the run's directory is made, attempt `attempt` begins.
@@ -191,7 +203,9 @@ struct RunStarted {
   Attempt attempt = 0;
   std::string run_name;
   std::string path;
-  std::vector<std::string> warnings;  ///< of damaged checkpoints that were left aside
+  std::vector<std::string> warnings;  ///< of damaged checkpoints that were left aside, and why there is another attempt
+  int world_size = 1;
+  std::string resumes_from{};         ///< checkpoint or snapshot; empty: from the beginning
 };
 
 /// Trainer to listeners: a report of one rank, in order of arrival.

@@ -2,6 +2,7 @@
 
 #include <troupe/caf_types.hpp>
 #include <troupe/communicator.hpp>
+#include <troupe/kept_objects.hpp>
 #include <troupe/session.hpp>
 
 #include <caf/actor.hpp>
@@ -21,9 +22,9 @@ namespace troupe {
 /// aborted. `seat` is given up as soon as the train function returns, so that peers see it leave; when the function
 /// throws, the collective group is aborted first with "rank 1 failed: …".
 ///
-/// @param functions must outlive the actor.
-[[nodiscard]] caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions,
-                                           std::shared_ptr<Communicator> seat, caf::actor group);
+/// @param functions must outlive the actor. @param kept for `TrainContext::keep`; nothing: the rank keeps nothing.
+[[nodiscard]] caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions, std::shared_ptr<Communicator> seat,
+                                           caf::actor group, std::shared_ptr<KeptObjects> kept = nullptr);
 
 /// Where the ranks of one attempt live. Made by the Trainer, owned by the WorkerGroup, destroyed before GroupEnded.
 class RankPlacer {
@@ -31,15 +32,18 @@ class RankPlacer {
   virtual ~RankPlacer() = default;
   /// Makes the actor that speaks for rank `spec.rank`, linked to `group`; the group sends it RunRank next. Must not
   /// block. Throws Failure{StartFailed} naming the limit that was hit.
-  /// The actor answers RankDone or RankLost exactly once, when nothing of the rank is left.
+  /// The actor answers RankDone or RankLost exactly once, when nothing of the rank is left but a process that can be another.
   [[nodiscard]] virtual caf::actor place(caf::event_based_actor* group, const RunRank& spec) = 0;
+  /// Every rank runs its train function.
+  virtual void all_started() {}
   /// Frees every rank that waits in a collective, within 100 ms. Any thread; the first reason stays.
   virtual void abort(const std::string& reason) noexcept = 0;
 };
 
 /// Ranks as threads of this process. Throws Failure{StartFailed}. `session` must outlive the placer and its ranks.
-[[nodiscard]] std::unique_ptr<RankPlacer> make_thread_placer(const Session& session, const StartGroup& group);
-/// Ranks as processes of this host: this program, started again. Throws Failure{StartFailed}.
+[[nodiscard]] std::unique_ptr<RankPlacer> make_thread_placer(const Session& session, const StartGroup& group,
+                                                             std::shared_ptr<KeptObjects> kept = nullptr);
+/// Ranks as processes of this host: this program, started again. They end with the placer. Throws Failure{StartFailed}.
 [[nodiscard]] std::unique_ptr<RankPlacer> make_process_placer(const Session& session, const StartGroup& group);
 
 }  // namespace troupe

@@ -3,6 +3,8 @@
 #include "../comm/blame.hpp"
 #include "../comm/request.hpp"
 
+#include <troupe/black_box.hpp>
+
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
@@ -104,6 +106,8 @@ class C10dState final : public Work::State {
     return finished_;
   }
   Outcome wait() override {
+    if (finished_) return outcome_;
+    const WaitMark mark{WaitingIn::Collective};
     while (!finished_) {
       try {
         work->wait(kLook);

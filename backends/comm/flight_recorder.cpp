@@ -2,6 +2,8 @@
 
 #include "packed.hpp"
 
+#include <troupe/black_box.hpp>
+
 #include <cstring>
 
 namespace troupe {
@@ -92,6 +94,12 @@ std::uint64_t FlightRecorder::post(const Collective& collective, Time now) noexc
   auto& counter = counters_[static_cast<std::size_t>(collective.call)];
   counter.calls.store(counter.calls.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   counter.bytes.store(counter.bytes.load(std::memory_order_relaxed) + sent_bytes(collective, static_cast<int>(ranks_.size())), std::memory_order_relaxed);
+  if (auto* box = current_black_box()) {
+    box->advance();
+    box->collectives.store(box->collectives.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+    const auto* label = reinterpret_cast<const char*>(label_.words.data());
+    box->note(EventKind::Collective, sequence, name(collective.call), {label, strnlen(label, sizeof label_.words)}, now);
+  }
   return sequence;
 }
 
@@ -101,6 +109,8 @@ void FlightRecorder::finish(std::uint64_t sequence, Errc outcome, Time now) noex
   if (entry.sequence.load(std::memory_order_relaxed) != sequence) return;  // it took longer than the next 2,000
   outcomes_[place].store(static_cast<std::uint16_t>(outcome), std::memory_order_relaxed);
   entry.end.store(ticks(now), std::memory_order_release);
+  if (outcome == Errc::Ok) return;
+  if (auto* box = current_black_box()) box->note(EventKind::CollectiveEnded, sequence, troupe::name(outcome), {}, now);
 }
 
 bool FlightRecorder::read(std::uint64_t sequence, FlightEntry& out) const {

@@ -3,6 +3,8 @@
 #include "blame.hpp"
 #include "kernels.hpp"
 
+#include <troupe/black_box.hpp>
+
 #include <algorithm>
 #include <cstring>
 #include <thread>
@@ -159,10 +161,12 @@ bool Seat::poll(Operation& operation) {
 
 void Seat::wait(Operation& operation) {
   auto& news = state_->header().news;
+  std::optional<WaitMark> mark;
   while (!operation.finished_) {
     const auto seen = news.load(std::memory_order_seq_cst);
     progress(Effort::All);
     if (operation.finished_) return;
+    if (!mark) mark.emplace(WaitingIn::Collective);
     bool changed = false;
     for (int spin = 0; spin < spins_ && !changed; ++spin) {
       pause();

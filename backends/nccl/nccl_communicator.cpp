@@ -3,6 +3,8 @@
 #include "../comm/request.hpp"
 #include "cuda_device.hpp"
 
+#include <troupe/black_box.hpp>
+
 #include <atomic>
 #include <mutex>
 #include <numeric>
@@ -215,6 +217,8 @@ class NcclWork final : public Work::State {
   }
 
   Outcome wait() override {
+    if (poll()) return *outcome_;
+    const WaitMark mark{WaitingIn::Collective};
     while (!poll()) std::this_thread::sleep_for(std::chrono::microseconds(20));
     return *outcome_;
   }

@@ -56,6 +56,26 @@ struct Compat {
   bool step_scheduler_per_process = false;  ///< Accelerate 1.15: a prepared scheduler steps once per process at every update
 };
 
+/// What backward does at an update whose loss or gradients are not finite on some rank: on all ranks the same (docs/snapshots.md).
+/// Not looked at inside LocalSGD and join_uneven_inputs.
+struct BadNumbers {
+  enum class Policy : std::uint8_t {
+    Ignore,    ///< nothing is looked at, and nothing costs anything
+    Skip,      ///< optimizers and schedulers do nothing until the next update, as after an overflow of fp16
+    Halt,      ///< backward throws Failure{DataMalformed} that names the rank, the update and the batch's samples
+    RollBack,  ///< the training state is `roll_back_steps` updates ago again, from a snapshot in memory; data go on with the next batch
+  };
+  Policy policy = Policy::Ignore;
+  int roll_back_steps = 1;  ///< updates undone, or more up to the next snapshot; 1 to `snapshots().every`
+  int max_in_a_row = 10;    ///< more bad updates one after another are as with Halt
+};
+
+/// Updates that BadNumbers kept from happening.
+struct BadNumberCounts {
+  std::int64_t skipped = 0;      ///< all of them
+  std::int64_t rolled_back = 0;  ///< of these
+};
+
 struct AcceleratorOptions {
   Precision mixed_precision = Precision::No;
   int gradient_accumulation_steps = 1;
@@ -78,6 +98,9 @@ struct AcceleratorOptions {
   std::optional<GradientAccumulationPlugin> gradient_accumulation_plugin{};
   CheckpointOptions checkpoint{};
   ProjectConfiguration project_config{};
+  /// Unless it is Ignore, backward reads the loss, looks at all gradients before an update and adds a reduction of one byte (none with FP16); and
+  /// no checkpoint of parameters or optimizer state that are not finite is committed. No snapshot is, whatever the policy.
+  BadNumbers bad_numbers{};
 };
 
 /// Ends something at the end of a scope.
@@ -157,9 +180,10 @@ class Accelerator {
   /// Limits every element of the gradients to [-clip_value, clip_value], under every strategy.
   void clip_grad_value(const std::vector<at::Tensor>& parameters, double clip_value);
   [[nodiscard]] bool sync_gradients() const noexcept;
-  /// True from a `backward` whose gradients overflowed on some rank until the next one that ends a window: the
+  /// True from a `backward` whose gradients overflowed on some rank, or that BadNumbers skips, until the next one that ends a window: the
   /// optimizers' and schedulers' steps between do nothing, on all ranks.
   [[nodiscard]] bool optimizer_step_was_skipped() const noexcept;
+  [[nodiscard]] const BadNumberCounts& bad_number_counts() const noexcept;
   /// What a plugin came down to; nothing without one. `auto` values are settled once a model is prepared.
   [[nodiscard]] const std::optional<EffectiveConfig>& config() const noexcept;
   /// This rank's memory by category.
@@ -268,9 +292,17 @@ class Accelerator {
   std::shared_ptr<PendingSave> save_state(const std::filesystem::path& directory);
   /// To the next checkpoint of ProjectConfiguration::automatic_checkpoint_naming.
   std::shared_ptr<PendingSave> save_state();
-  /// The inverse; what follows then equals, bit for bit, what followed the save. With another number of ranks the rest of an
+  /// Copies what a checkpoint holds into memory that outlives this rank, where `context.snapshots()` says so (docs/snapshots.md).
+  /// With a prepared loader this happens by itself, after an update, when the loop asks that loader for its next batch, as does
+  /// `context.step_completed()` after every batch; a loop without one calls both, once after each update, on every rank.
+  /// @return whether this rank's share was taken: at each `context.snapshots().every`-th update. Never throws for lack of memory:
+  ///         then the log says so once, and no rank takes any more. The first snapshot is collective.
+  /// Throws Failure{InvalidArgument} inside an open accumulation window, a LocalSGD or join_uneven_inputs.
+  bool snapshot();
+  [[nodiscard]] const SnapshotCounts& snapshot_counts() const noexcept;
+  /// The inverse of save_state; what follows then equals, bit for bit, what followed the save. With another number of ranks the rest of an
   /// epoch that was under way is dealt to the ranks there are, and random generators are left as they are. Also loads the weights
-  /// of a plain Hugging Face directory, when not strict. Every byte that is read is verified. Collective.
+  /// of a plain Hugging Face directory, when not strict, and a snapshot. Every byte of a checkpoint that is read is verified. Collective.
   /// Throws on all ranks Failure naming file and tensor; after {FileCorrupt} what is prepared is partly loaded.
   LoadReport load_state(const std::filesystem::path& directory, LoadOptions options = {});
   /// From the newest one of automatic_checkpoint_naming that is undamaged.

@@ -13,6 +13,14 @@
 
 namespace troupe {
 
+/// What became of the snapshots in memory that were due on this rank (docs/snapshots.md).
+struct SnapshotCounts {
+  std::int64_t taken = 0;
+  std::int64_t skipped = 0;     ///< another rank had not said yet how the last one went, or has stopped taking any
+  std::int64_t not_finite = 0;  ///< parameters or optimizer state held infinity, or what is no number
+  bool off = false;             ///< none will be taken any more; the log has said why
+};
+
 /// A number of bytes, or text as Accelerate and Transformers take it: "10GB" (10⁹), "5GiB" (2³⁰), "300MB", "4096".
 class ByteSize {
  public:

@@ -9,8 +9,11 @@
 
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
+#include <typeindex>
+#include <typeinfo>
 
 namespace troupe {
 
@@ -33,6 +36,8 @@ class TrainContext {
 
   [[nodiscard]] virtual int world_rank() const noexcept = 0;
   [[nodiscard]] virtual int world_size() const noexcept = 0;
+  /// Of the attempt that `get_checkpoint()` comes from; another than `world_size()` once an elastic run was resized.
+  [[nodiscard]] virtual int previous_world_size() const noexcept { return world_size(); }
   [[nodiscard]] virtual int local_rank() const noexcept = 0;
   [[nodiscard]] virtual int local_world_size() const noexcept = 0;
   [[nodiscard]] virtual int node_rank() const noexcept = 0;
@@ -62,10 +67,19 @@ class TrainContext {
   /// strike. The Accelerator calls it when the loop asks a prepared loader for the next batch; a loop without one calls it itself
   /// once a step. Costs under 100 ns. Throws what an injected fault throws.
   virtual void step_completed() {}
+  /// True once when a `nan` fault is injected: whoever makes gradients then puts a NaN into them.
+  [[nodiscard]] virtual bool wants_bad_number() noexcept { return false; }
   /// Where copies of the training state are kept that outlive this rank; none unless the run restarts lost ranks.
   [[nodiscard]] virtual SnapshotOptions snapshots() const { return {}; }
   /// Reports sent so far over all attempts, as the next report's index.
   [[nodiscard]] virtual std::uint64_t reports() const noexcept { return 0; }
+
+  /// What `make` gives, or gave in an earlier attempt that ran in this process: data that was read, tokens, pretrained weights.
+  /// After a failure only ranks that were lost make it anew. Not for what was prepared: an Accelerator may have sharded it.
+  template <class T>
+  [[nodiscard]] std::shared_ptr<T> keep(const std::string& name, const std::function<std::shared_ptr<T>()>& make) {
+    return std::static_pointer_cast<T>(keep_object(name, typeid(T), [&make]() -> std::shared_ptr<void> { return make(); }));
+  }
 
   /// Waits for every rank of the attempt. Goes over the actors, not over the communicator; a failure names who did
   /// not come.
@@ -81,6 +95,11 @@ class TrainContext {
   [[nodiscard]] virtual DeviceRuntime& device_runtime() { return cpu_runtime(); }
   /// The seat for tensors on `device()`: on the CPU the same.
   [[nodiscard]] virtual Communicator& device_communicator() { return communicator(); }
+
+ protected:
+  [[nodiscard]] virtual std::shared_ptr<void> keep_object(const std::string&, std::type_index, const std::function<std::shared_ptr<void>()>& make) {
+    return make();
+  }
 };
 
 /// A train function, as `main` lists it by name.

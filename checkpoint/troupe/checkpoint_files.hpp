@@ -37,6 +37,7 @@ struct TensorRange {
   std::size_t tensor = 0;
   std::uint64_t begin = 0;
   std::span<const std::byte> bytes;
+  bool finite = false;  ///< a snapshot of it that holds infinity or no number is none: of parameters and moments
 };
 
 /// One logical file that all writers write together: <stem>.safetensors, or above `max_shard_bytes` of tensor data
@@ -150,7 +151,8 @@ struct ReadRange {
 };
 
 /// A committed checkpoint, or a plain Hugging Face directory without a manifest: then there is only what lies in model.safetensors
-/// or its shards, and nothing can be verified but the headers.
+/// or its shards, and nothing can be verified but the headers. Or a snapshot in memory (troupe/memory_snapshot.hpp), whole: its bytes
+/// have no digests, and it has no manifest file.
 ///
 /// The constructor verifies the manifest, every file's presence and size, and all rank files; bytes of tensors are verified,
 /// segment by segment, when they are read. Symbolic links below the directory are refused.

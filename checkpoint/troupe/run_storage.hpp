@@ -16,6 +16,7 @@ namespace troupe {
 ///
 ///     reports.jsonl        every report of every rank, one JSON object a line, only ever appended to
 ///     checkpoint_000002/   a committed checkpoint: the ranks' files, and manifest.troupe that lists them
+///     journal.jsonl        what the driver did: attempts, processes, failures, decisions; only ever appended to
 ///     result.json          the Result, once the run has ended
 ///     .lock                held by the driver while it runs
 ///     .staging/            what is not committed yet; emptied when a run begins
@@ -61,6 +62,8 @@ class RunStorage {
   /// Adds a line to reports.jsonl; it is in the file after `flush`.
   void append(const ReportRecord& record);
   void flush();
+  /// Adds a line to journal.jsonl, at once.
+  void note(const std::string& json);
   /// Makes one checkpoint of what the writers wrote into one directory, or each into its own (then their files are merged): checks that
   /// the ranges that `write_part` recorded tile every shared file, digests the files that nobody recorded, syncs all that is
   /// not durable yet, writes the manifest, and renames once. Directories below the run's own .staging are moved, others copied.
@@ -78,12 +81,14 @@ class RunStorage {
  private:
   void lock();
   void open_reports();
+  [[nodiscard]] int open_lines(const char* name) const;
 
   std::filesystem::path path_;
   RunContents found_;
   std::string unflushed_;
   int lock_fd_ = -1;
   int reports_fd_ = -1;
+  int journal_fd_ = -1;
 };
 
 }  // namespace troupe

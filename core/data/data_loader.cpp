@@ -38,6 +38,8 @@ struct Shared {
   std::optional<LoaderPosition>
       position;                   // of the latest epoch; nothing once another start was set
   const void* current = nullptr;  // the latest epoch, while it lives
+  std::vector<std::int64_t> batch;  // indices of its last batch
+  DataLoader::Asked asked;
 };
 
 /// Everything needed to load any batch of one epoch on one rank, from any thread.
@@ -47,14 +49,17 @@ struct EpochContent {
   BatchSharding sharding;
   std::vector<std::int64_t> order;
 
-  [[nodiscard]] Batch load(std::int64_t number) const {
+  [[nodiscard]] std::vector<std::int64_t> indices_of(std::int64_t number) const {
     const auto range = batch_at(sharding, number);
     std::vector<std::int64_t> indices(static_cast<std::size_t>(range.count));
     for (std::int64_t i = 0; i < range.count; ++i) {
       indices[static_cast<std::size_t>(i)] =
           order[static_cast<std::size_t>((range.first + i) % sharding.num_samples)];
     }
-    return load_batch(*dataset, collate, indices);
+    return indices;
+  }
+  [[nodiscard]] Batch load(std::int64_t number) const {
+    return load_batch(*dataset, collate, indices_of(number));
   }
 };
 
@@ -85,6 +90,7 @@ class DataLoader::Iterator::Epoch {
   ~Epoch() {
     if (shared_->current != this) return;
     shared_->current = nullptr;
+    shared_->batch.clear();
     shared_->state = {};
   }
 
@@ -92,11 +98,13 @@ class DataLoader::Iterator::Epoch {
   Epoch& operator=(const Epoch&) = delete;
 
   [[nodiscard]] std::optional<Batch> next() {
+    if (const auto asked = shared_->asked) asked(position_.num_batches < size_);
     if (position_.num_batches >= size_) {
       finish();
       return std::nullopt;
     }
     auto batch = prefetcher_ ? prefetcher_->next() : content_.load(position_.num_batches);
+    if (shared_->current == this) shared_->batch = content_.indices_of(position_.num_batches);
     ++position_.num_batches;
     if (shared_->current == this) {
       if (shared_->position) shared_->position = position_;
@@ -214,6 +222,10 @@ std::int64_t DataLoader::total_batch_size() const {
 }
 const LoaderState& DataLoader::state() const noexcept { return impl_->shared->state; }
 const DataLoaderOptions& DataLoader::options() const noexcept { return impl_->options; }
+void DataLoader::set_asked(Asked asked) { impl_->shared->asked = std::move(asked); }
+const std::vector<std::int64_t>& DataLoader::batch_indices() const noexcept {
+  return impl_->shared->batch;
+}
 std::int64_t DataLoader::epoch() const noexcept { return position().epoch; }
 
 void DataLoader::set_epoch(std::int64_t epoch) {

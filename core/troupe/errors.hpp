@@ -30,6 +30,7 @@ enum class Errc : std::uint16_t {
   AlreadyExists = 17,       ///< a run or file is already there and may not be replaced
   Unsupported = 18,         ///< a valid request that this build or machine cannot serve
   Internal = 19,            ///< a bug in Troupe
+  OutOfMemory = 20,         ///< memory of the host or a device ran out, or the kernel killed a rank because it did
 };
 
 /// A short sentence a user can act on.

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <set>
 #include <string>
@@ -22,13 +23,37 @@ struct Verdict {
   std::string reason;
 };
 
-/// What to do when every rank of an attempt has ended.
-/// @param failures attempts of this run that failed before this one.
-[[nodiscard]] Verdict after_group_ended(const std::optional<RunError>& error, bool stop_requested,
-                                        int failures, const FailureConfig& config);
+/// The failed attempts of a run before the one that has just ended.
+struct FailuresSoFar {
+  int counted = 0;    ///< within FailureConfig::failure_window
+  int fruitless = 0;  ///< the last ones in a row that got nowhere: no report, no step, no newer copy of the state
+  int same = 0;       ///< with the code of the one that has just ended: some kinds are given up early (failure_rules.hpp)
+};
 
-/// Pause before attempt number `failures` + 1: 100 ms, doubled for every failure, 10 s at most.
-[[nodiscard]] std::chrono::milliseconds retry_delay(int failures) noexcept;
+/// What to do when every rank of an attempt has ended.
+/// @param got_on whether the attempt got anywhere.
+[[nodiscard]] Verdict after_group_ended(const std::optional<RunError>& error, bool stop_requested, bool got_on,
+                                        const FailuresSoFar& before, const FailureConfig& config);
+
+/// Pause before the next attempt: none after one that got on, else 100 ms, doubled for every further fruitless one, 10 s at
+/// most, and up to a quarter more or less, so that runs that failed together do not come back together.
+/// @param fruitless in a row, the last one included. @param jitter from -1 to 1.
+[[nodiscard]] std::chrono::milliseconds retry_delay(int fruitless, double jitter) noexcept;
+
+/// How many ranks the next attempt of an elastic run has: fewer, down to min_workers, when a rank could not be started, or when
+/// attempts in a row got nowhere. Other runs keep their number.
+[[nodiscard]] int next_world_size(const std::optional<RunError>& error, int world_size, int fruitless, const ScalingConfig& scaling) noexcept;
+
+/// A copy of the training state from which an attempt can go on.
+struct StateCopy {
+  std::filesystem::path path;
+  int world_size = 0;         ///< of the attempt that made it; 0: not known
+  std::uint64_t reports = 0;  ///< sent when it was made
+  std::int64_t steps = 0;     ///< optimizer updates in it; 0: not known
+};
+
+/// The newest of the committed checkpoints, oldest first, and of the snapshot in memory.
+[[nodiscard]] std::optional<StateCopy> newest_copy(const std::vector<CheckpointRecord>& checkpoints, const std::optional<StateCopy>& snapshot);
 
 /// Whether an error with this code may vanish when the same thing is tried again.
 [[nodiscard]] bool worth_retrying(Errc code) noexcept;

@@ -19,7 +19,7 @@ class PendingSave {
   PendingSave& operator=(const PendingSave&) = delete;
 
   /// Ends it: success (everything is durable) or why not. Only the first call counts. Runs the callbacks on this thread,
-  /// in the order they came; what they throw is lost.
+  /// in the order they came, before anyone who waits returns: a callback must not wait itself. What they throw is lost.
   void finish(Outcome outcome);
   [[nodiscard]] bool done() const;
   /// How it ended; Outcome{DeadlinePassed} when it has not by `deadline`.

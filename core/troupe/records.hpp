@@ -18,11 +18,11 @@ namespace troupe {
 [[nodiscard]] nlohmann::ordered_json to_json(const CheckpointRecord& record);
 [[nodiscard]] CheckpointRecord checkpoint_from_json(const nlohmann::ordered_json& json, const std::filesystem::path& run);
 
-/// {"code", "name", "message", "rank"?, "signal"?, "exit_code"?, "step"?, "last_lines", "details"?}.
+/// {"code", "name", "message", "rank"?, "signal"?, "exit_code"?, "step"?, "pid"?, "last_lines", "details"?}.
 [[nodiscard]] nlohmann::ordered_json to_json(const RunError& error);
 [[nodiscard]] RunError error_from_json(const nlohmann::ordered_json& json);
 
-/// result.json: {"metrics", "best_checkpoint", "checkpoint", "checkpoints", "best_checkpoints", "warnings", "error", "stopped_early", "preempted", "path", "history"}.
+/// result.json: {"metrics", "best_checkpoint", "checkpoint", "checkpoints", "best_checkpoints", "warnings", "error", "stopped_early", "preempted", "path", "post_mortem"?, "history"}.
 [[nodiscard]] nlohmann::ordered_json to_json(const Result& result);
 /// @param run the run's directory, which the file's own "path" may have left.
 [[nodiscard]] Result result_from_json(const nlohmann::ordered_json& json, const std::filesystem::path& run);

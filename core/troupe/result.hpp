@@ -20,6 +20,7 @@ struct RunError {
   std::optional<int> exit_code;  ///< its process's exit code
   std::vector<std::string> last_lines;  ///< the last lines that the rank printed
   std::optional<std::uint64_t> step;    ///< steps that the rank had completed in its attempt
+  std::optional<std::int64_t> pid;      ///< of its process
   std::string details;                  ///< lines for the post-mortem: backtrace, stacks, what every rank waited for
 };
 
@@ -50,6 +51,7 @@ struct Result {
   std::vector<CheckpointRecord> best_checkpoints;  ///< the retained ones, worst first: `back()` is best_checkpoint
   std::optional<RunError> error;
   std::filesystem::path path;                    ///< the run's directory
+  std::string post_mortem;                       ///< file in it that explains the last attempt that failed: "postmortem_1.md"; empty: none did
   bool stopped_early = false;                    ///< ended by a stop request
   bool preempted = false;                        ///< the stop request was SIGTERM, a drain notice or a deadline: start it again to go on
   std::vector<std::string> warnings;             ///< what went wrong without ending the run: checkpoints that could not be written

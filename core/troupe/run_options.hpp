@@ -31,6 +31,7 @@ enum class Resume : std::uint8_t { Auto, Never, Must };
 struct FailureConfig {
   int max_failures = 0;  ///< restarts after a lost rank; -1: no limit. Preemptions do not count
   std::chrono::milliseconds failure_window{0};  ///< only failures of the last so many ms count; 0: all of the run
+  int crash_loop_limit = 5;  ///< gives up after so many failures in a row without one completed step or report between them
   /// With max_failures: a copy of the training state in shared memory after every so many updates, from which a restart goes on; 0: never.
   int snapshot_every = 1;
   std::filesystem::path snapshot_path = "/dev/shm";  ///< a file system in memory; takes twice the state's bytes
@@ -68,6 +69,7 @@ struct RunConfig {
   std::chrono::milliseconds step_timeout{600'000};       ///< longest time in which a rank's training thread may show no progress
   std::chrono::milliseconds stop_grace{5'000};           ///< from a stop request until ranks are ended by force
   std::chrono::milliseconds upload_timeout{600'000};     ///< how long an upload is tried again; and the longest wait for uploads at the end
+  std::chrono::milliseconds time_limit{0};               ///< then the run is stopped as preempted, at a step boundary; 0: none
   bool progress = true;                            ///< a progress line on stderr
   std::map<std::string, std::string> worker_env;   ///< extra environment of process ranks
   std::string chaos;                               ///< faults to inject, for tests (docs/supervision.md); empty: none

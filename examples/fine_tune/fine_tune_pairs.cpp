@@ -8,6 +8,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/argmax.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <utility>
@@ -116,13 +117,20 @@ void fine_tune_pairs(TrainContext& context, const Config& config) {
   accelerator.prepare(scheduler);
   if (const auto checkpoint = context.get_checkpoint()) accelerator.load_state(checkpoint->path());
 
+  const auto report = [&](const Metrics& metrics) {
+    const auto checkpoint = accelerator.checkpoint();
+    if (accelerator.is_main_process()) {
+      model->config().save(checkpoint.path() / "config.json");
+      tokenizer.save(checkpoint.path());
+    }
+    context.report(metrics, checkpoint);
+  };
   Meter meter{context, {.num_epochs = epochs, .step = train.epoch() * train.size(), .num_steps = epochs * train.size()}};
   for (auto epoch = train.epoch(); epoch < epochs; epoch = train.epoch()) {
     meter.now.epoch = static_cast<int>(epoch) + 1;
     double loss_sum = 0;
     std::int64_t steps = 0;
     for (const auto& batch : train) {
-      if (context.should_stop()) return;
       const auto window = accelerator.accumulate();
       at::Tensor loss;
       {
@@ -136,16 +144,13 @@ void fine_tune_pairs(TrainContext& context, const Config& config) {
       optimizer.zero_grad();
       loss_sum += loss.item<double>();
       meter.step(loss_sum / static_cast<double>(++steps), train.total_batch_size());
+      // Interrupted or preempted: the next start goes on with the next batch.
+      if (accelerator.sync_gradients() && context.should_stop()) return report({{"epoch", epoch + 1}});
     }
     auto metrics = evaluate(accelerator, model, eval);
     metrics.set({"epoch", epoch + 1});
-    metrics.set({"loss", loss_sum / static_cast<double>(steps)});
-    auto checkpoint = accelerator.checkpoint();
-    if (accelerator.is_main_process()) {
-      model->config().save(checkpoint.path() / "config.json");
-      tokenizer.save(checkpoint.path());
-    }
-    context.report(metrics, checkpoint);
+    metrics.set({"loss", loss_sum / static_cast<double>(std::max<std::int64_t>(steps, 1))});
+    report(metrics);
   }
 }
 

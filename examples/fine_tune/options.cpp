@@ -53,6 +53,9 @@ void add_options(CLI::App& app, TrainerOptions& o) {
   app.add_option("--cpus_per_worker", o.scaling.cpus_per_worker, "threads of each rank")->capture_default_str();
   app.add_option("--placement", o.scaling.placement, "where ranks live (default threads)")
       ->transform(CLI::CheckedTransformer(placements).description("threads|processes"));
+  app.add_option("--min_workers", o.scaling.min_workers, "go on with as few ranks when one cannot be replaced (0: never fewer)")->capture_default_str();
+  app.add_option("--spare_workers", o.scaling.spare_workers, "processes kept ready to replace a lost rank")->capture_default_str();
+  app.add_option("--max_failures", o.run.failure.max_failures, "restarts after a lost rank (-1: any number)")->capture_default_str();
   app.add_option("--storage_path", o.run.storage_path, "runs are kept here")->capture_default_str();
   app.add_option("--name", o.run.name, "of the run: its directory in --storage_path")->capture_default_str();
   app.add_option("--resume", o.run.resume, "go on with a run of this name, if there is one, never, or else fail")

@@ -260,5 +260,27 @@ TEST_F(KeeperUploadTest, StopsWaitingAtTheDeadline) {
   (void)await<RunFinished>();
 }
 
+TEST_F(KeeperUploadTest, KeepsAPostMortemHereAndInTheStore) {
+  (void)open();
+  trainer_->send(keeper_, KeepPostMortem{"postmortem_1", "# page\n", "{}\n"});
+  end();
+  for (const auto& place : {here(), root_.path() / "store" / "some" / "run"}) {
+    for (const auto& [name, text] : {std::pair{"postmortem_1.md", "# page"}, std::pair{"postmortem_1.json", "{}"}}) {
+      std::ifstream file{place / name};
+      std::string line;
+      std::getline(file, line);
+      EXPECT_EQ(line, text) << place / name;
+    }
+  }
+}
+
+TEST_F(KeeperUploadTest, OnlyWarnsWhenAPostMortemCannotBeWritten) {
+  (void)open();
+  fs::create_directories(here() / "postmortem_1.md" / "in the way");
+  trainer_->send(keeper_, KeepPostMortem{"postmortem_1", "# page\n", "{}\n"});
+  EXPECT_THAT(await<RunWarning>().text, HasSubstr("postmortem_1 could not be written"));
+  end();
+}
+
 }  // namespace
 }  // namespace troupe

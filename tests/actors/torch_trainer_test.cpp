@@ -6,6 +6,7 @@
 #include <atomic>
 #include <csignal>
 #include <fstream>
+#include <future>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -321,7 +322,63 @@ TEST_F(TorchTrainerTest, EndsRanksByForceThatDoNotHeedTheFirstSignal) {
     for (;;) step(context);
   });
   EXPECT_TRUE(result.stopped_early);
+  EXPECT_TRUE(result.preempted);
+  EXPECT_EQ(result.exit_code(), 75);
+}
+
+TEST_F(TorchTrainerTest, TellsAnInterruptFromAPreemption) {
+  const auto result = fit(2, [](TrainContext& context, const Config&) {
+    if (context.world_rank() == 0) std::raise(SIGINT);
+    while (!context.should_stop()) std::this_thread::sleep_for(1ms);
+  });
+  EXPECT_TRUE(result.stopped_early);
+  EXPECT_FALSE(result.preempted);
   EXPECT_EQ(result.exit_code(), 130);
+}
+
+TEST_F(TorchTrainerTest, IsPreemptedWhenItsTimeIsUp) {
+  options_.run.time_limit = 100ms;
+  const auto result = fit(2, [](TrainContext& context, const Config&) {
+    while (!context.should_stop()) std::this_thread::sleep_for(1ms);
+    if (context.world_rank() == 0) context.report({}, write_checkpoint(context, "in time"));
+  });
+  EXPECT_TRUE(result.preempted);
+  EXPECT_EQ(result.exit_code(), 75);
+  EXPECT_TRUE(result.checkpoint);
+}
+
+TEST_F(TorchTrainerTest, GoesOnWithAnotherNumberOfRanksWhenTold) {
+  options_.scaling = ScalingConfig{3};
+  options_.scaling.min_workers = 1;
+  caf::actor trainer;
+  std::promise<void> spawned;
+  const TrainFunction train = [&, ready = spawned.get_future().share()](TrainContext& context, const Config&) {
+    ready.wait();
+    if (context.attempt() < 3) {
+      if (context.world_rank() == 0) caf::anon_send(trainer, ResizeRun{context.attempt() == 1 ? 1 : 2});
+      while (!context.should_stop()) step(context);
+    }
+    if (context.world_rank() != 0) return;
+    context.report({{"ranks", context.world_size()}, {"before", context.previous_world_size()}}, write_checkpoint(context, "x"));
+  };
+  char program[] = "test";
+  char* argv[] = {program, nullptr};
+  const Session session{1, argv, {{"train", train}}};
+  caf::actor_system_config config;
+  register_types(config);
+  caf::actor_system system{config};
+  caf::scoped_actor self{system};
+  trainer = spawn_trainer(system, session, "train", config_, options_, {self});
+  spawned.set_value();
+  std::optional<Result> result;
+  self->receive_while([&] { return !result; })([&](RunEnded& news) { result = std::move(news.result); }, [](const RunStarted&) {},
+                                               [](const ReportArrived&) {}, [](const CheckpointCommitted&) {});
+  trainer = nullptr;
+  ASSERT_TRUE(result->ok()) << result->error->message;
+  ASSERT_EQ(result->history.size(), 3u);
+  EXPECT_EQ(result->history[0].metrics, (Metrics{{"ranks", 3}, {"before", 3}}));
+  EXPECT_EQ(result->history[1].metrics, (Metrics{{"ranks", 1}, {"before", 3}}));
+  EXPECT_EQ(result->history[2].metrics, (Metrics{{"ranks", 2}, {"before", 1}}));
 }
 
 TEST_F(TorchTrainerTest, PutsTheSignalHandlersBack) {

@@ -21,6 +21,7 @@ class TrainerTest : public testing::Test {
   caf::actor keeper_actor_, listener_actor_ = time_.spawn_inbox(listener_), trainer_;
   TrainerSetup setup_;
   RunContents contents_;
+  std::optional<StateCopy> snapshot_;
 
   void SetUp() override {
     setup_.function = "train";
@@ -64,7 +65,7 @@ class TrainerTest : public testing::Test {
     trainer_ = time_.system().spawn(trainer_behavior, setup_);
     time_.settle();
     ASSERT_TRUE(keeper_->take<OpenRun>());
-    send(RunOpened{"run", "/runs/run", contents_});
+    send(RunOpened{"run", "/runs/run", contents_, {}, snapshot_});
     take_orders();
   }
   void take_orders() {
@@ -79,7 +80,7 @@ class TrainerTest : public testing::Test {
   }
   void settle_run() {
     ASSERT_TRUE(keeper_->take<SettleRun>());
-    send(RunSettled{});
+    send(RunSettled{snapshot_});
   }
   Result end() {
     const auto finish = keeper_->take<FinishRun>();
@@ -213,16 +214,14 @@ TEST_F(TrainerTest, GoesOnFromTheLatestCheckpointOfAnEarlierRun) {
   EXPECT_EQ(rank_order_[0].attempt, 3u);
 }
 
-TEST_F(TrainerTest, StartsAgainFromTheNewestCheckpointAfterAPause) {
+TEST_F(TrainerTest, StartsAgainFromTheNewestCheckpointAtOnce) {
   setup_.run.failure.max_failures = 1;
   begin();
   send_as_rank(Reported{1, 0, 0, {}, "/s/a", 1});
   lose(0, Errc::TrainFunctionFailed, "boom");
   send(CheckpointKept{record(0), {}});
   settle_run();
-  time_.advance(90ms, 10ms);
-  EXPECT_EQ(listener_->count<RunStarted>(), 1);
-  time_.advance(20ms, 10ms);
+  time_.advance(1ms, 1ms);
   EXPECT_EQ(listener_->count<RunStarted>(), 2);
   take_orders();
   EXPECT_EQ(rank_order_[0].attempt, 2u);
@@ -231,6 +230,89 @@ TEST_F(TrainerTest, StartsAgainFromTheNewestCheckpointAfterAPause) {
   lose(0, Errc::TrainFunctionFailed, "boom again");
   settle_run();
   EXPECT_EQ(end().error->message, "boom again");
+}
+
+TEST_F(TrainerTest, PausesLongerAndLongerWhileAttemptsGetNowhereAndThenGivesUp) {
+  setup_.run.failure.max_failures = -1;
+  setup_.run.failure.crash_loop_limit = 3;
+  begin();
+  for (const auto longest : {125ms, 250ms}) {
+    const int started = listener_->count<RunStarted>();
+    lose(0, Errc::RankKilled, "gone");
+    settle_run();
+    time_.advance(longest / 2, 1ms);
+    EXPECT_EQ(listener_->count<RunStarted>(), started);
+    time_.advance(longest / 2 + 1ms, 1ms);
+    EXPECT_EQ(listener_->count<RunStarted>(), started + 1);
+    take_orders();
+  }
+  lose(0, Errc::RankKilled, "gone");
+  settle_run();
+  EXPECT_EQ(end().error->message, "gone");
+}
+
+TEST_F(TrainerTest, CountsOnlyTheFailuresOfTheWindow) {
+  setup_.run.failure.max_failures = 1;
+  setup_.run.failure.failure_window = 10s;
+  begin();
+  for (int i = 0; i < 4; ++i) {
+    send_as_rank(Reported{static_cast<Attempt>(i + 1), 0, 0, {}, {}, 1});
+    time_.advance(i == 3 ? 5s : 20s);
+    lose(0, Errc::RankKilled, "gone");
+    settle_run();
+    time_.advance(1ms, 1ms);
+    if (i < 3) take_orders();
+  }
+  EXPECT_EQ(end().error->message, "gone");
+  EXPECT_EQ(listener_->count<RunStarted>(), 4);
+}
+
+TEST_F(TrainerTest, GoesOnFromTheSnapshotWhenItIsNewer) {
+  setup_.run.failure.max_failures = -1;
+  contents_.checkpoints = {record(3)};
+  contents_.next_report_index = 4;
+  snapshot_ = StateCopy{"/memory/a", 2, 4, 100};
+  begin();
+  EXPECT_EQ(rank_order_[0].resume_checkpoint, "/memory/a");
+  EXPECT_EQ(rank_order_[0].previous_world_size, 2);
+  lose(0, Errc::RankKilled, "gone");
+  snapshot_->reports = 3;
+  settle_run();
+  time_.advance(200ms, 10ms);
+  take_orders();
+  EXPECT_EQ(rank_order_[0].resume_checkpoint, "/runs/run/checkpoint_000003");
+}
+
+TEST_F(TrainerTest, GoesOnWithFewerRanksWhenOneCannotBeStarted) {
+  setup_.scaling = ScalingConfig{3};
+  setup_.scaling.min_workers = 2;
+  ranks_->fail_at_rank = 2;
+  trainer_ = time_.system().spawn(trainer_behavior, setup_);
+  time_.settle();
+  send(RunOpened{"run", "/runs/run", contents_, {}, {}});
+  for (int rank = 0; rank < 2; ++rank) send_as_rank(RankLost{1, rank, RunError{Errc::Aborted, "aborted", rank, {}, {}, {}, {}, {}}});
+  settle_run();
+  ranks_->fail_at_rank = -1;
+  time_.advance(200ms, 10ms);
+  ASSERT_EQ(ranks_->ranks.size(), 2u);
+  EXPECT_EQ(ranks_->ranks[0]->take<RunRank>()->world_size, 2);
+}
+
+TEST_F(TrainerTest, RefusesAResizeThatItIsNotMadeFor) {
+  begin();
+  send(ResizeRun{1});
+  EXPECT_THAT(listener_->take<RunWarning>()->text, HasSubstr("not elastic"));
+}
+
+TEST_F(TrainerTest, TellsTheJournalWhatItDecides) {
+  begin();
+  tell_group(0, {});
+  settle_run();
+  std::string events;
+  while (const auto event = keeper_->take<KeepEvent>()) events += event->json;
+  EXPECT_THAT(events, HasSubstr(R"("event":"attempt_began","attempt":1,"world_size":1)"));
+  EXPECT_THAT(events, HasSubstr(R"("event":"attempt_ended","attempt":1,"verdict":"every rank returned")"));
+  (void)end();
 }
 
 TEST_F(TrainerTest, DropsReportsOfAnotherAttempt) {
@@ -311,6 +393,51 @@ TEST_F(TrainerTest, EndsTheRunFirstWhenAskedToExit) {
   lose(0, Errc::Aborted, "exit");
   settle_run();
   EXPECT_TRUE(end().stopped_early);
+}
+
+TEST_F(TrainerTest, ExplainsARestartAndTheEnd) {
+  setup_.run.failure.max_failures = 1;
+  contents_.checkpoints = {record(3)};
+  contents_.next_report_index = 4;
+  begin();
+  RunError error;
+  error.code = Errc::RankKilled;
+  error.message = "killed";
+  error.rank = 0;
+  error.step = 12;
+  tell_group(0, error);
+  settle_run();
+  const auto first = keeper_->take<KeepPostMortem>();
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->name, "postmortem_1");
+  EXPECT_THAT(first->markdown, HasSubstr("run, attempt 1: RankKilled"));
+  EXPECT_THAT(first->markdown, HasSubstr("Training goes on from checkpoint_000003. 12 steps are done again."));
+  EXPECT_THAT(first->markdown, HasSubstr("Another attempt: failure 1 of 1"));
+  time_.advance(1s);
+  take_orders();
+  send_as_rank(Reported{2, 0, 4, {}, "/staged", 1});
+  send(CheckpointKept{record(4), {}});
+  tell_group(0, error);
+  settle_run();
+  const auto second = keeper_->take<KeepPostMortem>();
+  ASSERT_TRUE(second);
+  EXPECT_THAT(second->markdown, HasSubstr("The next start goes on from checkpoint_000004. Steps after it are done again."));
+  EXPECT_THAT(second->markdown, HasSubstr("The run ends: failed 2 times"));
+  const auto result = end();
+  EXPECT_EQ(result.post_mortem, "postmortem_2.md");
+}
+
+TEST_F(TrainerTest, GivesUpWhenMemoryRunsOutTwice) {
+  setup_.run.failure.max_failures = -1;
+  begin();
+  for (Attempt attempt = 1;; ++attempt) {
+    lose(0, Errc::OutOfMemory, "std::bad_alloc");
+    settle_run();
+    if (attempt == 2) break;
+    time_.advance(1s);
+    take_orders();
+  }
+  EXPECT_EQ(end().error->code, Errc::OutOfMemory);
 }
 
 }  // namespace

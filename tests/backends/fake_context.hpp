@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace troupe::test {
@@ -16,8 +17,9 @@ namespace troupe::test {
 class FakeContext : public TrainContext {
  public:
   /// @param storage where `shared_checkpoint_dir` makes directories; empty: nowhere.
-  explicit FakeContext(Communicator& communicator, std::filesystem::path storage = {})
-      : communicator_(communicator), storage_(std::move(storage)) {}
+  /// @param snapshots where copies of the state are kept, and how often; none.
+  explicit FakeContext(Communicator& communicator, std::filesystem::path storage = {}, SnapshotOptions snapshots = {})
+      : communicator_(communicator), storage_(std::move(storage)), snapshots_(std::move(snapshots)) {}
   int world_rank() const noexcept override { return communicator_.rank(); }
   int world_size() const noexcept override { return communicator_.size(); }
   int local_rank() const noexcept override { return world_rank(); }
@@ -27,7 +29,11 @@ class FakeContext : public TrainContext {
   Device device() const noexcept override { return {}; }
   const ScalingConfig& scaling() const noexcept override { return scaling_; }
   std::string run_name() const override { return "fake"; }
-  void report(const Metrics&, const std::optional<Checkpoint>&) override {}
+  void report(const Metrics&, const std::optional<Checkpoint>&) override { ++reports_; }
+  void step_completed() override { ++steps_completed; }
+  bool wants_bad_number() noexcept override { return std::exchange(bad_number, false); }
+  SnapshotOptions snapshots() const override { return snapshots_; }
+  std::uint64_t reports() const noexcept override { return reports_; }
   void progress(const Progress&) override {}
   std::filesystem::path checkpoint_dir() override { throw Failure{Errc::Unsupported, "a FakeContext has no storage"}; }
   std::filesystem::path shared_checkpoint_dir() override {
@@ -42,19 +48,25 @@ class FakeContext : public TrainContext {
   bool should_stop() const noexcept override { return false; }
   Communicator& communicator() override { return communicator_; }
 
+  int steps_completed = 0;
+  bool bad_number = false;  ///< what `wants_bad_number` says once
+
  private:
   Communicator& communicator_;
   ScalingConfig scaling_;
   std::filesystem::path storage_;
+  SnapshotOptions snapshots_;
+  std::uint64_t reports_ = 0;
   int next_directory_ = 0;
 };
 
 /// Runs `body` as every rank of a world of `size` threads (the calling one when it is 1). A rank that throws aborts
 /// the group; the first one's exception is thrown here.
-inline void run_ranks(int size, const std::function<void(TrainContext&)>& body, const std::filesystem::path& storage = {}) {
+inline void run_ranks(int size, const std::function<void(TrainContext&)>& body, const std::filesystem::path& storage = {},
+                      const SnapshotOptions& snapshots = {}) {
   if (size == 1) {
     auto self = self_communicator();
-    FakeContext context{*self, storage};
+    FakeContext context{*self, storage, snapshots};
     return body(context);
   }
   auto seats = make_thread_group(size, std::chrono::seconds{20});
@@ -63,7 +75,7 @@ inline void run_ranks(int size, const std::function<void(TrainContext&)>& body, 
   for (std::size_t r = 0; r < seats.size(); ++r) {
     threads.emplace_back([&, r] {
       try {
-        FakeContext context{*seats[r], storage};
+        FakeContext context{*seats[r], storage, snapshots};
         body(context);
       } catch (const std::exception& error) {
         errors[r] = std::current_exception();

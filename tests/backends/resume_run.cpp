@@ -19,19 +19,6 @@ namespace {
 
 constexpr std::int64_t kClasses = 11;
 
-class Ids final : public MapDataset {
- public:
-  explicit Ids(int size) : size_(size) {}
-  [[nodiscard]] std::size_t size() const override { return static_cast<std::size_t>(size_); }
-  [[nodiscard]] TensorDict get(std::size_t index) const override {
-    const auto i = static_cast<std::int64_t>(index);
-    return {{"id", at::scalar_tensor(i % kClasses, at::kLong)}, {"label", at::scalar_tensor((i * 7 + i / 3) % kClasses, at::kLong)}};
-  }
-
- private:
-  int size_;
-};
-
 std::unique_ptr<Optimizer> make(Kind kind, std::vector<at::Tensor> parameters) {
   switch (kind) {
     case Kind::AdamW: return std::make_unique<AdamW>(std::move(parameters), AdamWOptions{.lr = 1e-2});
@@ -44,10 +31,15 @@ std::unique_ptr<Optimizer> make(Kind kind, std::vector<at::Tensor> parameters) {
 }
 
 AcceleratorOptions options_of(const ResumeCase& c) {
-  return {.mixed_precision = c.precision, .gradient_accumulation_steps = c.accumulation, .sharding = c.sharding, .checkpoint = c.checkpoint, .project_config = c.project};
+  return {.mixed_precision = c.precision, .gradient_accumulation_steps = c.accumulation, .sharding = c.sharding, .checkpoint = c.checkpoint, .project_config = c.project, .bad_numbers = c.bad_numbers};
 }
 
 }  // namespace
+
+TensorDict Ids::get(std::size_t index) const {
+  const auto i = static_cast<std::int64_t>(index);
+  return {{"id", at::scalar_tensor(i % kClasses, at::kLong)}, {"label", at::scalar_tensor((i * 7 + i / 3) % kClasses, at::kLong)}};
+}
 
 TempDirectory::TempDirectory() {
   char name[] = "/tmp/troupe-resume-XXXXXX";

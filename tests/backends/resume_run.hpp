@@ -43,6 +43,17 @@ struct DropNetImpl : Unit {
 };
 TROUPE_UNIT(DropNet);
 
+/// Samples {"id", "label"} of a few classes, for DropNet.
+class Ids final : public MapDataset {
+ public:
+  explicit Ids(int size) : size_(size) {}
+  [[nodiscard]] std::size_t size() const override { return static_cast<std::size_t>(size_); }
+  [[nodiscard]] TensorDict get(std::size_t index) const override;
+
+ private:
+  int size_;
+};
+
 enum class Kind { AdamW, Adam, SGD, Adagrad, Lion };
 
 struct ResumeCase {
@@ -58,6 +69,7 @@ struct ResumeCase {
   std::uint64_t seed = 3;  ///< of weights, and of everything else that a load must replace
   std::int64_t width = 7;
   int num_samples = 44;
+  BadNumbers bad_numbers{};
 };
 
 [[nodiscard]] ResumeCase sharded(ShardingStrategy strategy, int group = 0);

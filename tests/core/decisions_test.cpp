@@ -4,7 +4,9 @@
 #include <cmath>
 #include <limits>
 #include <troupe/errors.hpp>
+#include <troupe/elastic.hpp>
 #include <troupe/failure_policy.hpp>
+#include <troupe/failure_rules.hpp>
 #include <troupe/group_rules.hpp>
 #include <troupe/retention.hpp>
 
@@ -40,32 +42,99 @@ CheckpointConfig keep(std::optional<int> num, const char* order = "max", bool sc
 }
 
 TEST(AfterGroupEnded, FinishesWhenEveryRankReturned) {
-  EXPECT_EQ(after_group_ended({}, false, 0, {}).step, NextStep::Finish);
+  EXPECT_EQ(after_group_ended({}, false, true, {}, {}).step, NextStep::Finish);
 }
 
 TEST(AfterGroupEnded, RetriesUntilMaxFailures) {
   const auto lost = error(Errc::RankKilled);
-  EXPECT_EQ(after_group_ended(lost, false, 0, {2}).step, NextStep::Retry);
-  EXPECT_EQ(after_group_ended(lost, false, 1, {2}).step, NextStep::Retry);
-  const auto last = after_group_ended(lost, false, 2, {2});
+  EXPECT_EQ(after_group_ended(lost, false, true, {0, 0}, {2}).step, NextStep::Retry);
+  EXPECT_EQ(after_group_ended(lost, false, true, {1, 0}, {2}).step, NextStep::Retry);
+  const auto last = after_group_ended(lost, false, true, {2, 0}, {2});
   EXPECT_EQ(last.step, NextStep::Fail);
   EXPECT_EQ(last.reason, "failed 3 times, max_failures is 2");
 }
 
 TEST(AfterGroupEnded, NeverGivesUpWithMinusOne) {
-  EXPECT_EQ(after_group_ended(error(Errc::RankKilled), false, 100'000, {-1}).step, NextStep::Retry);
+  EXPECT_EQ(after_group_ended(error(Errc::RankKilled), false, true, {100'000, 0}, {-1}).step, NextStep::Retry);
 }
 
 TEST(AfterGroupEnded, DoesNotRetryWhatCannotGetBetterNorWhatWasStopped) {
-  EXPECT_EQ(after_group_ended(error(Errc::InvalidConfig), false, 0, {-1}).step, NextStep::Fail);
-  EXPECT_EQ(after_group_ended(error(Errc::StorageUnavailable), false, 0, {-1}).step, NextStep::Fail);
-  EXPECT_EQ(after_group_ended(error(Errc::RankKilled), true, 0, {-1}).step, NextStep::Fail);
+  EXPECT_EQ(after_group_ended(error(Errc::InvalidConfig), false, true, {0, 0}, {-1}).step, NextStep::Fail);
+  EXPECT_EQ(after_group_ended(error(Errc::StorageUnavailable), false, true, {0, 0}, {-1}).step, NextStep::Fail);
+  EXPECT_EQ(after_group_ended(error(Errc::RankKilled), true, true, {0, 0}, {-1}).step, NextStep::Fail);
 }
 
-TEST(RetryDelay, DoublesUpToTenSeconds) {
-  EXPECT_EQ(retry_delay(0), 100ms);
-  EXPECT_EQ(retry_delay(3), 800ms);
-  EXPECT_EQ(retry_delay(1'000'000), 10s);
+TEST(AfterGroupEnded, RetriesOnceWhenMemoryRanOutAndThenFailsWithAdvice) {
+  const auto memory = error(Errc::OutOfMemory);
+  EXPECT_EQ(after_group_ended(memory, false, true, {0, 0, 0}, {-1}).step, NextStep::Retry);
+  EXPECT_EQ(after_group_ended(memory, false, true, {7, 0, 0}, {-1}).step, NextStep::Retry);
+  const auto given_up = after_group_ended(memory, false, true, {1, 0, 1}, {-1});
+  EXPECT_EQ(given_up.step, NextStep::Fail);
+  EXPECT_THAT(given_up.reason, HasSubstr("OutOfMemory for the second time: take a smaller micro-batch"));
+  EXPECT_EQ(after_group_ended(error(Errc::RankKilled), false, true, {50, 0, 50}, {-1}).step, NextStep::Retry);
+}
+
+TEST(FailureRules, HaveOneForEveryCode) {
+  std::size_t place = 0;
+  for (const auto& rule : failure_rules()) {
+    EXPECT_EQ(static_cast<std::size_t>(rule.code), place++);
+    EXPECT_FALSE(rule.why.empty());
+    EXPECT_EQ(&failure_rule(rule.code), &rule);
+    EXPECT_EQ(worth_retrying(rule.code), rule.retry);
+  }
+  EXPECT_EQ(name(static_cast<Errc>(place)), "Unknown") << "a new code needs a rule";
+  EXPECT_EQ(failure_rule(static_cast<Errc>(999)).code, Errc::Internal);
+}
+
+TEST(AfterGroupEnded, StopsACrashLoop) {
+  FailureConfig config{-1};
+  config.crash_loop_limit = 3;
+  EXPECT_EQ(after_group_ended(error(Errc::RankKilled), false, false, {1, 1}, config).step, NextStep::Retry);
+  EXPECT_EQ(after_group_ended(error(Errc::RankKilled), false, true, {9, 2}, config).step, NextStep::Retry);
+  const auto last = after_group_ended(error(Errc::RankKilled), false, false, {2, 2}, config);
+  EXPECT_EQ(last.step, NextStep::Fail);
+  EXPECT_EQ(last.reason, "3 attempts in a row failed before they got anywhere (crash_loop_limit)");
+}
+
+TEST(RetryDelay, DoublesUpToTenSecondsWhileNothingGetsOn) {
+  EXPECT_EQ(retry_delay(0, 1), 0ms);
+  EXPECT_EQ(retry_delay(1, 0), 100ms);
+  EXPECT_EQ(retry_delay(4, 0), 800ms);
+  EXPECT_EQ(retry_delay(1'000'000, 0), 10s);
+  EXPECT_EQ(retry_delay(1, -1), 75ms);
+  EXPECT_EQ(retry_delay(1, 5), 125ms);
+}
+
+TEST(NextWorldSize, ShrinksAnElasticRunWhoseRanksCannotBeReplaced) {
+  ScalingConfig elastic{4};
+  elastic.min_workers = 2;
+  EXPECT_EQ(next_world_size(error(Errc::RankKilled), 4, 0, elastic), 4);
+  EXPECT_EQ(next_world_size(error(Errc::StartFailed), 4, 1, elastic), 3);
+  EXPECT_EQ(next_world_size(error(Errc::RankKilled), 3, 2, elastic), 2);
+  EXPECT_EQ(next_world_size(error(Errc::StartFailed), 2, 5, elastic), 2);
+  EXPECT_EQ(next_world_size(error(Errc::StartFailed), 4, 5, ScalingConfig{4}), 4);
+}
+
+TEST(NewestCopy, IsTheSnapshotUnlessACheckpointWasReportedAfterIt) {
+  const StateCopy snapshot{"/memory", 2, 3, 17};
+  EXPECT_FALSE(newest_copy({}, {}));
+  EXPECT_EQ(newest_copy({}, snapshot)->path, "/memory");
+  const auto record = [](std::uint64_t index) { return CheckpointRecord{Checkpoint{"/disk"}, {}, index}; };
+  EXPECT_EQ(newest_copy({record(2)}, snapshot)->path, "/memory");
+  EXPECT_EQ(newest_copy({record(3)}, snapshot)->path, "/disk");
+  EXPECT_EQ(newest_copy({record(0)}, {})->path, "/disk");
+}
+
+TEST(BatchPolicies, KeepOrScaleAsTheirNamesSay) {
+  const BatchPlan planned{16, 1, 1e-3};
+  EXPECT_EQ(keep_batch_per_rank(planned, 4, 3), planned);
+  EXPECT_EQ(scale_lr_linearly(planned, 4, 2), (BatchPlan{16, 1, 5e-4}));
+  EXPECT_DOUBLE_EQ(scale_lr_by_root(planned, 4, 1).lr, 5e-4);
+  EXPECT_EQ(keep_global_batch(planned, 4, 2), (BatchPlan{16, 2, 1e-3}));
+  EXPECT_EQ(keep_global_batch(planned, 2, 4), (BatchPlan{8, 1, 1e-3}));
+  EXPECT_EQ(keep_global_batch({12, 1, 1e-3}, 3, 2), (BatchPlan{9, 2, 1e-3}));
+  EXPECT_THROW((void)keep_global_batch(planned, 4, 3), Failure);
+  EXPECT_THROW((void)keep_global_batch({0, 1, 1}, 4, 2), Failure);
 }
 
 TEST(FirstCause, IsTheFirstErrorThatIsNoEcho) {

@@ -48,6 +48,19 @@ TEST(PendingSave, CallbacksRunOnceInOrderBeforeAndAfterTheEnd) {
   EXPECT_THAT(calls, ElementsAre(1, 2, 3));
 }
 
+TEST(PendingSave, WaitersReturnAfterTheCallbacks) {
+  PendingSave save;
+  std::atomic<bool> called{false};
+  save.when_done([&](const Outcome&) {
+    std::this_thread::sleep_for(20ms);
+    called = true;
+  });
+  std::thread writer{[&save] { save.finish({}); }};
+  EXPECT_TRUE(save.wait().ok());
+  EXPECT_TRUE(called);
+  writer.join();
+}
+
 TEST(PendingSave, OnlyTheFirstEndCounts) {
   PendingSave save;
   int calls = 0;

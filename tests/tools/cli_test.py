@@ -47,8 +47,23 @@ class Cli(unittest.TestCase):
             self.assertEqual(code, 0, err)
             self.assertIn(json.loads(out)["values"]["num_processes"]["value"], ("8", "4"))
 
+    def test_chaos_explains_a_plan_and_runs_a_program_under_it(self):
+        plan = "rank=1 step=5 kind=kill; rank=any step=3..9 kind=exit:4 attempt=2; seed=7"
+        code, out, err = troupe("chaos", plan)
+        self.assertEqual((code, err), (0, ""))
+        self.assertEqual(out.splitlines()[0], "attempt 1, rank 1, step 5: kill")
+        self.assertRegex(out.splitlines()[1], r"^attempt 2, rank [01], step [3-9]: exit:4$")
+        code, out, _ = troupe("chaos", plan, "--", "sh", "-c", 'echo "$TROUPE_CHAOS"; exit 5')
+        self.assertEqual((code, out.strip()), (5, plan))
+        code, out, _ = troupe("chaos", "--list")
+        self.assertEqual((code, len(out.splitlines())), (0, 14))
+        self.refused(1, "did you mean 'kill'?", "chaos", "rank=1 step=5 kind=kil", "--", "true")
+        self.refused(1, "there are 2 ranks", "chaos", "rank=2 step=5 kind=kill")
+        self.refused(1, "cannot run /no/such/program", "chaos", plan, "--", "/no/such/program")
+        self.refused(2, "PLAN is required", "chaos")
+
     def test_help_and_wrong_words(self):
-        for words in (["--help"], ["config", "--help"], ["estimate-memory", "--help"]):
+        for words in (["--help"], ["chaos", "--help"], ["config", "--help"], ["estimate-memory", "--help"]):
             code, out, err = troupe(*words)
             self.assertEqual((code, err), (0, ""))
             self.assertIn("Usage: troupe", out)

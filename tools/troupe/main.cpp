@@ -53,12 +53,14 @@ int run(CLI::App& app, const std::vector<std::pair<std::string, troupe::tools::C
     return wrong_use(used, error.what());
   }
   const auto& used = used_of(app);
-  for (const auto& word : used.remaining()) return wrong_use(used, "'" + word + "' is unknown" + did_you_mean(used, word));
+  for (const auto& word : used.remaining()) {
+    if (word != "--") return wrong_use(used, "'" + word + "' is unknown" + did_you_mean(used, word));
+  }
   try {
     for (const auto& [name, command] : commands) {
       if (app.got_subcommand(name)) return command();
     }
-    throw troupe::tools::WrongUse{"say what to do: checkpoint, config or estimate-memory"};
+    throw troupe::tools::WrongUse{"say what to do: chaos, checkpoint, config or estimate-memory"};
   } catch (const troupe::tools::WrongUse& wrong) {
     return wrong_use(used, wrong.what());
   }
@@ -70,7 +72,8 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_DFL);  // `troupe … | head` ends without a word
   CLI::App app{"Troupe: distributed training as a troupe of actors.", "troupe"};
   app.allow_extras();
-  const std::vector<std::pair<std::string, troupe::tools::Command>> commands{{"checkpoint", troupe::tools::add_checkpoint(app)},
+  const std::vector<std::pair<std::string, troupe::tools::Command>> commands{{"chaos", troupe::tools::add_chaos(app)},
+                                                                             {"checkpoint", troupe::tools::add_checkpoint(app)},
                                                                              {"config", troupe::tools::add_config(app)},
                                                                              {"estimate-memory", troupe::tools::add_estimate_memory(app)}};
   for (const auto& command : commands) app.get_subcommand(command.first)->allow_extras();

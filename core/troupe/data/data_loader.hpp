@@ -102,6 +102,13 @@ class DataLoader {
   [[nodiscard]] const LoaderState& state() const noexcept;
   [[nodiscard]] const DataLoaderOptions& options() const noexcept;
 
+  /// Called whenever the loop asks for a batch, before anything of it is loaded; `more`: there is one, or else the epoch ends.
+  /// What it throws reaches the loop. It replaces the one before; empty takes it away. Set by Accelerator::prepare.
+  using Asked = std::function<void(bool more)>;
+  void set_asked(Asked asked);
+  /// Indices into the data set of the samples of the batch handed out last in the epoch under way; empty when there is none.
+  [[nodiscard]] const std::vector<std::int64_t>& batch_indices() const noexcept;
+
   /// Takes this rank's share from the next epoch on. Called by Accelerator::prepare.
   /// @param shared_seed used when shuffling without a seed of its own: the same number on every rank.
   void shard(int rank, int world_size, const DataLoaderConfiguration& configuration, std::uint64_t shared_seed);

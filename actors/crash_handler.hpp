@@ -1,0 +1,23 @@
+#pragma once
+
+#include "black_box_memory.hpp"
+
+#include <memory>
+
+namespace troupe::detail {
+
+/// Makes a rank's process write down how it crashes: SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT and std::terminate leave signal, address,
+/// backtrace and what was thrown in `box`, then do what they did before. On `stack_signal()` a thread writes its stack into `box`.
+/// Once a process, for as long as it lives.
+void record_crashes_in(std::shared_ptr<BlackBoxMemory> box);
+
+/// The real-time signal that makes the thread it is sent to write its stack; the group's process sends it (rank_stacks.hpp).
+[[nodiscard]] int stack_signal() noexcept;
+
+/// Gives the calling thread a stack for signal handlers, so that a stack overflow can be told. Until it ends.
+void take_handler_stack();
+
+/// The box of this process when it is a rank's; nullptr in others.
+[[nodiscard]] std::shared_ptr<BlackBoxMemory> process_black_box() noexcept;
+
+}  // namespace troupe::detail

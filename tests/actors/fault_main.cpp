@@ -1,0 +1,27 @@
+#include "fault_run.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <cstdlib>
+
+namespace troupe {
+Session* session = nullptr;
+}
+
+// The program is its own process rank; with --fit it is a driver that can be killed.
+int main(int argc, char** argv) {
+  troupe::Session session{argc, argv, troupe::fault_cases()};
+  troupe::session = &session;
+  if (argc > 1 && std::string(argv[1]) == "--fit") {
+    troupe::TrainerOptions options;
+    options.scaling.num_workers = 2;
+    options.scaling.placement = troupe::Placement::Processes;
+    options.run.name = "run";
+    options.run.storage_path = std::getenv("TROUPE_TEST_STORAGE");
+    options.run.progress = false;
+    const auto config = nlohmann::ordered_json::parse(std::getenv("TROUPE_TEST_CONFIG"));
+    return troupe::TorchTrainer{session, "steps", troupe::Config(config), options}.fit().exit_code();
+  }
+  testing::InitGoogleTest(&argc, argv);
+  return RUN_ALL_TESTS();
+}
