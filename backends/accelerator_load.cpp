@@ -186,8 +186,8 @@ LoadReport Accelerator::Impl::load(const fs::path& directory, const LoadOptions&
   LoadReport report{.directory = directory, .missing = {}, .unexpected = {}};
   Outcome mine;
   try {
-    if (!is_snapshot(directory)) call_hooks(load_hooks, directory);  // whose files no snapshot has
     const auto reader = open(directory);
+    if (!is_snapshot(directory)) call_hooks(load_hooks, reader.directory());  // whose files no snapshot has
     const auto& state = reader.state();
     LoadPlan plan{reader, report};
     plan.add_count("optimizers", state ? state->learning_rates.size() : 0, optimizers.size());

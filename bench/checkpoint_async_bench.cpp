@@ -1,24 +1,30 @@
 // An asynchronous save: what the step waits for, beside a memcpy of the same bytes, and how much the loop slows while the
 // save is written. Two thread ranks, 1.5 GB of state (fp32 weights and AdamW's moments), on a disk.
 //
-//   checkpoint_async_bench [--json FILE] [--dir DIR] [--strategy zero3|zero2|ddp] [--rounds N]    a table and FILE (about 60 s)
+//   checkpoint_async_bench [--json FILE] [--dir DIR] [--strategy zero3|zero2|ddp] [--rounds N] [--batch N]    a table and FILE (about 60 s)
+//   … --loop products       instead of training each rank multiplies small matrices, as beside peers; stdout is always {"wait_s", "slowdown", "save_s"}
+//
+// Slowing: while a save is written for S seconds, the steps that begin meanwhile take X seconds longer than quiet ones; the loop then did
+// the work of S - X seconds in S. So a step that is longer than the save hides nothing.
 #include "fake_context.hpp"
 
 #include <troupe/accelerator.hpp>
 #include <troupe/checkpoint_files.hpp>
 #include <troupe/unit.hpp>
 
+#include <ATen/ops/mm.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/relu.h>
 #include <torch/nn/modules/linear.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <functional>
 #include <iostream>
-#include <mutex>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <sys/mman.h>
@@ -72,114 +78,135 @@ struct Block {
   std::byte* data;
 };
 
-/// The slowest rank's, by round.
+/// The slower rank's, by round.
 struct Measured {
-  std::mutex mutex;
-  std::vector<double> memcpy_s, wait_s, quiet_s, busy_s, save_s;
-  double slowest(TrainContext& context, double mine) {
-    context.communicator().all_reduce({&mine, sizeof mine, DType::F64}, ReduceOp::Max).wait().or_throw();
-    return mine;
-  }
+  std::vector<double> memcpy_s, wait_s, save_s, slowdown;
 };
 
-void run_rank(TrainContext& context, ShardingStrategy strategy, int rounds, Measured& measured) {
-  Accelerator accelerator{context, {.sharding = {.strategy = strategy}, .checkpoint = {.async = true}}};
-  Stack model;
-  AdamW optimizer{model->parameters(), {.lr = 1e-6}};
-  accelerator.prepare(model, optimizer);
-  const auto x = at::randn({96, width});
-  const auto step = [&] {
-    const auto begin = Clock::now();
-    accelerator.backward(model(x).sum());
-    optimizer.step();
-    optimizer.zero_grad();
-    return since(begin);
-  };
-  for (int i = 0; i < 3; ++i) step();
+double slowest(TrainContext& context, double mine) {
+  context.communicator().all_reduce({&mine, sizeof mine, DType::F64}, ReduceOp::Max).wait().or_throw();
+  return mine;
+}
+
+struct Options {
+  std::string json, strategy = "zero3", loop = "training";
+  std::filesystem::path directory = std::filesystem::current_path();
+  int rounds = 6;
+  std::int64_t batch = 24;
+};
+
+/// What a rank does while its save is written. Steps of training meet the other rank in each; products of small matrices never do.
+struct Loop {
+  std::function<double()> step;  ///< seconds it took, the slower rank's where they meet
+  std::function<bool(bool mine)> over;
+};
+
+/// How much longer than quiet steps those took that ran while a save was written for `writing` seconds.
+double slowdown_of(const std::vector<double>& busy, double quiet, double writing) {
+  double longer = 0;
+  for (const auto s : busy) longer += s - quiet;
+  return longer < writing ? std::max(1.0, writing / (writing - longer)) : 99;
+}
+
+void measure(TrainContext& context, Accelerator& accelerator, const Loop& loop, int rounds, Measured& measured) {
   const std::size_t share = std::size_t{num_layers} * width * width * 4 * 3 / num_ranks;
   const Block from{share}, to{share};
-  const bool main = context.world_rank() == 0;
   for (int round = 0; round < rounds; ++round) {
     context.barrier();
     auto begin = Clock::now();
     std::memcpy(to.data, from.data, share);
-    const auto copied = measured.slowest(context, since(begin));
-    std::vector<double> quiet;
-    for (int i = 0; i < 6; ++i) quiet.push_back(measured.slowest(context, step()));
+    const auto copied = slowest(context, since(begin));
+    std::vector<double> quiet, busy;
+    for (double spent = 0; spent < 3; spent += quiet.back()) quiet.push_back(loop.step());
     context.barrier();
     begin = Clock::now();
     const auto checkpoint = accelerator.checkpoint();
-    const auto waited = measured.slowest(context, since(begin));
-    double ended = 0;
-    std::mutex mutex;
+    const auto waited = since(begin);
+    std::atomic<double> ended = 0;
     checkpoint.pending()->when_done([&](const Outcome& outcome) {
       outcome.or_throw();
-      const std::scoped_lock lock{mutex};
       ended = since(begin);
     });
-    std::vector<double> busy;
-    for (bool over = false; !over;) {
-      busy.push_back(measured.slowest(context, step()));
-      double done = checkpoint.pending()->done();
-      context.communicator().all_reduce({&done, sizeof done, DType::F64}, ReduceOp::Min).wait().or_throw();
-      over = done != 0;
-    }
+    do busy.push_back(loop.step());
+    while (!loop.over(checkpoint.pending()->done()));
     accelerator.wait_for_saves().or_throw();
-    const auto saved = measured.slowest(context, ended);
+    const auto saved = slowest(context, ended), all_waited = slowest(context, waited), writing = saved - all_waited;
+    const auto slowdown = slowest(context, slowdown_of(busy, median(quiet), writing));
     context.barrier();
-    if (main) {
-      std::filesystem::remove_all(checkpoint.path());
-      if (round == 0) continue;  // memory was taken from the system
-      measured.memcpy_s.push_back(copied);
-      measured.wait_s.push_back(waited);
-      measured.save_s.push_back(saved);
-      // The step in which the save ended saw only a part of it.
-      if (busy.size() > 1) busy.pop_back();
-      double sum = 0;
-      for (const auto s : busy) sum += s;
-      measured.busy_s.push_back(sum / static_cast<double>(busy.size()));
-      measured.quiet_s.push_back(median(quiet));
-      std::printf("round %d: memcpy %.0f ms, the step waits %.0f ms; saved after %.2f s; steps of %.0f ms take %.0f ms meanwhile (%zu of them)\n", round,
-                  1e3 * copied, 1e3 * waited, saved, 1e3 * median(quiet), 1e3 * measured.busy_s.back(), busy.size());
-    }
+    if (context.world_rank() != 0) continue;
+    std::filesystem::remove_all(checkpoint.path());
+    if (round == 0) continue;  // memory was taken from the system
+    measured.memcpy_s.push_back(copied);
+    measured.wait_s.push_back(all_waited);
+    measured.save_s.push_back(saved);
+    measured.slowdown.push_back(slowdown);
+    std::fprintf(stderr, "round %d: memcpy %.0f ms, the step waits %.0f ms; written for %.2f s; %zu steps of %.0f ms: %.2f times as long meanwhile\n", round,
+                 1e3 * copied, 1e3 * all_waited, writing, busy.size(), 1e3 * median(quiet), slowdown);
   }
+}
+
+void run_rank(TrainContext& context, const Options& options, Measured& measured) {
+  const auto strategy = options.strategy == "ddp"     ? ShardingStrategy::Replicate
+                        : options.strategy == "zero2" ? ShardingStrategy::ShardGradients
+                                                      : ShardingStrategy::ShardParameters;
+  Accelerator accelerator{context, {.sharding = {.strategy = strategy}, .checkpoint = {.async = true}}};
+  Stack model;
+  AdamW optimizer{model->parameters(), {.lr = 1e-6}};
+  accelerator.prepare(model, optimizer);
+  const auto x = at::randn({options.batch, width}), square = at::randn({384, 384});
+  const auto train = [&] {
+    const auto begin = Clock::now();
+    accelerator.backward(model(x).sum());
+    optimizer.step();
+    optimizer.zero_grad();
+    return slowest(context, since(begin));
+  };
+  const auto multiply = [&] {
+    const auto begin = Clock::now();
+    for (int i = 0; i < 10; ++i) (void)at::mm(square, square);
+    return since(begin);
+  };
+  const auto over_for_all = [&](bool mine) {
+    double done = mine;
+    context.communicator().all_reduce({&done, sizeof done, DType::F64}, ReduceOp::Min).wait().or_throw();
+    return done != 0;
+  };
+  for (int i = 0; i < 3; ++i) train();
+  const bool small = options.loop == "products";
+  measure(context, accelerator, small ? Loop{multiply, [](bool mine) { return mine; }} : Loop{train, over_for_all}, options.rounds + 1, measured);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
-    std::string json, strategy = "zero3";
-    std::filesystem::path directory = std::filesystem::current_path();
-    int rounds = 6;
+    Options options;
     for (int i = 1; i + 1 < argc; i += 2) {
       const std::string key = argv[i];
-      if (key == "--json") json = argv[i + 1];
-      else if (key == "--dir") directory = argv[i + 1];
-      else if (key == "--strategy") strategy = argv[i + 1];
-      else if (key == "--rounds") rounds = std::stoi(argv[i + 1]) + 1;
+      if (key == "--json") options.json = argv[i + 1];
+      else if (key == "--dir") options.directory = argv[i + 1];
+      else if (key == "--strategy") options.strategy = argv[i + 1];
+      else if (key == "--loop") options.loop = argv[i + 1];
+      else if (key == "--batch") options.batch = std::stoi(argv[i + 1]);
+      else if (key == "--rounds") options.rounds = std::stoi(argv[i + 1]);
       else throw std::invalid_argument(key);
     }
-    const auto storage = directory / "checkpoint_async_bench.tmp";
+    const auto storage = options.directory / "checkpoint_async_bench.tmp";
     Measured measured;
     const Scope remove{[&] { std::filesystem::remove_all(storage); }};
-    test::run_ranks(num_ranks, [&](TrainContext& context) {
-      run_rank(context, strategy == "ddp" ? ShardingStrategy::Replicate : strategy == "zero2" ? ShardingStrategy::ShardGradients : ShardingStrategy::ShardParameters,
-               rounds, measured);
-    }, storage);
+    test::run_ranks(num_ranks, [&](TrainContext& context) { run_rank(context, options, measured); }, storage);
     const auto copied = median(measured.memcpy_s), waited = median(measured.wait_s);
-    std::vector<double> slowdowns;
-    for (std::size_t i = 0; i < measured.busy_s.size(); ++i) slowdowns.push_back(measured.busy_s[i] / measured.quiet_s[i]);
-    const auto slowdown = median(slowdowns);
-    std::printf("checkpoint_async %s: the step waits %.1f ms, memcpy of its share %.1f ms (%.2f times); the loop takes %.2f times as long meanwhile; saved in %.2f s\n",
-                strategy.c_str(), 1e3 * waited, 1e3 * copied, waited / copied, slowdown, median(measured.save_s));
+    const auto slowdown = median(measured.slowdown);
+    std::fprintf(stderr, "checkpoint_async %s: the step waits %.1f ms, memcpy of its share %.1f ms (%.2f times); the loop takes %.2f times as long meanwhile; saved in %.2f s\n",
+                 options.strategy.c_str(), 1e3 * waited, 1e3 * copied, waited / copied, slowdown, median(measured.save_s));
+    std::printf("{\"wait_s\": %.6f, \"slowdown\": %.4f, \"save_s\": %.4f}\n", waited, slowdown, median(measured.save_s));
     auto figures = nlohmann::ordered_json::array();
     const auto runs = measured.wait_s.size();
     figures.push_back({{"figure", "checkpoint_async_wait"}, {"ours", waited}, {"peer", copied}, {"peer_name", "memcpy of the state by both ranks"},
                        {"unit", "s"}, {"ratio", copied / waited}, {"goal", 1 / 1.3}, {"holds", waited <= 1.3 * copied}, {"runs", runs}});
     figures.push_back({{"figure", "checkpoint_async_slowdown"}, {"ours", slowdown}, {"peer", 1.0}, {"peer_name", "the same steps without a save"},
                        {"unit", "times"}, {"ratio", 1 / slowdown}, {"goal", 1 / 1.15}, {"holds", slowdown <= 1.15}, {"runs", runs}});
-    if (!json.empty()) std::ofstream{json} << figures.dump(1) << "\n";
+    if (!options.json.empty()) std::ofstream{options.json} << figures.dump(1) << "\n";
     return 0;
   } catch (const std::exception& error) {
     std::cerr << "checkpoint_async_bench: " << error.what() << "\n";

@@ -37,6 +37,7 @@ constexpr int kRanks = 2;
 constexpr std::size_t kTensors = 125;
 constexpr std::uint64_t kTensorBytes = 4'000'000;
 constexpr std::size_t kChunk = 4 << 20;
+constexpr int kUnderWay = 8;  // accesses at once, as a save has
 constexpr double kTotal = 3.0 * kTensors * kTensorBytes;
 
 double seconds(const std::function<void()>& work) {
@@ -117,22 +118,22 @@ struct State {
   }
 };
 
-/// The disk's limit: each rank writes its half of one file past the cache, four accesses of 4 MiB under way, and syncs.
+/// The disk's limit: each rank writes its half of one file past the cache, as many accesses of 4 MiB under way, and syncs.
 double write_limit(const fs::path& file, const std::vector<detail::PageBuffer>& chunks) {
   const auto half = static_cast<std::int64_t>(kTotal / kRanks) / static_cast<std::int64_t>(kChunk) * static_cast<std::int64_t>(kChunk);
   const auto took = by_ranks([&](int rank) {
     const int fd = ::open(file.c_str(), O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0644);
     if (fd < 0 || ::fallocate(fd, 0, 0, half * kRanks) != 0) throw Failure{Errc::StorageUnavailable, file.string() + " cannot be made"};
     {
-      auto io = detail::make_uring_io(fd, 4);
-      if (!io) io = detail::make_thread_io(fd, 4);
+      auto io = detail::make_uring_io(fd, kUnderWay);
+      if (!io) io = detail::make_thread_io(fd, kUnderWay);
       int ticket = 0;
-      for (std::int64_t at = 0; at < half; at += static_cast<std::int64_t>(kChunk), ticket = (ticket + 1) % 4) {
+      for (std::int64_t at = 0; at < half; at += static_cast<std::int64_t>(kChunk), ticket = (ticket + 1) % kUnderWay) {
         if (io->wait(ticket) != 0) throw Failure{Errc::StorageUnavailable, file.string() + " cannot be written"};
-        io->begin(ticket, detail::AsyncIo::Kind::Write, chunks[static_cast<std::size_t>(4 * rank + ticket)].data(), kChunk,
+        io->begin(ticket, detail::AsyncIo::Kind::Write, chunks[static_cast<std::size_t>(kUnderWay * rank + ticket)].data(), kChunk,
                   rank * half + at);
       }
-      for (ticket = 0; ticket < 4; ++ticket) (void)io->wait(ticket);
+      for (ticket = 0; ticket < kUnderWay; ++ticket) (void)io->wait(ticket);
     }
     if (::fsync(fd) != 0) throw Failure{Errc::StorageUnavailable, file.string() + " cannot be synced"};
     ::close(fd);
@@ -265,7 +266,7 @@ int run_all(const std::string& json, const fs::path& where, int runs) {
   auto figures = Json::array();
   figures.push_back(measure_snapshot(state, runs));
   std::vector<detail::PageBuffer> chunks;
-  for (int i = 0; i < 4 * kRanks; ++i) {
+  for (int i = 0; i < kUnderWay * kRanks; ++i) {
     chunks.emplace_back(kChunk);
     std::memcpy(chunks.back().data(), state.flat[0].data() + static_cast<std::size_t>(i) * kChunk, kChunk);
   }

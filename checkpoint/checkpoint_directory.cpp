@@ -4,10 +4,6 @@
 #include <troupe/checkpoint_files.hpp>
 #include <troupe/errors.hpp>
 
-#include <fcntl.h>
-#include <stdio.h>
-#include <unistd.h>
-
 #include <thread>
 
 namespace troupe {
@@ -20,6 +16,9 @@ namespace fs = std::filesystem;
 fs::path hidden_of(const fs::path& target) { return target.parent_path() / ("." + target.filename().string() + ".saving"); }
 
 fs::path parts_of(const fs::path& target) { return hidden_of(target) / ".staging" / "parts"; }
+
+/// The new checkpoint while the old one makes room for it, where the two cannot be exchanged.
+fs::path arriving_of(const fs::path& target) { return hidden_of(target) / "arriving"; }
 
 std::string refusal_name(int rank) { return "gave_up_" + std::to_string(rank); }
 
@@ -34,9 +33,23 @@ fs::path plain_path(const fs::path& path) {
 CheckpointDirectory::CheckpointDirectory(fs::path target, FileSystem& file_system)
     : target_(plain_path(target)), hidden_(hidden_of(target_)), file_system_(file_system) {}
 
+fs::path CheckpointDirectory::whereabouts(const fs::path& path, FileSystem& file_system) {
+  const auto target = plain_path(path), arriving = arriving_of(target);
+  return !file_system.kind(target) && file_system.kind(arriving) ? arriving : path;
+}
+
 fs::path CheckpointDirectory::staging_of(const fs::path& target) { return parts_of(plain_path(target)); }
 
+void CheckpointDirectory::settle() {
+  if (!file_system_.kind(hidden_)) return;
+  const auto kept = whereabouts(target_, file_system_);
+  if (kept != target_) file_system_.rename(kept, target_);
+  file_system_.sync_directory(target_.parent_path());  // only when the target's name lasts may what lies under the hidden one go
+  file_system_.remove_tree(hidden_);
+}
+
 void CheckpointDirectory::begin(bool replace) {
+  settle();
   if (const auto kind = file_system_.kind(target_)) {
     const bool directory = *kind == FileSystem::Kind::Directory;
     if (!replace) throw Failure{Errc::AlreadyExists, target_.string() + " is there already; choose another name or remove it"};
@@ -45,7 +58,6 @@ void CheckpointDirectory::begin(bool replace) {
     }
   }
   file_system_.make_directories(target_.parent_path());
-  file_system_.remove_tree(hidden_);
   file_system_.make_directories(parts_of(target_));
 }
 
@@ -86,18 +98,25 @@ void CheckpointDirectory::commit(int num_writers) {
   const auto made = detail::commit_checkpoint(file_system_, hidden_, parts).checkpoint.path();
   if (!file_system_.kind(target_)) {
     file_system_.rename(made, target_);
-  } else if (::renameat2(AT_FDCWD, made.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) != 0) {
-    // No such exchange here: for a moment there is none under this name, but two under hidden ones.
+  } else if (!file_system_.exchange(made, target_)) {
+    // For a moment there is none under this name; `whereabouts` then finds the new one.
+    const auto arriving = arriving_of(target_);
+    file_system_.rename(made, arriving);
+    file_system_.sync_directory(hidden_);
     file_system_.rename(target_, hidden_ / "replaced");
-    file_system_.rename(made, target_);
+    file_system_.rename(arriving, target_);
   }
   file_system_.sync_directory(target_.parent_path());
-  discard();
+  try {
+    file_system_.remove_tree(hidden_);
+  } catch (const Failure&) {
+    // The next save to this target removes it.
+  }
 }
 
 void CheckpointDirectory::discard() noexcept {
   try {
-    file_system_.remove_tree(hidden_);
+    settle();
   } catch (const std::exception&) {
     // The next save to this target removes it.
   }

@@ -4,6 +4,7 @@
 #include "segment_reader.hpp"
 #include "snapshot_file.hpp"
 
+#include <troupe/checkpoint_directory.hpp>
 #include <troupe/checkpoint_files.hpp>
 #include <troupe/errors.hpp>
 
@@ -34,7 +35,7 @@ struct CheckpointReader::Impl {
   std::map<std::string_view, TensorMap> tensors;  ///< by stem; points into the manifest
   std::optional<detail::SnapshotSlot> snapshot;
 
-  Impl(fs::path path, FileSystem& files) : directory(std::move(path)), file_system(files) {
+  Impl(const fs::path& path, FileSystem& files) : directory(CheckpointDirectory::whereabouts(path, files)), file_system(files) {
     if (file_system.kind(directory / ".") != FileSystem::Kind::Directory) {  // the directory itself may be reached by a link
       throw Failure{Errc::FileNotFound, "checkpoint " + directory.string() + ": there is no such directory"};
     }

@@ -52,9 +52,9 @@ class Commit {
     manifest.num_writers = static_cast<int>(checkpoint_.directories.size());
     assemble(file_system_, files_, what_, manifest);
     gather();
-    sync_plain(manifest);
+    open_plain(manifest);
     write_manifest(manifest);
-    sync_directories(whole_);
+    sync();
     publish();
     for (const auto& directory : sources_) {
       if (directory != whole_ && is_below(directory, staging_)) forget(directory);
@@ -126,13 +126,16 @@ class Commit {
   }
 
   /// Files that `write_part` wrote are durable; the users' are not, nor is anyone asked to.
-  void sync_plain(const Manifest& manifest) {
+  void open_plain(const Manifest& manifest) {
     std::set<std::uint32_t> by_ranks;
     for (const auto& tensor : manifest.tensors) by_ranks.insert(tensor.file);
     for (std::uint32_t i = 0; i < manifest.files.size(); ++i) {
       const auto& name = manifest.files[i].name;
       if (by_ranks.contains(i) || rank_in_name(name)) continue;
-      file_system_.open(whole_ / name, FileSystem::Access::Read)->sync();
+      unsynced_.push_back(file_system_.open(whole_ / name, FileSystem::Access::Read));
+      if (unsynced_.size() < 64) continue;  // not one descriptor for each of very many
+      file_system_.sync_all(unsynced_, {});
+      unsynced_.clear();
     }
   }
 
@@ -140,10 +143,9 @@ class Commit {
     const auto write = [&](const char* name, std::string_view bytes) {
       const auto path = whole_ / name;
       if (file_system_.kind(path)) file_system_.remove_file(path);
-      auto file = file_system_.open(path, FileSystem::Access::Write);
+      auto& file = unsynced_.emplace_back(file_system_.open(path, FileSystem::Access::Write));
       file->set_size(bytes.size());
       file->write(std::as_bytes(std::span{bytes}), 0);
-      return file;
     };
     const auto text = to_text(manifest);
     FileRecord json{manifest_json_name, text.size(), 0, segments_of(text), {{-1, 0, text.size()}}};
@@ -152,16 +154,23 @@ class Commit {
     const auto moved = static_cast<std::uint32_t>(place - manifest.files.begin());
     manifest.files.insert(place, std::move(json));
     for (auto& tensor : manifest.tensors) tensor.file += tensor.file >= moved ? 1 : 0;
-    const auto readable = write(manifest_json_name, text), own = write(manifest_name, to_bytes(manifest));
-    readable->sync();
-    own->sync();
+    write(manifest_json_name, text);
+    write(manifest_name, to_bytes(manifest));
   }
 
-  void sync_directories(const fs::path& directory) {
+  void find_directories(const fs::path& directory, std::vector<fs::path>& found) {
     for (const auto& entry : file_system_.list(directory)) {
-      if (entry.kind == Kind::Directory) sync_directories(directory / entry.name);
+      if (entry.kind == Kind::Directory) find_directories(directory / entry.name, found);
     }
-    file_system_.sync_directory(directory);
+    found.push_back(directory);
+  }
+
+  /// What is not durable yet, all at once: users' files, manifests, and the entries of every directory, which ranks do not sync.
+  void sync() {
+    std::vector<fs::path> directories;
+    find_directories(whole_, directories);
+    file_system_.sync_all(unsynced_, directories);
+    unsynced_.clear();
   }
 
   void publish() {
@@ -193,6 +202,7 @@ class Commit {
   std::string what_;
   std::vector<fs::path> sources_;
   SourceFiles files_;
+  std::vector<std::unique_ptr<File>> unsynced_;
 };
 
 }  // namespace

@@ -5,6 +5,11 @@ namespace troupe {
 
 namespace fs = std::filesystem;
 
+void FileSystem::sync_all(std::span<const std::unique_ptr<File>> files, std::span<const fs::path> directories) {
+  for (const auto& file : files) file->sync();
+  for (const auto& directory : directories) sync_directory(directory);
+}
+
 void FileSystem::make_directories(const fs::path& path) {
   if (path.empty() || kind(path / ".") == Kind::Directory) return;  // also one that is reached by a link
   const auto parent = path.has_filename() ? path.parent_path() : path.parent_path().parent_path();

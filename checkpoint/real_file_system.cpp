@@ -1,3 +1,5 @@
+#include "real_file_system.hpp"
+
 #include "files.hpp"
 
 #include <io/async_io.hpp>
@@ -6,12 +8,16 @@
 #include <troupe/storage_faults.hpp>
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
+#include <exception>
+#include <thread>
 #include <utility>
 
 namespace troupe {
@@ -30,7 +36,7 @@ constexpr std::size_t kMost = std::size_t{1} << 30;  // of one call
 
 class RealFile final : public File {
  public:
-  RealFile(fs::path path, FileSystem::Access access) : path_(std::move(path)) {
+  RealFile(fs::path path, FileSystem::Access access, detail::RealFileSystemOptions options) : path_(std::move(path)), options_(options) {
     const int flags = access == FileSystem::Access::Read ? O_RDONLY | O_NONBLOCK : O_RDWR | O_CREAT;
     fd_ = ::open(path_.c_str(), flags | O_CLOEXEC | O_NOFOLLOW, 0644);
     if (fd_ < 0) fail(access == FileSystem::Access::Read ? "open" : "make", path_, errno);
@@ -113,13 +119,14 @@ class RealFile final : public File {
   };
 
   void open_direct() {
-    direct_fd_ = ::open(path_.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC | O_NOFOLLOW);
+    if (options_.direct) direct_fd_ = ::open(path_.c_str(), O_WRONLY | O_DIRECT | O_CLOEXEC | O_NOFOLLOW);
     if (direct_fd_ < 0) direct_fd_ = fd_;
-    io_ = detail::make_uring_io(direct_fd_, num_slots);
+    if (options_.uring) io_ = detail::make_uring_io(direct_fd_, num_slots);
     if (!io_) io_ = detail::make_thread_io(direct_fd_, num_slots);
   }
 
   fs::path path_;
+  detail::RealFileSystemOptions options_;
   int fd_ = -1;
   int direct_fd_ = -1;
   std::unique_ptr<detail::AsyncIo> io_;
@@ -128,7 +135,9 @@ class RealFile final : public File {
 
 class RealFileSystem final : public FileSystem {
  public:
-  std::unique_ptr<File> open(const fs::path& path, Access access) override { return std::make_unique<RealFile>(path, access); }
+  explicit RealFileSystem(detail::RealFileSystemOptions options) : options_(options) {}
+
+  std::unique_ptr<File> open(const fs::path& path, Access access) override { return std::make_unique<RealFile>(path, access, options_); }
 
   std::optional<Kind> kind(const fs::path& path) override {
     struct stat info {};
@@ -160,6 +169,12 @@ class RealFileSystem final : public FileSystem {
   void rename(const fs::path& from, const fs::path& to) override {
     if (::rename(from.c_str(), to.c_str()) != 0) fail(("rename to " + to.string()).c_str(), from, errno);
   }
+  bool exchange(const fs::path& one, const fs::path& other) override {
+    if (!options_.exchange) return false;
+    if (::renameat2(AT_FDCWD, one.c_str(), AT_FDCWD, other.c_str(), RENAME_EXCHANGE) == 0) return true;
+    if (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP) return false;
+    fail(("exchange with " + other.string()).c_str(), one, errno);
+  }
   void remove_file(const fs::path& path) override {
     if (::unlink(path.c_str()) != 0) fail("remove", path, errno);
   }
@@ -167,12 +182,42 @@ class RealFileSystem final : public FileSystem {
     if (::rmdir(path.c_str()) != 0) fail("remove", path, errno);
   }
   void sync_directory(const fs::path& path) override { files::sync(path); }
+
+  void sync_all(std::span<const std::unique_ptr<File>> files, std::span<const fs::path> directories) override {
+    constexpr std::size_t most_threads = 8;
+    const auto count = files.size() + directories.size();
+    std::atomic<std::size_t> next = 0;
+    std::vector<std::exception_ptr> errors(count);
+    const auto work = [&] {
+      for (auto i = next++; i < count; i = next++) {
+        try {
+          if (i < files.size()) files[i]->sync();
+          else sync_directory(directories[i - files.size()]);
+        } catch (...) {
+          errors[i] = std::current_exception();
+        }
+      }
+    };
+    {
+      std::vector<std::jthread> threads;
+      for (std::size_t i = 1; i < std::min(count, most_threads); ++i) threads.emplace_back(work);
+      work();
+    }
+    for (const auto& error : errors) {
+      if (error) std::rethrow_exception(error);
+    }
+  }
+
+ private:
+  detail::RealFileSystemOptions options_;
 };
 
 }  // namespace
 
+std::unique_ptr<FileSystem> detail::make_real_file_system(RealFileSystemOptions options) { return std::make_unique<RealFileSystem>(options); }
+
 FileSystem& real_file_system() {
-  static RealFileSystem real;
+  static RealFileSystem real{{}};
   return detail::with_storage_faults(real);
 }
 

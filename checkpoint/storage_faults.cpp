@@ -61,6 +61,7 @@ class FaultyFileSystem final : public FileSystem {
   std::vector<Entry> list(const std::filesystem::path& directory) override { return real_.list(directory); }
   void make_directory(const std::filesystem::path& path) override { real_.make_directory(path); }
   void rename(const std::filesystem::path& from, const std::filesystem::path& to) override { real_.rename(from, to); }
+  bool exchange(const std::filesystem::path& one, const std::filesystem::path& other) override { return real_.exchange(one, other); }
   void remove_file(const std::filesystem::path& path) override { real_.remove_file(path); }
   void remove_directory(const std::filesystem::path& path) override { real_.remove_directory(path); }
   void sync_directory(const std::filesystem::path& path) override { real_.sync_directory(path); }

@@ -2,6 +2,7 @@
 #include "part_plan.hpp"
 
 #include <io/page_buffer.hpp>
+#include <io/stream_copy.hpp>
 
 #include <troupe/errors.hpp>
 
@@ -22,7 +23,12 @@ namespace fs = std::filesystem;
 constexpr std::uint64_t kPage = File::page_bytes;
 // Shorter stretches of whole pages go through the page cache: an access of their own would cost more than it moves.
 constexpr std::uint64_t kDirectAtLeast = 64 << 10;
-constexpr std::uint64_t kCopyAtOnce = 256 << 10;  // then digested, while it is in the processor's own cache
+// What does not lie in memory as in the file goes by way of buffers: 16 MiB in all, as many accesses under way as keep a disk busy while
+// the next is made.
+constexpr std::uint64_t kAccess = 2 << 20;
+constexpr int kSlots = File::num_slots;
+constexpr std::size_t kSlotBytes = kAccess + 2 * kPage;
+constexpr std::uint64_t kCopyAtOnce = 256 << 10;  // digested, then copied, while it is in the processor's own cache
 
 std::uint64_t up(std::uint64_t offset) { return (offset + kPage - 1) / kPage * kPage; }
 std::uint64_t down(std::uint64_t offset) { return offset / kPage * kPage; }
@@ -31,9 +37,6 @@ std::uint64_t down(std::uint64_t offset) { return offset / kPage * kPage; }
 /// memory that its segment was copied into when it does not lie in memory as in the file.
 class PartWriter {
  public:
-  /// @param largest bytes of the largest segment.
-  explicit PartWriter(std::size_t largest) : slot_bytes_((largest + 2 * kPage - 1) / kPage * kPage) {}
-
   std::vector<Segment> write(std::unique_ptr<File> file, const PartPlan::PlannedFile& planned) {
     file_ = files_.emplace_back(std::move(file)).get();
     segments_.clear();
@@ -50,10 +53,10 @@ class PartWriter {
     return std::exchange(segments_, {});
   }
 
-  /// All of it is on the disk when this returns.
-  void sync() {
+  /// The files, all of whose bytes were handed to the system; not synced.
+  std::vector<std::unique_ptr<File>> finish() {
     for (int slot = 0; slot < File::num_slots; ++slot) wait(slot);
-    for (const auto& file : files_) file->sync();
+    return std::move(files_);
   }
 
  private:
@@ -61,12 +64,35 @@ class PartWriter {
     if (auto* const file = std::exchange(under_way_[static_cast<std::size_t>(slot)], nullptr)) file->wait_write(slot);
   }
 
+  /// The segment's bytes go to the system, digested on the way: from where they lie, when that is one place with the file's alignment, else
+  /// by way of a slot's memory, an access's worth at a time.
   void write_segment(std::uint64_t begin, std::uint64_t end, const PartPlan::Piece* piece) {
+    const auto size = static_cast<std::size_t>(end - begin);
+    const auto* data = piece->bytes.data() + (begin - piece->begin);
+    const bool in_place = reinterpret_cast<std::uintptr_t>(data) % kPage == begin % kPage;
+    if (piece->end() >= end && (in_place || size < kDirectAtLeast)) {
+      segments_.push_back({begin, static_cast<std::uint32_t>(size), digest_of(std::span{data, size})});
+      return send(free_slot(), {data, size}, begin);
+    }
+    DigestStream digest;
+    for (auto at = begin; at < end;) {
+      const auto upto = std::min(end, (at / kAccess + 1) * kAccess);
+      const int slot = free_slot();
+      send(slot, gather(slot, at, upto, piece, digest), at);
+      at = upto;
+    }
+    segments_.push_back({begin, static_cast<std::uint32_t>(size), digest.value()});
+  }
+
+  int free_slot() {
     const int slot = next_;
-    next_ = (next_ + 1) % File::num_slots;
+    next_ = (next_ + 1) % kSlots;
     wait(slot);
-    const auto bytes = gather(slot, begin, end, piece);
-    const auto first = up(begin), last = down(end);
+    return slot;
+  }
+
+  void send(int slot, std::span<const std::byte> bytes, std::uint64_t begin) {
+    const auto end = begin + bytes.size(), first = up(begin), last = down(end);
     if (first >= last || last - first < kDirectAtLeast) return file_->write(bytes, begin);
     file_->begin_write(slot, bytes.subspan(first - begin, last - first), first);
     under_way_[static_cast<std::size_t>(slot)] = file_;
@@ -74,45 +100,29 @@ class PartWriter {
     if (end > last) file_->write(bytes.subspan(last - begin), last);
   }
 
-  /// The segment's bytes in one place, digested on the way.
-  std::span<const std::byte> gather(int slot, std::uint64_t begin, std::uint64_t end, const PartPlan::Piece* piece) {
-    const auto size = static_cast<std::size_t>(end - begin);
-    const auto* data = piece->bytes.data() + (begin - piece->begin);
-    const bool in_place = reinterpret_cast<std::uintptr_t>(data) % kPage == begin % kPage;
-    if (piece->end() >= end && (in_place || size < kDirectAtLeast)) {
-      segments_.push_back({begin, static_cast<std::uint32_t>(size), digest_of(std::span{data, size})});
-      return {data, size};
-    }
-    if (!memory_.data()) memory_ = PageBuffer{File::num_slots * slot_bytes_};  // together: in huge pages
-    const std::span into{memory_.data() + static_cast<std::size_t>(slot) * slot_bytes_ + begin % kPage, size};
-    DigestStream digest;
+  /// [begin, end) in the slot's memory. `piece` has `begin`; afterwards it has `end`, or is the one after the last.
+  std::span<const std::byte> gather(int slot, std::uint64_t begin, std::uint64_t end, const PartPlan::Piece*& piece, DigestStream& digest) {
+    if (!memory_.data()) memory_ = PageBuffer{kSlots * kSlotBytes};  // together: in huge pages
+    const std::span into{memory_.data() + static_cast<std::size_t>(slot) * kSlotBytes + begin % kPage,
+                         static_cast<std::size_t>(end - begin)};
     for (auto at = begin; at < end; piece += at == piece->end()) {
       const auto upto = std::min({end, piece->end(), at + kCopyAtOnce});
       const auto part = into.subspan(at - begin, upto - at);
-      std::memcpy(part.data(), piece->bytes.data() + (at - piece->begin), part.size());
-      digest.update(part);
+      const auto* from = piece->bytes.data() + (at - piece->begin);
+      digest.update({from, part.size()});
+      stream_copy(part.data(), from, part.size());
       at = upto;
     }
-    segments_.push_back({begin, static_cast<std::uint32_t>(size), digest.value()});
     return into;
   }
 
   PageBuffer memory_;  // outlives the files, which wait for what is under way
-  std::size_t slot_bytes_;
   std::vector<std::unique_ptr<File>> files_;
   std::array<File*, File::num_slots> under_way_{};
   File* file_ = nullptr;
   std::vector<Segment> segments_;
   int next_ = 0;
 };
-
-std::size_t largest_segment(const PartPlan& plan) {
-  std::uint64_t largest = 1;
-  for (const auto& file : plan.files) {
-    for (const auto& run : runs_of(file.pieces)) largest = std::max(largest, std::min(segment_bytes, run.end() - run.begin()));
-  }
-  return static_cast<std::size_t>(largest);
-}
 
 }  // namespace
 
@@ -121,13 +131,20 @@ void write_plan(const fs::path& directory, PartPlan& plan, FileSystem& file_syst
   const auto own_file = directory / rank_file_name(plan.record.rank);
   if (file_system.kind(own_file)) file_system.remove_file(own_file);  // what it said is no longer so
   plan.record.written.clear();
-  PartWriter writer{largest_segment(plan)};
+  PartWriter writer;
   for (const auto& planned : plan.files) {
     auto segments = writer.write(file_system.open(directory / planned.name, FileSystem::Access::Write), planned);
     plan.record.written.push_back({planned.name, planned.size, std::move(segments)});
   }
-  writer.sync();
-  file_system.write_atomically(own_file, to_bytes(plan.record));  // which syncs the directory, for all files made in it
+  auto files = writer.finish();
+  const auto record = fs::path{own_file} += ".tmp";
+  if (file_system.kind(record)) file_system.remove_file(record);  // of a writer that was killed
+  files.push_back(file_system.open(record, FileSystem::Access::Write));
+  const auto bytes = to_bytes(plan.record);
+  files.back()->set_size(bytes.size());
+  files.back()->write(std::as_bytes(std::span{bytes}), 0);
+  file_system.sync_all(files, {});
+  file_system.rename(record, own_file);  // the commit syncs the directory, for all entries made in it
 }
 
 }  // namespace detail

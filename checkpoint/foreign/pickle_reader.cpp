@@ -218,7 +218,7 @@ std::uint32_t PickleReader::read() {
   const auto root = pop();
   if (!stack_.empty() || !marks_.empty()) refuse("ends with values left over");
   if (at_ != bytes_.size()) refuse("goes on after its end");
-  check_tree(store_, root, options_);
+  check_tree(store_, root, options_, bytes_.size());
   return root;
 }
 

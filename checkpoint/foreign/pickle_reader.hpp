@@ -128,7 +128,7 @@ class PickleReader {
 };
 
 /// Throws Failure{FileCorrupt} unless what hangs at `root` is a tree of at most `max_depth` levels
-/// that unfolds to at most `max_unfolded` values.
-void check_tree(const PickleStore& store, std::uint32_t root, const PickleOptions& options);
+/// that unfolds to at most `max_unfolded` values, and not to very many for a pickle of so few bytes.
+void check_tree(const PickleStore& store, std::uint32_t root, const PickleOptions& options, std::uint64_t pickle_bytes);
 
 }  // namespace troupe::detail

@@ -5,6 +5,9 @@
 namespace troupe::detail {
 namespace {
 
+// A reference to a value that is there already takes two bytes; honest writers share numbers and small tuples.
+constexpr std::uint64_t kUnfoldedFree = 100'000, kUnfoldedPerByte = 16;
+
 const Items* children(const PickleStore& store, std::uint32_t node) {
   switch (store.nodes[node].kind) {
     case NodeKind::Tuple:
@@ -31,7 +34,8 @@ struct Frame {
 
 }  // namespace
 
-void check_tree(const PickleStore& store, std::uint32_t root, const PickleOptions& options) {
+void check_tree(const PickleStore& store, std::uint32_t root, const PickleOptions& options, std::uint64_t pickle_bytes) {
+  const auto max_unfolded = std::min<std::uint64_t>(options.max_unfolded, kUnfoldedFree + kUnfoldedPerByte * pickle_bytes);
   const auto refuse = [&](const std::string& text) {
     throw Failure{Errc::FileCorrupt, store.what + ": the pickle " + text};
   };
@@ -63,8 +67,9 @@ void check_tree(const PickleStore& store, std::uint32_t root, const PickleOption
       visit.unfolded += visits[child].unfolded;
       visit.depth = std::max(visit.depth, visits[child].depth + 1);
       if (visit.depth > options.max_depth) too_deep();
-      if (visit.unfolded > options.max_unfolded)
-        refuse("unfolds to more values than PickleOptions::max_unfolded");
+      if (visit.unfolded > max_unfolded)
+        refuse("unfolds to more than " + std::to_string(max_unfolded) +
+               " values (at most PickleOptions::max_unfolded, less for a small pickle)");
       continue;
     }
     visit.unfolded += 1;

@@ -21,9 +21,12 @@ class CheckpointDirectory {
 
   /// Where all writers put their parts.
   [[nodiscard]] static std::filesystem::path staging_of(const std::filesystem::path& target);
+  /// Where the checkpoint at `path` lies: there, or still beside it, when a save was stopped between two renames on a file system
+  /// that cannot exchange directories. Changes nothing.
+  [[nodiscard]] static std::filesystem::path whereabouts(const std::filesystem::path& path, FileSystem& file_system = real_file_system());
   [[nodiscard]] const std::filesystem::path& target() const noexcept { return target_; }
 
-  /// Makes an empty staging directory. Throws Failure{AlreadyExists} when the target holds files that are no checkpoint,
+  /// Makes an empty staging directory, and ends first what a save that was stopped has left. Throws Failure{AlreadyExists} when the target holds files that are no checkpoint,
   /// or, with `replace` false, when it is there at all.
   void begin(bool replace = true);
   /// Waits until the writers' parts are all there. Looks every 10 ms, and stops when one of them gave up (`give_up`) or `stop`
@@ -37,6 +40,8 @@ class CheckpointDirectory {
   void discard() noexcept;
 
  private:
+  void settle();  ///< ends what a save that was stopped has begun, and removes its leftovers
+
   std::filesystem::path target_, hidden_;
   FileSystem& file_system_;
 };

@@ -94,8 +94,8 @@ struct CheckpointPart {
 /// "rank_00003.troupe": what a rank wrote, and its state. Written last: without it the rank has not acknowledged.
 [[nodiscard]] std::string rank_file_name(int rank);
 
-/// Writes the part into `directory`, which all writers of the checkpoint share and which is made if its parent exists; durable when
-/// it returns.
+/// Writes the part into `directory`, which all writers of the checkpoint share and which is made if its parent exists. When
+/// it returns the bytes are durable; the names of the files are when the commit returns.
 /// Bytes are read straight from the spans. Extra memory: 16 MiB. Threads: ranks may call this for one directory at once.
 /// Throws Failure{InvalidArgument} naming tensor and stem for ranges that overlap, leave their tensor, or names that are no good;
 /// Failure{StorageUnavailable} when the disk refuses: the part is then not acknowledged, and the directory is to be given up.

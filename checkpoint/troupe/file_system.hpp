@@ -41,7 +41,7 @@ class File {
   virtual void sync() = 0;
 
   static constexpr std::size_t page_bytes = 4096;
-  static constexpr int num_slots = 4;
+  static constexpr int num_slots = 8;
 };
 
 /// Paths are as the operating system's. The last part of a path is never followed when it is a symbolic link.
@@ -67,10 +67,16 @@ class FileSystem {
   virtual void make_directory(const std::filesystem::path& path) = 0;
   /// Atomic; replaces a file, never a directory that holds something.
   virtual void rename(const std::filesystem::path& from, const std::filesystem::path& to) = 0;
+  /// Swaps two directories, atomically. False, and nothing has changed, where the file system cannot.
+  [[nodiscard]] virtual bool exchange(const std::filesystem::path& one, const std::filesystem::path& other) = 0;
   virtual void remove_file(const std::filesystem::path& path) = 0;
   virtual void remove_directory(const std::filesystem::path& path) = 0;  ///< an empty one
   /// The directory's entries survive a power cut once this returns.
   virtual void sync_directory(const std::filesystem::path& path) = 0;
+
+  /// `File::sync` of all `files` and `sync_directory` of all `directories`, in any order. A flush of the disk takes milliseconds, and
+  /// those that are asked for at once share one.
+  virtual void sync_all(std::span<const std::unique_ptr<File>> files, std::span<const std::filesystem::path> directories);
 
   // ---- made of the above ---------------------------------------------------------------------------------------
   /// With its parents; each new entry is synced.

@@ -98,7 +98,7 @@ struct PickleStore;
 
 /// One value of a pickle: a small handle into its PickleFile, which must outlive it. The whole is a
 /// finite tree: cycles, more than PickleOptions::max_depth levels and shared parts that would
-/// unfold to more than `max_unfolded` values are refused when the file is read, so recursion over
+/// unfold to more than `max_unfolded` values, or to very many out of a few bytes, are refused when the file is read, so recursion over
 /// it is safe.
 ///
 /// Errors: a member for another kind throws Failure{FileCorrupt} naming file and both kinds.

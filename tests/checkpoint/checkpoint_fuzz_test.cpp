@@ -1,4 +1,4 @@
-#include <fuzz/checkpoint_entries.hpp>
+#include <fuzz/targets.hpp>
 
 #include <gtest/gtest.h>
 
@@ -29,8 +29,8 @@ void mutate(const std::vector<std::string>& seeds, const Entry& entry) {
   }
 }
 
-TEST(CheckpointFuzz, ManifestsOfAnyBytesAreTakenOrRefused) { mutate(manifest_seeds(), fuzz_manifest); }
-TEST(CheckpointFuzz, RankFilesOfAnyBytesAreTakenOrRefused) { mutate(rank_file_seeds(), fuzz_rank_file); }
+TEST(CheckpointFuzz, ManifestsOfAnyBytesAreTakenOrRefused) { mutate(manifest_seeds(), manifest); }
+TEST(CheckpointFuzz, RankFilesOfAnyBytesAreTakenOrRefused) { mutate(rank_file_seeds(), rank_file); }
 
 }  // namespace
 }  // namespace troupe::fuzz

@@ -108,6 +108,8 @@ TEST(ForeignPickle, RefusesWhatUnfoldsToTooMuch) {
   }
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_THAT(refused_pickle(bomb + "h\x9."), HasSubstr("unfolds"));
+  EXPECT_THAT(refused_pickle(bomb + "h\x6."), HasSubstr("unfolds to more than 10"));  // 10^6, still too many for so few bytes
+  EXPECT_EQ(refused_pickle(bomb + "h\x4."), "");
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds{2});
   EXPECT_THAT(refused_pickle("\x80\4]\x94h\0a."s), HasSubstr("contains itself"));
 }

@@ -94,7 +94,7 @@ class SimulatedFile final : public File {
 SimulatedFileSystem::SimulatedFileSystem() { nodes_.push_back({Kind::Directory, {}, {}, {}, {}, {}}); }
 
 SimulatedFileSystem::SimulatedFileSystem(const SimulatedFileSystem& other)
-    : nodes_(other.nodes_), moves_(other.moves_), num_changes_(other.num_changes_), num_operations_(other.num_operations_) {}
+    : nodes_(other.nodes_), moves_(other.moves_), num_changes_(other.num_changes_), num_operations_(other.num_operations_), can_exchange_(other.can_exchange_) {}
 
 void SimulatedFileSystem::apply(std::string& bytes, const Change& change) {
   if (change.size) return bytes.resize(*change.size, '\0');
@@ -145,6 +145,7 @@ int SimulatedFileSystem::add(const Place& place, Kind kind) {
 
 void SimulatedFileSystem::move(Move move) {
   if (move.from) nodes_[static_cast<std::size_t>(move.from->directory)].entries.erase(move.from->name);
+  if (move.back) nodes_[static_cast<std::size_t>(move.from->directory)].entries[move.from->name] = *move.back;
   if (move.to) nodes_[static_cast<std::size_t>(move.to->directory)].entries[move.to->name] = move.node;
   moves_.push_back(std::move(move));
 }
@@ -152,6 +153,7 @@ void SimulatedFileSystem::move(Move move) {
 void SimulatedFileSystem::keep(const Move& move) {
   const auto entries = [&](const Place& place) -> auto& { return nodes_[static_cast<std::size_t>(place.directory)].durable_entries; };
   if (move.from) entries(*move.from).erase(move.from->name);
+  if (move.back) entries(*move.from)[move.from->name] = *move.back;
   if (move.to) entries(*move.to)[move.to->name] = move.node;
 }
 
@@ -199,6 +201,13 @@ void SimulatedFileSystem::rename(const fs::path& from, const fs::path& to) {
   move({place_of(from, "rename"), place_of(to, "rename"), node});
 }
 
+bool SimulatedFileSystem::exchange(const fs::path& one, const fs::path& other) {
+  const std::lock_guard lock{mutex_};
+  count(one, "exchange", can_exchange_);
+  if (can_exchange_) move({place_of(one, "exchange"), place_of(other, "exchange"), need(one, "exchange"), need(other, "exchange")});
+  return can_exchange_;
+}
+
 void SimulatedFileSystem::remove_file(const fs::path& path) {
   const std::lock_guard lock{mutex_};
   count(path, "remove", true);
@@ -233,6 +242,12 @@ void SimulatedFileSystem::sync_directory(const fs::path& path) {
   moves_ = std::move(rest);
 }
 
+void SimulatedFileSystem::start_again() {
+  stopped_ = failed_ = false;
+  stop_at_.reset();
+  fail_at_.reset();
+}
+
 void SimulatedFileSystem::restart(Kept kept, std::uint64_t seed) {
   const std::lock_guard lock{mutex_};
   std::mt19937_64 random{seed};
@@ -256,9 +271,7 @@ void SimulatedFileSystem::restart(Kept kept, std::uint64_t seed) {
     node.entries = node.durable_entries;
   }
   moves_.clear();
-  stopped_ = failed_ = false;
-  stop_at_.reset();
-  fail_at_.reset();
+  start_again();
 }
 
 void SimulatedFileSystem::settle() { restart(Kept::Everything); }

@@ -33,8 +33,11 @@ class SimulatedFileSystem final : public FileSystem {
   [[nodiscard]] std::uint64_t num_operations() const { return num_operations_; }
   [[nodiscard]] bool has_failed() const { return failed_; }
 
+  /// The process that was stopped was but killed: the next one finds all of what it did, synced or not.
+  void start_again();
   /// The machine starts again and finds what lasted. Kept::Parts: by halves of pages, drawn by `seed`.
   void restart(Kept kept, std::uint64_t seed = 0);
+  void set_can_exchange(bool can) { can_exchange_ = can; }
   /// Makes everything last.
   void settle();
   [[nodiscard]] std::string& bytes(const std::filesystem::path& file);
@@ -47,6 +50,7 @@ class SimulatedFileSystem final : public FileSystem {
   std::vector<Entry> list(const std::filesystem::path& directory) override;
   void make_directory(const std::filesystem::path& path) override;
   void rename(const std::filesystem::path& from, const std::filesystem::path& to) override;
+  bool exchange(const std::filesystem::path& one, const std::filesystem::path& other) override;
   void remove_file(const std::filesystem::path& path) override;
   void remove_directory(const std::filesystem::path& path) override;
   void sync_directory(const std::filesystem::path& path) override;
@@ -69,9 +73,10 @@ class SimulatedFileSystem final : public FileSystem {
     std::string name;
     bool operator==(const Place&) const = default;
   };
-  struct Move {  ///< of entries: made (no from), removed (no to), renamed
+  struct Move {  ///< of entries: made (no from), removed (no to), renamed, exchanged
     std::optional<Place> from, to;
     int node = 0;
+    std::optional<int> back = {};  ///< exchanged: what goes from `to` to `from`
   };
 
   void count(const std::filesystem::path& path, const char* what, bool changes);
@@ -89,6 +94,7 @@ class SimulatedFileSystem final : public FileSystem {
   std::uint64_t num_changes_ = 0, num_operations_ = 0;
   std::optional<std::uint64_t> stop_at_, fail_at_;
   int error_ = 0;
+  bool can_exchange_ = true;
   bool stopped_ = false, failed_ = false;
 };
 

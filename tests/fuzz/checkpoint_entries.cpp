@@ -1,4 +1,4 @@
-#include "checkpoint_entries.hpp"
+#include "targets.hpp"
 
 #include <digest.hpp>
 #include <rank_file.hpp>
@@ -59,20 +59,20 @@ detail::RankFile some_rank_file() {
 
 }  // namespace
 
-int fuzz_manifest(const std::uint8_t* data, std::size_t size) {
+int manifest(const std::uint8_t* data, std::size_t size) {
   static const auto like = to_bytes(Manifest{});
   const std::string bytes{reinterpret_cast<const char*>(data), size};
   try_parse([&] { (void)parse_manifest(bytes); });
   try_parse([&] {
     const auto file = framed(like, bytes);
-    const auto manifest = parse_manifest(file);
-    if (to_bytes(manifest) != file) give_up("a manifest that was read is written otherwise");
-    (void)to_text(manifest);
+    const auto read = parse_manifest(file);
+    if (to_bytes(read) != file) give_up("a manifest that was read is written otherwise");
+    (void)to_text(read);
   });
   return 0;
 }
 
-int fuzz_rank_file(const std::uint8_t* data, std::size_t size) {
+int rank_file(const std::uint8_t* data, std::size_t size) {
   static const auto like = detail::to_bytes(detail::RankFile{});
   const std::string bytes{reinterpret_cast<const char*>(data), size};
   try_parse([&] { (void)detail::rank_file_from_bytes(bytes, "fuzzed"); });
@@ -84,14 +84,14 @@ int fuzz_rank_file(const std::uint8_t* data, std::size_t size) {
 }
 
 std::vector<std::string> manifest_seeds() {
-  Manifest manifest;
-  manifest.metrics = Metrics{{"loss", 0.5}, {"epoch", 2}, {"done", true}, {"note", "x"}};
-  manifest.strategy = "zero3";
+  Manifest full;
+  full.metrics = Metrics{{"loss", 0.5}, {"epoch", 2}, {"done", true}, {"note", "x"}};
+  full.strategy = "zero3";
   const std::vector<Segment> segments{{0, 4096, 1}, {4096, 100, 2}};
-  manifest.files = {{"config.json", 0, digest_of(std::vector<Segment>{}), {}, {}},
+  full.files = {{"config.json", 0, digest_of(std::vector<Segment>{}), {}, {}},
                     {"model.safetensors", 4196, digest_of(segments), segments, {{0, 0, 4096}, {1, 4096, 4196}}}};
-  manifest.tensors = {{"model", "w", SafetensorsDtype::BF16, {2, 25}, 1, 4096, 100}};
-  return {contents(to_bytes(Manifest{})), contents(to_bytes(manifest))};
+  full.tensors = {{"model", "w", SafetensorsDtype::BF16, {2, 25}, 1, 4096, 100}};
+  return {contents(to_bytes(Manifest{})), contents(to_bytes(full))};
 }
 
 std::vector<std::string> rank_file_seeds() {

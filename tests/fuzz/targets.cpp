@@ -93,7 +93,9 @@ const std::vector<Target>& targets() {
                                        {"torch_file", torch_file},
                                        {"pickle", pickle},
                                        {"dcp_metadata", dcp_metadata},
-                                       {"shard_index", shard_index}};
+                                       {"shard_index", shard_index},
+                                       {"manifest", manifest},
+                                       {"rank_file", rank_file}};
   return all;
 }
 

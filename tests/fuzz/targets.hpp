@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -19,8 +20,15 @@ int torch_file(const std::uint8_t* data, std::size_t size);
 int pickle(const std::uint8_t* data, std::size_t size);
 int dcp_metadata(const std::uint8_t* data, std::size_t size);
 int shard_index(const std::uint8_t* data, std::size_t size);
-// The checkpoint manifest's parser belongs here too: add its function, its row in targets.cpp and
-// its seeds in `run`.
+/// manifest.troupe: `data` as the file, and as the contents of a file whose mark, version and digest
+/// are right. What is taken must be written again as it was.
+int manifest(const std::uint8_t* data, std::size_t size);
+/// rank_00000.troupe, in the same two ways.
+int rank_file(const std::uint8_t* data, std::size_t size);
+
+/// Valid contents to begin from, for the two above.
+[[nodiscard]] std::vector<std::string> manifest_seeds();
+[[nodiscard]] std::vector<std::string> rank_file_seeds();
 
 struct Target {
   std::string_view name;
