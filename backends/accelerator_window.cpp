@@ -12,6 +12,36 @@
 
 namespace troupe {
 
+namespace {
+
+/// Of gradients that are equal on all ranks each looks at a part.
+template <class Impl>
+bool gradients_finite(const Impl& i) {
+  std::vector<at::Tensor> mine;
+  for (const auto& model : i.models) {
+    if (model.shards) {
+      auto pieces = model.shards->gradients();
+      mine.insert(mine.end(), pieces.begin(), pieces.end());
+    }
+    const auto parameters = model.module->parameters();
+    const bool equal = model.engine && i.no_sync_depth == 0 && model.no_sync_depth == 0;
+    std::int64_t total = 0, at = 0;
+    for (const auto& parameter : parameters) total += parameter.numel();
+    const auto first = total * i.communicator.rank() / i.communicator.size(), last = total * (i.communicator.rank() + 1) / i.communicator.size();
+    for (const auto& parameter : parameters) {
+      const auto begin = at, end = at += parameter.numel();
+      const auto& grad = parameter.grad();
+      if (!grad.defined()) continue;
+      const auto from = std::max(begin, first), to = std::min(end, last);
+      if (!equal) mine.push_back(grad);
+      else if (from < to) mine.push_back(grad.is_contiguous() ? grad.view({-1}).narrow(0, from - begin, to - from) : grad);
+    }
+  }
+  return detail::all_finite(mine);
+}
+
+}  // namespace
+
 ShardingOptions Accelerator::Impl::sharding() const {
   auto sharding = options.sharding;
   if (!sharding.param_dtype && options.mixed_precision != Precision::No) {
@@ -30,7 +60,7 @@ void Accelerator::Impl::end_window() {
   if (clips) clip_all();
   if (!looks) return;
   if (!fp16) {
-    const bool finite = clips ? std::isfinite(last_norm) : detail::all_finite(all_gradients());
+    const bool finite = clips ? std::isfinite(last_norm) : gradients_finite(*this);
     found = std::max(found, finite ? Nothing : BadGradient);
     if (communicator.size() > 1) communicator.all_reduce({&found, 1, DType::U8}, ReduceOp::Max).wait().or_throw();
   } else if (found == BadGradient) {

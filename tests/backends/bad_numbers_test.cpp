@@ -281,7 +281,8 @@ TEST(BadNumbers, NoCheckpointOfThemIsCommitted) {
             context.barrier();
             if (async) {
               t.accelerator.save_state(directory.path / "good");
-              EXPECT_FALSE(t.accelerator.wait_for_saves().ok());
+              const bool written = t.accelerator.wait_for_saves().ok();  // of other ranks: their own part, which may be in order
+              EXPECT_TRUE(!written || context.world_rank() != 0);
             } else {
               EXPECT_THROW(t.accelerator.save_state(directory.path / "good"), Failure);
             }
