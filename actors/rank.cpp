@@ -159,6 +159,7 @@ struct RankState {
   std::weak_ptr<Communicator> taken_seat;  // the worker's, to abort it
   RunRank run;
   std::unique_ptr<RankWorker> worker;  // while it runs
+  bool told_to_exit = false;           // by another than its group
   std::uint64_t stale = 0;  // messages of another attempt, dropped
 
   ~RankState() {
@@ -185,6 +186,7 @@ struct RankState {
   void end(const WorkerEnded& ended) {
     std::exchange(worker, nullptr)->join();  // it is past its last line
     if (ended.error) return lose(*ended.error, true);
+    if (told_to_exit) return lose(error_of(std::make_exception_ptr(Failure{Errc::Aborted, "the rank was told to exit"}), run.rank), true);
     self->send(group, RankDone{run.attempt, run.rank, channel->stop_calls(), ended.unused_config_keys});
     self->quit();
   }
@@ -213,7 +215,8 @@ struct RankState {
   void exited(const caf::exit_msg& exit) {
     if (!exit.reason || exit.reason == caf::exit_reason::normal) return;
     if (!worker) return self->quit(exit.reason);  // the group hears of it by its link
-    abort("the rank was told to exit");           // the group hears of it from the worker
+    told_to_exit = true;  // a train function that returns since should_stop() is true has not done its work
+    abort("the rank was told to exit");  // the group hears of it when the worker ends
   }
 
   // The group is gone: ends the worker, within a grace period.

@@ -175,6 +175,16 @@ TEST_F(RankTest, EndsItsThreadWhenTheGroupDies) {
   EXPECT_TRUE(ended);
 }
 
+TEST_F(RankTest, IsLostWhenItIsToldToExitThoughItsTrainFunctionReturns) {
+  start([](TrainContext& context, const Config&) {
+    context.report({});
+    while (!context.should_stop()) std::this_thread::yield();
+  }, run());
+  expect<Reported>();
+  caf::anon_send_exit(rank_, caf::exit_reason::user_shutdown);
+  EXPECT_EQ(expect<RankLost>().error.code, Errc::Aborted);
+}
+
 TEST_F(RankTest, IsLostWhenItIsToldToExit) {
   start([](TrainContext& context, const Config&) { context.barrier(); }, run());
   expect<BarrierReached>();
