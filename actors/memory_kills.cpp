@@ -52,7 +52,7 @@ std::vector<fs::path> group_files(const fs::path& root) {
 
 }  // namespace
 
-bool is_out_of_memory(const std::exception& error) {
+bool ran_out_of_memory(const std::exception& error) {
   if (dynamic_cast<const std::bad_alloc*>(&error)) return true;
   const std::unique_ptr<char, void (*)(void*)> type{abi::__cxa_demangle(typeid(error).name(), nullptr, nullptr, nullptr), std::free};
   if (type && std::string_view{type.get()} == "c10::OutOfMemoryError") return true;

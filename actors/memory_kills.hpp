@@ -11,7 +11,7 @@
 namespace troupe {
 
 /// True of std::bad_alloc, c10::OutOfMemoryError and what LibTorch's allocators throw.
-[[nodiscard]] bool is_out_of_memory(const std::exception& error);
+[[nodiscard]] bool ran_out_of_memory(const std::exception& error);
 
 /// How many processes the kernel has killed for memory, as near to this process as it tells.
 struct MemoryKills {

@@ -43,7 +43,7 @@ RunError error_of(std::exception_ptr exception, int rank) {
     error.code = failure.code();
     error.message = failure.what();
   } catch (const std::exception& other) {
-    error.code = is_out_of_memory(other) ? Errc::OutOfMemory : Errc::TrainFunctionFailed;
+    error.code = ran_out_of_memory(other) ? Errc::OutOfMemory : Errc::TrainFunctionFailed;
     error.message = other.what();
   } catch (...) {
     error.code = Errc::TrainFunctionFailed;

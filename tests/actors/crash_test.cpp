@@ -78,10 +78,10 @@ TEST(CrashText, IsNothingWithoutACrashAndTrustsNoBox) {
 }
 
 TEST(OutOfMemory, IsKnownByItsTypeOrItsWords) {
-  EXPECT_TRUE(is_out_of_memory(std::bad_alloc{}));
-  EXPECT_TRUE(is_out_of_memory(c10::OutOfMemoryError{"x"}));
-  EXPECT_TRUE(is_out_of_memory(std::runtime_error{"[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried …"}));
-  EXPECT_FALSE(is_out_of_memory(std::runtime_error{"boom"}));
+  EXPECT_TRUE(ran_out_of_memory(std::bad_alloc{}));
+  EXPECT_TRUE(ran_out_of_memory(c10::OutOfMemoryError{"x"}));
+  EXPECT_TRUE(ran_out_of_memory(std::runtime_error{"[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried …"}));
+  EXPECT_FALSE(ran_out_of_memory(std::runtime_error{"boom"}));
 }
 
 class MemoryKillsTest : public testing::Test {
