@@ -169,6 +169,7 @@ TEST_F(FaultTraining, LosesAtMostOneStep) {
 TEST_F(FaultTraining, GoesOnFromACheckpointWithoutSnapshots) {
   options_.run.failure.snapshot_every = 0;
   const auto expected = undisturbed();
+  settings_["step_ms"] = 30;  // time for the checkpoint of update 30
   const auto result = fresh("rank=0 step=36 kind=kill");
   EXPECT_EQ(digest(result), expected);
   EXPECT_EQ(result.metrics.number("began"), 30);
