@@ -202,6 +202,7 @@ TEST_F(FaultTraining, APreemptedRunLosesNoStep) {
 TEST_F(FaultTraining, GoesOnWhereAKilledDriverWas) {
   const auto expected = undisturbed();
   name_ = "driven";
+  settings_["step_ms"] = 15;  // time for the checkpoint of update 15
   for (const int snapshots : {1, 0}) {
     options_.run.failure.snapshot_every = snapshots;
     const auto driver = fork();
