@@ -156,8 +156,9 @@ TEST(AsyncSave, AFailedOneIsNewsAndTrainingGoesOn) {
       context.barrier();
     });
     const auto failed = training.accelerator.save_state(directory.path / "saved");
-    EXPECT_FALSE(failed->wait().ok());
-    if (context.world_rank() == 0) {  // the other may find that rank 0 has given the directory up
+    const bool whole = context.world_rank() == 0;  // the other's save ends with its part, which may be there before rank 0 gives up
+    (void)failed->wait();
+    if (whole) {
       EXPECT_EQ(failed->wait().code(), Errc::StorageUnavailable);
       EXPECT_THAT(failed->wait().text(), HasSubstr("model.safetensors"));
     }
@@ -167,8 +168,10 @@ TEST(AsyncSave, AFailedOneIsNewsAndTrainingGoesOn) {
     const auto good = training.accelerator.save_state(directory.path / "saved");
     EXPECT_TRUE(good->wait().ok()) << good->wait().text();
     (void)training.accelerator.wait_for_saves();
-    EXPECT_EQ(training.accelerator.save_counts().failed, 1);
-    EXPECT_EQ(training.accelerator.save_counts().written, 1);
+    if (whole) {
+      EXPECT_EQ(training.accelerator.save_counts().failed, 1);
+      EXPECT_EQ(training.accelerator.save_counts().written, 1);
+    }
   });
   EXPECT_TRUE(contents_of(directory.path / "saved").contains("model/bias"));
 }
