@@ -91,9 +91,9 @@ void BlackBox::end_wait() noexcept {
 
 void BlackBox::note(EventKind kind, std::uint64_t number, std::string_view what, std::string_view label, Clock::time_point now) noexcept {
   Packed packed{since_epoch(now), number, kind, {}, {}};
-  std::memcpy(packed.what, what.data(), std::min(what.size(), what_bytes));
+  what.copy(packed.what, what_bytes);
   label.remove_prefix(label.size() - std::min(label.size(), label_bytes));
-  std::memcpy(packed.label, label.data(), label.size());
+  label.copy(packed.label, label_bytes);
   std::array<std::uint64_t, 8> words;
   std::memcpy(words.data(), &packed, sizeof packed);
   auto& event = events[next_event.fetch_add(1, std::memory_order_relaxed) % num_events];
