@@ -70,8 +70,8 @@ class ProcessPool {
  private:
   class Process;
   struct Machinery {  // made when the first process is
-    OutputRelay output;
     IoThread thread;
+    OutputRelay output;  // ends first: it tells the thread of the output's end
   };
 
   std::shared_ptr<Process> start(int rank, Handlers handlers);
