@@ -68,6 +68,12 @@ std::string line_of(std::string text) {
   return text;
 }
 
+std::uint32_t num_ready(const BlackBox& box) {
+  std::uint32_t ready = 0;
+  for (const auto& stack : box.stacks) ready += stack.ready.load();
+  return ready;
+}
+
 /// What the kernel tells of a process that does not speak for itself.
 std::string kernel_view(pid_t pid) {
   std::string text = "process " + std::to_string(pid) + " " + name_of(state_of(process_path(pid))) + "; its threads:\n";
@@ -139,10 +145,7 @@ bool RankObserver::ask_stacks() {
 
 bool RankObserver::have_stacks() const noexcept {
   const std::lock_guard lock{mutex_};
-  if (!memory_) return true;
-  std::uint32_t ready = 0;
-  for (const auto& stack : memory_->box().stacks) ready += stack.ready.load();
-  return ready >= num_asked_;
+  return !memory_ || num_ready(memory_->box()) >= num_asked_;
 }
 
 std::string RankObserver::stacks_told() {
@@ -150,8 +153,7 @@ std::string RankObserver::stacks_told() {
   if (!memory_ || pid_ == 0) return {};
   const auto& box = memory_->box();
   auto text = stacks_text(box, read_file(process_path(pid_) + "/maps"));
-  std::uint32_t ready = 0;
-  for (const auto& stack : box.stacks) ready += stack.ready.load();
+  const auto ready = num_ready(box);
   if (ready < num_asked_ || num_asked_ == 0) {
     text += std::string(ready == 0 ? "its threads wrote no stacks" : "not all threads wrote their stacks") + "; the kernel says:\n" + kernel_view(pid_);
   }

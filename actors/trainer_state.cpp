@@ -1,7 +1,5 @@
 #include "trainer_state.hpp"
 
-#include <troupe/post_mortem.hpp>
-
 #include <troupe/records.hpp>
 
 #include <algorithm>
