@@ -26,7 +26,7 @@ std::unique_ptr<ObjectStore> open_s3_store(const StoreUrl& url, const S3Settings
   if (!handle) {
     const std::string why = dlerror();
     throw Failure{Errc::Unsupported, "storage_path '" + url.text() + "' needs " + library.string() + ", which cannot be loaded: " + why +
-                                         ". Run tools/bootstrap storage and build again, or use a directory"};
+                                         ". Build the target troupe_s3, or use a directory"};
   }
   const auto open = reinterpret_cast<OpenS3Store>(dlsym(handle, "troupe_s3_open"));
   ObjectStore* store = open ? open(kS3PluginAbi, url, settings) : nullptr;

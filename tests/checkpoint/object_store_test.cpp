@@ -221,7 +221,7 @@ TEST(S3Plugin, SaysWhatToDoWhenItIsNotThere) {
     FAIL();
   } catch (const Failure& failure) {
     EXPECT_EQ(failure.code(), Errc::Unsupported);
-    EXPECT_THAT(failure.what(), HasSubstr("tools/bootstrap storage"));
+    EXPECT_THAT(failure.what(), HasSubstr("troupe_s3"));
   }
 }
 

@@ -25,11 +25,7 @@ class S3Server {
   static std::string missing() {
     std::error_code error;
     if (!std::filesystem::exists(program(), error)) return "no S3 server here: tools/bootstrap storage fetches one";
-#ifndef TROUPE_HAVE_S3
-    return "the S3 plug-in is not built: run tools/bootstrap storage, then configure and build again";
-#else
     return "";
-#endif
   }
 
   explicit S3Server(std::filesystem::path root) : root_(std::move(root)), port_(free_port()) {
