@@ -13,8 +13,8 @@ namespace troupe {
 /// adapter "lora_A.weight" [r, in] and "lora_B.weight" [out, r] too.
 class LinearImpl : public torch::nn::Module {
  public:
-  /// Not initialised. @param options element type, and device "meta" for parameters without memory.
-  LinearImpl(std::int64_t in, std::int64_t out, bool with_bias, const at::TensorOptions& options);
+  /// Not initialised. @param deferred without memory, see <troupe/parameter_source.hpp>.
+  LinearImpl(std::int64_t in, std::int64_t out, bool with_bias, at::ScalarType type = at::kFloat, bool deferred = false);
   [[nodiscard]] at::Tensor forward(const at::Tensor& x) const;
 
   /// An adapter: what LoRA adds. See <troupe/lora.hpp>, which makes them.
