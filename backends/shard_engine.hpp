@@ -67,8 +67,9 @@ class ShardEngine {
 
   /// Every parameter whole, in the masters' type, under its name, one after another: visit(name, tensor). Collective.
   template <class Visit>
-  void for_each_parameter(Visit visit) {
+  void for_each_parameter(Visit visit, bool trained_only = false) {
     for (const auto& group : groups_) {
+      if (trained_only && !group->plan().trained) continue;
       std::vector<at::Tensor> pieces;
       const auto& indices = group->plan().params;
       for (std::size_t i = 0; i < indices.size(); ++i) pieces.push_back(group->piece(i));

@@ -276,10 +276,11 @@ class Accelerator {
   [[nodiscard]] std::shared_ptr<torch::nn::Module> unwrap_model(std::shared_ptr<torch::nn::Module> model) const;
   /// Parameters (masters) and buffers of a prepared model, whole, by name; under sharding gathered, on rank 0 only:
   /// empty on the others. Call on every rank.
-  [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> get_state_dict(const torch::nn::Module& model);
+  /// @param trained_only parameters that require a gradient, and no others are gathered: adapters, not their base.
+  [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> get_state_dict(const torch::nn::Module& model, bool trained_only = false);
   template <class M>
-  [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> get_state_dict(const torch::nn::ModuleHolder<M>& model) {
-    return get_state_dict(*model.ptr());
+  [[nodiscard]] std::vector<std::pair<std::string, at::Tensor>> get_state_dict(const torch::nn::ModuleHolder<M>& model, bool trained_only = false) {
+    return get_state_dict(*model.ptr(), trained_only);
   }
 
   /// Writes everything prepared, and this loop's position, as one checkpoint (docs/checkpoints.md) that any strategy and any

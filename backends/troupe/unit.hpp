@@ -5,7 +5,9 @@
 #include <torch/nn/pimpl.h>
 
 #include <memory>
+#include <string>
 #include <troupe/activation_checkpointing.hpp>
+#include <troupe/parameter_source.hpp>
 #include <type_traits>
 #include <utility>
 
@@ -45,6 +47,14 @@ class Unit : public torch::nn::Module {
   /// True if a parameter in it requires a gradient.
   [[nodiscard]] bool trains() const;
 
+  /// Of the parameters in it that have no memory yet, by their names in this module.
+  void set_parameter_source(std::shared_ptr<const ParameterSource> source) { source_ = std::move(source); }
+  [[nodiscard]] const std::shared_ptr<const ParameterSource>& parameter_source() const noexcept { return source_; }
+  /// On the model itself: checkpoints leave its frozen parameters out and hold this fingerprint of them instead; loading one
+  /// into a model with another is refused. Empty: frozen parameters are saved as all others.
+  void set_frozen_base(std::string fingerprint) { frozen_base_ = std::move(fingerprint); }
+  [[nodiscard]] const std::string& frozen_base() const noexcept { return frozen_base_; }
+
  private:
   template <class Impl>
   friend class UnitHolder;
@@ -52,6 +62,8 @@ class Unit : public torch::nn::Module {
   [[noreturn]] void refuse_arguments() const;
 
   std::shared_ptr<UnitHooks> hooks_;
+  std::shared_ptr<const ParameterSource> source_;
+  std::string frozen_base_;
   bool checkpointing_ = false;
   detail::InputOffload offload_;
 };
