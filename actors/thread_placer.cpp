@@ -12,7 +12,7 @@ namespace {
 class ThreadPlacer final : public RankPlacer {
  public:
   ThreadPlacer(const Session& session, const StartGroup& group, std::shared_ptr<KeptObjects> kept)
-      : functions_(session.functions()), kept_(std::move(kept)) {
+      : functions_(session.functions()), datasets_(session.datasets()), kept_(std::move(kept)) {
     if (group.scaling.use_gpu) (void)load_gpus(group.scaling.num_workers);
     for (auto& seat : make_thread_group(group.scaling.num_workers, group.run.collective_timeout)) {
       seats_.push_back(std::move(seat));
@@ -22,7 +22,7 @@ class ThreadPlacer final : public RankPlacer {
 
   caf::actor place(caf::event_based_actor* group, const RunRank& spec) override {
     auto seat = std::move(seats_.at(static_cast<std::size_t>(spec.rank)));
-    return spawn_thread_rank(group->system(), functions_, std::move(seat), caf::actor_cast<caf::actor>(group), kept_);
+    return spawn_thread_rank(group->system(), functions_, std::move(seat), caf::actor_cast<caf::actor>(group), kept_, datasets_);
   }
 
   void abort(const std::string& reason) noexcept override {
@@ -34,6 +34,7 @@ class ThreadPlacer final : public RankPlacer {
 
  private:
   const TrainFunctions& functions_;
+  const DatasetFunctions& datasets_;
   std::shared_ptr<KeptObjects> kept_;
   std::vector<std::shared_ptr<Communicator>> seats_;  // until a rank takes it
   std::vector<std::weak_ptr<Communicator>> watched_;

@@ -65,6 +65,7 @@ void TrainerState::start_attempt() {
   order.scaling.num_workers = world_size;
   order.run = setup.run;
   order.snapshots = snapshots;
+  order.data = setup.data;
   reports_came = false;
   const auto resumes_from = order.resume_checkpoint.value_or("");
   note({{"event", "attempt_began"}, {"attempt", attempt}, {"world_size", world_size}, {"resumes_from", resumes_from}});

@@ -19,7 +19,7 @@ enum class WaitingIn : std::uint32_t { Nothing, Collective, Barrier, StopStep, S
 /// "a collective"
 [[nodiscard]] std::string_view name(WaitingIn what) noexcept;
 
-enum class EventKind : std::uint8_t { None, Started, Step, Report, Barrier, BarrierPassed, Collective, CollectiveEnded, Save, Chaos };
+enum class EventKind : std::uint8_t { None, Started, Step, Report, Barrier, BarrierPassed, Collective, CollectiveEnded, Save, Chaos, Data };
 /// "collective"
 [[nodiscard]] std::string_view name(EventKind kind) noexcept;
 
