@@ -145,7 +145,7 @@ void load(WireInput& in, Numbered<E>& numbered) {
   }
   numbered.value = static_cast<E>(number);
 }
-Numbered<Errc> numbered(Errc& code) { return {code, Errc::OutOfMemory}; }
+Numbered<Errc> numbered(Errc& code) { return {code, Errc::NetworkFailed}; }
 Numbered<SplitEqual> numbered(SplitEqual& equal) { return {equal, SplitEqual::Uneven}; }
 Numbered<Placement> numbered(Placement& placement) { return {placement, Placement::Processes}; }
 
@@ -169,7 +169,9 @@ void load(WireInput& in, Metrics& metrics) {
 
 template <class Archive>
 void serialize(Archive& ar, ScalingConfig& m) {
-  ar(m.num_workers, m.use_gpu, numbered(m.placement), m.cpus_per_worker, m.pin_threads, m.min_workers, m.spare_workers);
+  std::int64_t grow_after_ms = m.grow_after.count();
+  ar(m.num_workers, m.use_gpu, numbered(m.placement), m.cpus_per_worker, m.pin_threads, m.min_workers, m.spare_workers, grow_after_ms);
+  m.grow_after = std::chrono::milliseconds{grow_after_ms};
 }
 template <class Archive>
 void serialize(Archive& ar, Progress& m) {
@@ -191,7 +193,9 @@ void serialize(Archive& ar, SnapshotOptions& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, DataConfig::Options& m) {
-  ar(numbered(m.equal), m.enable_shard_locality, m.fragment_nodes, m.memory_bytes, m.num_threads);
+  std::int64_t stall_deadline_ms = m.stall_deadline.count();
+  ar(numbered(m.equal), m.enable_shard_locality, m.fragment_nodes, m.memory_bytes, m.num_threads, stall_deadline_ms);
+  m.stall_deadline = std::chrono::milliseconds{stall_deadline_ms};
 }
 template <class Archive>
 void serialize(Archive& ar, DataConfig& m) {

@@ -25,6 +25,7 @@ void check(const std::string& where, const DataConfig::Options& options) {
   };
   constexpr int most_threads = 1024;
   if (options.memory_bytes < 0) fail("memory_bytes", options.memory_bytes, "at least 0");
+  if (options.stall_deadline.count() < 0) fail("stall_deadline (ms)", options.stall_deadline.count(), "at least 0");
   if (options.num_threads < 0 || options.num_threads > most_threads) fail("num_threads", options.num_threads, "from 0 to 1024");
 }
 

@@ -17,6 +17,7 @@ class WrongUse : public std::runtime_error {
 [[nodiscard]] Command add_chaos(CLI::App& app);
 [[nodiscard]] Command add_checkpoint(CLI::App& app);
 [[nodiscard]] Command add_config(CLI::App& app);
+[[nodiscard]] Command add_convert(CLI::App& app);
 [[nodiscard]] Command add_estimate_memory(CLI::App& app);
 
 }  // namespace troupe::tools

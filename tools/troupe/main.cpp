@@ -1,4 +1,4 @@
-// troupe: looks at users' configuration files, models and checkpoints. `troupe --help` says how.
+// troupe: looks at users' configuration files, models and checkpoints, and converts models. `troupe --help` says how.
 #include "commands.hpp"
 
 #include <troupe/config.hpp>
@@ -60,7 +60,7 @@ int run(CLI::App& app, const std::vector<std::pair<std::string, troupe::tools::C
     for (const auto& [name, command] : commands) {
       if (app.got_subcommand(name)) return command();
     }
-    throw troupe::tools::WrongUse{"say what to do: chaos, checkpoint, config or estimate-memory"};
+    throw troupe::tools::WrongUse{"say what to do: chaos, checkpoint, config, convert or estimate-memory"};
   } catch (const troupe::tools::WrongUse& wrong) {
     return wrong_use(used, wrong.what());
   }
@@ -75,6 +75,7 @@ int main(int argc, char** argv) {
   const std::vector<std::pair<std::string, troupe::tools::Command>> commands{{"chaos", troupe::tools::add_chaos(app)},
                                                                              {"checkpoint", troupe::tools::add_checkpoint(app)},
                                                                              {"config", troupe::tools::add_config(app)},
+                                                                             {"convert", troupe::tools::add_convert(app)},
                                                                              {"estimate-memory", troupe::tools::add_estimate_memory(app)}};
   for (const auto& command : commands) app.get_subcommand(command.first)->allow_extras();
   try {
