@@ -1,6 +1,7 @@
 #include <arrow/array/builder_primitive.h>
 #include <arrow/record_batch.h>
 #include <arrow/table.h>
+#include <arrow/util/byte_size.h>
 
 #include <algorithm>
 #include <numeric>
@@ -57,7 +58,7 @@ class TableSource final : public Source {
       begins_.push_back(num_rows_);
       num_rows_ += rows->num_rows();
       batches_.push_back(detail::value(detail::plain(rows, schema_), "table", Errc::Internal));
-      num_bytes_ += block_bytes({batches_.back()});
+      num_bytes_ += arrow::util::TotalBufferSize(*batches_.back());
     }
     fragments_ = cut(num_rows_, fragment_rows, "table", num_rows_ == 0 ? 0 : num_bytes_ / num_rows_);
   }
