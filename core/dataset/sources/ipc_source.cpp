@@ -39,11 +39,14 @@ class BatchReader final : public detail::ColumnarReader {
     const auto stored = detail::value(std::exchange(read_, nullptr)(), where_, Errc::FileCorrupt);
     if (const auto valid = stored->ValidateFull(); !valid.ok() && !only_strings(*stored)) detail::fail(valid, where_, Errc::FileCorrupt);
     arrow::ArrayVector columns;
-    for (const auto& field : schema_->fields()) columns.push_back(stored->GetColumnByName(field->name()));
-    arrow::FieldVector fields;
-    for (const auto& column : columns) fields.push_back(arrow::field("", column->type()));
-    const auto picked = arrow::RecordBatch::Make(arrow::schema(std::move(fields)), stored->num_rows(), std::move(columns));
-    return detail::value(detail::plain(picked, schema_), where_, Errc::FileCorrupt);
+    // A file says its schema twice; the one at its end is what the batch was read by.
+    const auto found = detail::plain(*stored->schema());
+    for (const auto& field : schema_->fields()) {
+      const auto same = found->GetFieldByName(field->name());
+      if (!same || !same->type()->Equals(*field->type())) throw Failure{Errc::FileCorrupt, where_ + ": its footer tells of other columns than its beginning"};
+      columns.push_back(stored->GetColumnByName(field->name()));
+    }
+    return detail::value(detail::plain(arrow::RecordBatch::Make(schema_, stored->num_rows(), std::move(columns)), schema_), where_, Errc::FileCorrupt);
   }
 
  private:

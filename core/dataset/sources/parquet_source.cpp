@@ -153,7 +153,7 @@ class ParquetSource final : public Source {
     for (const auto& column : filter_->columns()) (void)detail::column_index(*schema_, column, "parquet filter");
     std::vector<cp::Expression> known;
     for (int i = 0; i < group.num_columns(); ++i) {
-      const auto& path = metadata.schema()->Column(i)->path()->ToDotVector();
+      const auto path = metadata.schema()->Column(i)->path()->ToDotVector();
       const auto field = path.size() == 1 ? schema_->GetFieldByName(path[0]) : nullptr;
       const auto statistics = field ? group.ColumnChunk(i)->statistics() : nullptr;
       if (!statistics) continue;

@@ -19,7 +19,7 @@ bool blank(const std::uint8_t* begin, std::int64_t size) {
 }  // namespace
 
 RecordSplitter::RecordSplitter(std::shared_ptr<arrow::io::InputStream> input, std::string name, std::int64_t begin, std::int64_t end, const SplitOptions& options)
-    : input_(std::move(input)), name_(std::move(name)), end_(end), options_(options), offset_(begin), counting_(begin == 0), discarding_(begin > 0) {}
+    : input_(std::move(input)), name_(std::move(name)), end_(end), options_(options), offset_(begin == 0 ? 0 : begin - 1), counting_(begin == 0), discarding_(begin > 0) {}
 
 bool RecordSplitter::next(RecordChunk& chunk) {
   chunk.bytes.reset();
@@ -140,7 +140,7 @@ bool RecordSplitter::refill() {
 
 void RecordSplitter::take_mark() {
   const auto* const data = buffer_->data();
-  if (size_ >= 3 && std::memcmp(data, "\xEF\xBB\xBF", 3) == 0) begin_ = scanned_ = 3;
+  if (size_ >= 3 && std::memcmp(data, "\xEF\xBB\xBF", 3) == 0) begin_ = scanned_ = mark_end_ = 3;
   if (size_ >= 2 && (std::memcmp(data, "\xFF\xFE", 2) == 0 || std::memcmp(data, "\xFE\xFF", 2) == 0)) {
     throw Failure{Errc::DataMalformed, name_ + " is UTF-16; convert it to UTF-8"};
   }

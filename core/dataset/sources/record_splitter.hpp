@@ -47,7 +47,7 @@ struct SplitOptions {
 class RecordSplitter {
  public:
   /// @param name in messages; errors of the stream are a Failure.
-  /// @param begin where `input` stands in the file, or one less: see above. @param end -1: to the stream's end.
+  /// @param begin of the range; `input` stands one byte before it, unless it is 0. @param end -1: to the stream's end.
   RecordSplitter(std::shared_ptr<arrow::io::InputStream> input, std::string name, std::int64_t begin, std::int64_t end, const SplitOptions& options);
 
   /// False at the end. A chunk holds at least one record.
@@ -71,7 +71,7 @@ class RecordSplitter {
   State step(State state, std::uint8_t c) const;
   bool unclosed(std::int64_t begin, std::int64_t size) const;
   void end_record(RecordChunk& chunk, std::int64_t size, const char* problem, std::int64_t inner_lines);
-  bool past_end() const { return end_ >= 0 && offset_ + begin_ >= end_; }
+  bool past_end() const { return end_ >= 0 && (offset_ + begin_ == mark_end_ ? 0 : offset_ + begin_) >= end_; }
 
   std::shared_ptr<arrow::io::InputStream> input_;
   std::string name_;
@@ -83,6 +83,7 @@ class RecordSplitter {
   std::int64_t size_ = 0;         ///< bytes in the buffer
   std::int64_t begin_ = 0;        ///< of the record under way
   std::int64_t scanned_ = 0;      ///< up to here no line end was found
+  std::int64_t mark_end_ = -1;    ///< where the byte order mark ends: the first line begins with it
   std::int64_t line_ = 0;
   std::int64_t open_lines_ = 0;   ///< line ends inside the record under way
   State state_ = State::FieldStart;

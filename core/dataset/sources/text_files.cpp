@@ -107,7 +107,7 @@ std::unique_ptr<RecordSplitter> TextFiles::splitter(const Range& range, const Sp
     const auto codec = value(arrow::util::Codec::Create(compression->type), file.name, Errc::Unsupported);
     input = value(arrow::io::CompressedInputStream::Make(codec.get(), input), file.name, Errc::FileCorrupt);
   }
-  return std::make_unique<RecordSplitter>(std::move(input), file.name, from, range.end, options);
+  return std::make_unique<RecordSplitter>(std::move(input), file.name, range.begin, range.end, options);
 }
 
 TextFiles::Head TextFiles::head(std::int64_t bytes) const {
