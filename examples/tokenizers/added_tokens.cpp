@@ -33,6 +33,11 @@ void AddedTokens::add(AddedToken token) {
   by_id_.insert_or_assign(id, std::move(token));
 }
 
+void AddedTokens::index(std::int32_t id) {
+  const auto& token = by_id_.at(id);
+  by_content_.insert_or_assign(token.content, &token);
+}
+
 void AddedTokens::prepare(const Normalizer* normalizer) {
   by_content_.clear();
   tokens_.clear();
