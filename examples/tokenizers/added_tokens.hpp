@@ -23,6 +23,7 @@ struct AddedToken {
   bool rstrip = false;       ///< and after it
   bool normalized = false;   ///< looked for in normalised text
   bool special = false;      ///< left out by decode
+  std::string shown = {};    ///< what decode writes: `content`, normalised where `normalized`; set by AddedTokens
 };
 
 /// Finds the leftmost, then longest, of some tokens.

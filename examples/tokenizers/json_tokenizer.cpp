@@ -54,7 +54,7 @@ class JsonTokenizer final : public PretrainedTokenizer {
       const auto* const added = added_.find_id(id);
       if (added && added->special && skip_special_tokens) continue;
       if (added) {
-        tokens.push_back(added->content);
+        tokens.push_back(added->shown);
       } else if (auto token = model_token(id)) {
         tokens.push_back(*std::move(token));
       }
