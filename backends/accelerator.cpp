@@ -3,6 +3,7 @@
 #include "gradients.hpp"
 
 #include <troupe/errors.hpp>
+#include <troupe/parameter_source.hpp>
 
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
@@ -54,6 +55,15 @@ detail::NamedTensors named(const Items& items) {
   return result;
 }
 
+/// What has memory yet: the engine reads the rest to where it belongs.
+void move_to(at::Device device, torch::nn::Module& module) {
+  const auto move = [device](at::Tensor tensor) {
+    if (!is_deferred(tensor)) tensor.set_data(tensor.to(device));
+  };
+  for (const auto& parameter : module.parameters()) move(parameter);
+  for (const auto& buffer : module.buffers()) move(buffer);
+}
+
 }  // namespace
 
 Precision precision_from(const std::string& name) {
@@ -102,10 +112,11 @@ void Accelerator::finish_prepare() {
   if (!added.empty()) i.configure(/*partial=*/false);
   for (auto& model : i.models) {
     if (std::find(added.begin(), added.end(), model.module) == added.end()) continue;
-    if (const auto device = torch_device(i.context.device()); !device.is_cpu()) model.module->to(device);
+    const auto sharding = i.sharding();
+    if (sharding.strategy == ShardingStrategy::Replicate) materialize(*model.module);
+    if (const auto device = torch_device(i.context.device()); !device.is_cpu()) move_to(device, *model.module);
     auto params = named(model.module->named_parameters());
     const bool trained = std::any_of(params.begin(), params.end(), [](const auto& p) { return p.second.requires_grad(); });
-    const auto sharding = i.sharding();
     if (sharding.strategy == ShardingStrategy::Replicate &&
         (sharding.offload_optimizer.place != Offload::Place::None || sharding.offload_params.place != Offload::Place::None)) {
       throw Failure{Errc::InvalidConfig, "prepare: offload_optimizer and offload_params need a strategy that shards, even on one rank; Replicate does not"};

@@ -3,6 +3,7 @@
 #include "c10d/tensor_buffer.hpp"
 
 #include <troupe/errors.hpp>
+#include <troupe/parameter_source.hpp>
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
@@ -31,7 +32,7 @@ constexpr std::int64_t alignment_bytes = 64;
 /// Lines "name dtype shape" of every parameter, to compare over ranks.
 std::string signature(const NamedTensors& params) {
   std::ostringstream text;
-  for (const auto& [name, tensor] : params) text << name << " " << describe(tensor.scalar_type(), tensor.sizes()) << "\n";
+  for (const auto& [name, tensor] : params) text << name << " " << describe(tensor.scalar_type(), tensor.sizes()) << (is_deferred(tensor) ? " deferred" : "") << "\n";
   return text.str();
 }
 
@@ -59,7 +60,9 @@ void make_equal_on_all_ranks(Communicator& communicator, const NamedTensors& par
   check_same_on_all_ranks(communicator, params);
   std::vector<at::Tensor> state;
   for (const auto* list : {&params, &buffers}) {
-    for (const auto& [name, tensor] : *list) state.push_back(tensor);
+    for (const auto& [name, tensor] : *list) {
+      if (!is_deferred(tensor)) state.push_back(tensor);
+    }
   }
   broadcast_from_zero(communicator, state);
 }

@@ -96,7 +96,13 @@ FlatGroup::FlatGroup(ShardWorld& world, GroupPlan plan, const NamedTensors& para
     for (auto& p : params_) p.tensor.set_data(empty_);
     return;
   }
-  for (auto& p : params_) p.view.copy_(p.tensor.detach());
+  for (auto& p : params_) {
+    if (is_deferred(p.tensor)) {
+      world_.deferred->read(p.name, 0, p.view.view({-1}));
+    } else {
+      p.view.copy_(p.tensor.detach());
+    }
+  }
   state_ = State::Whole;
   stale_ = false;
   show_parameters();
@@ -169,7 +175,12 @@ void FlatGroup::fill_masters() {
     const auto count = std::max<std::int64_t>(0, to - from);
     p.piece_offset = count ? from - begin : 0;
     p.piece = master_.narrow(0, p.piece_offset, count);
-    if (count) p.piece.copy_(p.tensor.detach().reshape({-1}).narrow(0, from - p.offset, count));
+    if (!count) continue;
+    if (is_deferred(p.tensor)) {
+      world_.deferred->read(p.name, from - p.offset, p.piece);
+    } else {
+      p.piece.copy_(p.tensor.detach().reshape({-1}).narrow(0, from - p.offset, count));
+    }
   }
   if (disk_) disk_->leave(true);
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "deferred_values.hpp"
 #include "in_flight.hpp"
 #include "shard_file.hpp"
 #include "shard_plan.hpp"
@@ -61,6 +62,7 @@ struct ShardWorld {
   std::unique_ptr<Stream> copies;  ///< to and from host memory; nullptr: nothing is offloaded from the device
   std::shared_ptr<ShardFile> params_file = nullptr;   ///< offload_params to disk; else nullptr
   std::shared_ptr<ShardFile> masters_file = nullptr;  ///< offload_optimizer to disk: masters beside 16-bit parameters
+  const DeferredValues* deferred = nullptr;  ///< while groups are made: values of parameters without memory
 
   /// Waits for all that streams still do with groups' memory.
   void quiesce() noexcept {

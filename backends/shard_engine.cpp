@@ -96,7 +96,7 @@ ShardEngine::ShardEngine(Communicator& communicator, std::shared_ptr<torch::nn::
   make_equal_on_all_ranks(communicator, plan_.params, buffers);
 
   make_world(device, account);
-  for (auto& group : plan_.groups) groups_.push_back(std::make_unique<FlatGroup>(*world_, group, plan_.params));
+  make_groups();
   for (const auto& unit : plan_.units) {
     units_.push_back(std::make_shared<UnitState>(*this, unit));
     unit.module->set_unit_hooks(units_.back());
@@ -140,6 +140,23 @@ void ShardEngine::make_world(const RankDevice& device, const MemoryAccount& acco
   // Where a device has its own memory the masters stay in the host's, pinned; their state goes to disk all the same.
   if (options_.offload_optimizer.place == Offload::Place::Disk && !runtime.has_own_memory()) {
     world_->masters_file = std::make_shared<ShardFile>(options_.offload_optimizer, rank, account);
+  }
+}
+
+/// Deferred parameters get their values here: of those that are sharded this rank's part, of the others all.
+void ShardEngine::make_groups() {
+  const DeferredValues deferred{*module_};
+  const auto sources = all_gather_bytes(communicator_, deferred.fingerprint());
+  for (std::size_t rank = 1; rank < sources.size(); ++rank) {
+    if (sources[rank] == sources[0]) continue;
+    throw Failure{Errc::CollectiveMismatch, "prepare: the files that parameters come from differ over ranks: rank 0 has fingerprint " + sources[0] + ", rank " +
+                                                std::to_string(rank) + " has " + sources[rank]};
+  }
+  world_->deferred = &deferred;
+  for (auto& group : plan_.groups) groups_.push_back(std::make_unique<FlatGroup>(*world_, group, plan_.params));
+  world_->deferred = nullptr;
+  for (const auto& [name, tensor] : plan_.params) {
+    if (is_deferred(tensor)) materialize(tensor, name, deferred, world_->torch_device);
   }
 }
 

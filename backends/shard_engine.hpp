@@ -111,6 +111,7 @@ class ShardEngine {
   };
 
   void make_world(const RankDevice& device, const MemoryAccount& account);
+  void make_groups();
   void set_offload_stream(const std::shared_ptr<OffloadStream>& stream);
   void install_hooks();
   void convert_buffers();

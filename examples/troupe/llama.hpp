@@ -89,6 +89,7 @@ struct LlamaForwardOptions {
 
 namespace detail {
 struct LlamaParts;
+struct LlamaPass;
 }
 
 /// Llama as a causal language model (Touvron et al., arXiv 2302.13971, 2307.09288): RMSNorm, rotary positions, grouped-query
@@ -122,6 +123,8 @@ class LlamaForCausalLMImpl : public Unit {
   friend class LlamaForCausalLM;
   struct Empty {};
   LlamaForCausalLMImpl(LlamaConfig config, DType dtype, bool deferred, Empty);
+  [[nodiscard]] std::shared_ptr<const detail::LlamaPass> plan(const Batch& batch, const at::Tensor& ids_BT, KvCache* cache);
+  void finish(const Batch& batch, const at::Tensor& labels_BT, const LlamaForwardOptions& options, CausalLMOutput& out);
 
   LlamaConfig config_;
   std::unique_ptr<detail::LlamaParts> parts_;
