@@ -9,6 +9,8 @@
 #include <array>
 #include <string>
 
+#include "bert_words.hpp"
+
 // The reference's character classes are tables of Unicode 8 (crate unicode_categories 0.1.1), so a
 // character that came later is neither accent nor punctuation nor format character to it. The rules
 // below were compared with tokenizers 0.23.3 on every code point; what is left differs only in
@@ -56,15 +58,6 @@ bool is_accent(UChar32 c) {
   if (c == 0x1885 || c == 0x1886 || c == 0xA9BD || c == 0x111C9)
     return false;  // Mn since Unicode 9 to 11
   return u_charType(c) == U_NON_SPACING_MARK && in_unicode_8(c);
-}
-
-bool is_punctuation(UChar32 c) {
-  if (c < 0x80) {
-    return (c > ' ' && c < '0') || (c > '9' && c < 'A') || (c > 'Z' && c < 'a') ||
-           (c > 'z' && c < 0x7F);
-  }
-  if (c == 0x166D || c == 0x111C9) return true;  // symbol since Unicode 12, accent since 11
-  return (U_GET_GC_MASK(c) & U_GC_P_MASK) != 0 && in_unicode_8(c);
 }
 
 void append_decomposed(std::vector<SourcedChar>& out, UChar32 c, std::int64_t source) {
@@ -126,6 +119,15 @@ void lower(std::vector<SourcedChar>& text) {
 
 }  // namespace
 
+bool is_punctuation(std::int32_t c) {
+  if (c < 0x80) {
+    return (c > ' ' && c < '0') || (c > '9' && c < 'A') || (c > 'Z' && c < 'a') ||
+           (c > 'z' && c < 0x7F);
+  }
+  if (c == 0x166D || c == 0x111C9) return true;  // symbol since Unicode 12, accent since 11
+  return (U_GET_GC_MASK(c) & U_GC_P_MASK) != 0 && in_unicode_8(c);
+}
+
 std::vector<SourcedChar> normalize(std::string_view text, const NormalizerOptions& options,
                                    std::int64_t first_source) {
   std::vector<SourcedChar> out;
@@ -172,6 +174,21 @@ std::vector<std::pair<std::size_t, std::size_t>> split_words(const std::vector<S
   }
   finish(text.size());
   return words;
+}
+
+const std::array<BertByte, 256>& bert_bytes() {
+  static const auto table = [] {
+    std::array<BertByte, 256> out{};
+    for (int c = 0; c < 256; ++c) {
+      const bool other = c >= 0x7F || (c < 0x20 && c != '\t' && c != '\n' && c != '\r');
+      out[static_cast<std::size_t>(c)] = other               ? BertByte::Other
+                                         : c <= 0x20         ? BertByte::Space
+                                         : is_punctuation(c) ? BertByte::Punctuation
+                                                             : BertByte::Word;
+    }
+    return out;
+  }();
+  return table;
 }
 
 void append_utf8(std::string& out, char32_t code) {

@@ -34,6 +34,9 @@ struct NormalizerOptions {
 [[nodiscard]] std::vector<std::pair<std::size_t, std::size_t>> split_words(
     const std::vector<SourcedChar>& text);
 
+/// ASCII's punctuation, symbols included, and general category P.
+[[nodiscard]] bool is_punctuation(std::int32_t code_point);
+
 void append_utf8(std::string& out, char32_t code);
 [[nodiscard]] std::int64_t count_code_points(std::string_view text) noexcept;
 

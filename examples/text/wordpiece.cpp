@@ -2,15 +2,13 @@
 #include <array>
 #include <troupe/errors.hpp>
 #include <troupe/wordpiece.hpp>
-#include <unordered_map>
 
-#include "bert_normalizer.hpp"
+#include "bert_words.hpp"
+#include "truncation.hpp"
+#include "wordpiece_model.hpp"
 
 namespace troupe {
 namespace {
-
-constexpr std::size_t kMaxWordChars =
-    100;  // longer words are unknown; the reference's max_input_chars_per_word
 
 struct Piece {
   std::int64_t id = 0;
@@ -49,74 +47,58 @@ struct WordPiece::Impl {
   std::vector<std::string> vocabulary;
   WordPieceOptions options;
   detail::NormalizerOptions normalizer;
-  std::unordered_map<std::string_view, std::int64_t> ids;  // of whole pieces, "##ing" included
-  std::unordered_map<std::string_view, std::int64_t> continuations;  // "ing"
-  std::size_t longest_piece = 0;                                     // bytes
+  detail::Vocabulary ids;
   std::vector<std::pair<std::string_view, std::int64_t>> specials;
   std::int64_t unk = 0, sep = 0, pad = 0, cls = 0;
+  std::optional<detail::WordPieceModel> model;
 
   Impl(std::vector<std::string> words, WordPieceOptions o)
       : vocabulary(std::move(words)), options(std::move(o)) {
     normalizer = {options.do_lower_case, options.strip_accents.value_or(options.do_lower_case),
                   options.tokenize_chinese_chars};
-    for (std::size_t i = 0; i < vocabulary.size(); ++i) {
-      const std::string_view word = vocabulary[i];
-      ids.insert_or_assign(word, static_cast<std::int64_t>(i));
-      if (word.starts_with("##"))
-        continuations.insert_or_assign(word.substr(2), static_cast<std::int64_t>(i));
-      longest_piece = std::max(longest_piece, word.size());
-    }
+    for (const auto& word : vocabulary) ids.add(word);
     unk = add_special(options.unk_token);
     sep = add_special(options.sep_token);
     pad = add_special(options.pad_token);
     cls = add_special(options.cls_token);
-    if (ids.contains(options.mask_token)) (void)add_special(options.mask_token);
+    if (ids.find(options.mask_token) >= 0) (void)add_special(options.mask_token);
+    model.emplace(ids, static_cast<std::int32_t>(unk));
   }
 
   std::int64_t add_special(const std::string& token) {
     const auto found = ids.find(token);
-    if (found == ids.end()) refuse("the vocabulary lacks the special token '" + token + "'");
-    specials.emplace_back(found->first, found->second);
-    return found->second;
+    if (found < 0) refuse("the vocabulary lacks the special token '" + token + "'");
+    specials.emplace_back(vocabulary[static_cast<std::size_t>(found)], found);
+    return found;
   }
 
   [[nodiscard]] bool is_special(std::int64_t id) const {
     return std::ranges::any_of(specials, [id](const auto& s) { return s.second == id; });
   }
 
-  /// Greedy longest match from the left; a word with a part that matches nothing is unknown as a
-  /// whole.
-  void add_word(const std::vector<detail::SourcedChar>& text, std::size_t begin, std::size_t end,
-                std::vector<Piece>& out) const {
-    const auto piece = [&](std::int64_t id, std::size_t from, std::size_t to) {
-      return Piece{id, text[from].source, text[to - 1].source + 1};
+  /// The pieces of `plain`, in which no special token stands.
+  void add_words(std::string_view plain, std::int64_t first_source, std::vector<Piece>& out) const {
+    std::vector<detail::WordPieceModel::Part> parts;
+    const auto add = [&](std::string_view word, auto&& source_of) {
+      parts.clear();
+      model->tokenize(word, parts);
+      std::size_t at = 0;
+      for (const auto& part : parts) {
+        out.push_back({part.id, source_of(at), source_of(at + part.chars - 1) + 1});
+        at += part.chars;
+      }
     };
-    if (end - begin > kMaxWordChars) return out.push_back(piece(unk, begin, end));
-    std::string word;
-    std::array<std::size_t, kMaxWordChars + 1> byte_of{};  // where each character begins
-    for (std::size_t i = begin; i < end; ++i) {
-      byte_of[i - begin] = word.size();
-      detail::append_utf8(word, text[i].code);
-    }
-    byte_of[end - begin] = word.size();
-    const auto first_piece = out.size();
-    for (std::size_t from = 0; from < end - begin;) {
-      const auto& table = from == 0 ? ids : continuations;
-      auto to = end - begin;
-      while (to > from + 1 && byte_of[to] - byte_of[from] > longest_piece) --to;
-      auto found = table.end();
-      for (; to > from; --to) {
-        found =
-            table.find(std::string_view{word}.substr(byte_of[from], byte_of[to] - byte_of[from]));
-        if (found != table.end()) break;
-      }
-      if (found == table.end()) {
-        out.resize(first_piece);
-        return out.push_back(piece(unk, begin, end));
-      }
-      out.push_back(piece(found->second, begin + from, begin + to));
-      from = to;
-    }
+    std::string wide;
+    detail::for_each_bert_word(
+        plain, normalizer, first_source,
+        [&](std::string_view word, std::int64_t source) {
+          add(word, [source](std::size_t i) { return source + static_cast<std::int64_t>(i); });
+        },
+        [&](const std::vector<detail::SourcedChar>& chars, std::size_t begin, std::size_t end) {
+          wide.clear();
+          for (auto i = begin; i < end; ++i) detail::append_utf8(wide, chars[i].code);
+          add(wide, [&](std::size_t i) { return chars[begin + i].source; });
+        });
   }
 
   /// The first special token in `text`: where it is, and which; npos when there is none.
@@ -137,8 +119,7 @@ struct WordPiece::Impl {
     for (;;) {
       const auto [at, which] = find_special(text);
       const auto plain = text.substr(0, at);
-      const auto chars = detail::normalize(plain, normalizer, source);
-      for (const auto& [begin, end] : detail::split_words(chars)) add_word(chars, begin, end, out);
+      add_words(plain, source, out);
       if (at == std::string_view::npos) return out;
       source += detail::count_code_points(plain);
       const auto length = detail::count_code_points(specials[which].first);
@@ -162,55 +143,6 @@ struct WordPiece::Impl {
   }
 };
 
-namespace {
-
-/// How many pieces of each side stay so that both together have `limit`; the reference's rules.
-std::pair<std::size_t, std::size_t> keep_longest_first(std::size_t a, std::size_t b,
-                                                       std::size_t limit) {
-  const auto [less, more] = std::minmax(a, b);
-  auto n1 = less;
-  auto n2 = n1 > limit ? n1 : std::max(n1, limit - n1);
-  if (n1 + n2 > limit) {
-    n1 = limit / 2;
-    n2 = n1 + limit % 2;
-  }
-  n2 = std::min(n2, more);
-  return a > b ? std::pair{n2, n1} : std::pair{n1, n2};
-}
-
-void truncate(std::vector<Piece>& first, std::vector<Piece>* second, std::size_t limit,
-              WordPiece::Truncation how) {
-  const auto total = first.size() + (second ? second->size() : 0);
-  if (total <= limit) return;
-  const auto excess = total - limit;
-  if (how == WordPiece::Truncation::LongestFirst) {
-    if (!second) return first.resize(limit);
-    const auto [a, b] = keep_longest_first(first.size(), second->size(), limit);
-    first.resize(a);
-    return second->resize(b);
-  }
-  const bool only_first = how == WordPiece::Truncation::OnlyFirst;
-  if (!only_first && !second)
-    refuse("only_second truncates the second text, but there is one text only");
-  auto& side = only_first ? first : *second;
-  if (side.size() <= excess) {
-    refuse(std::string(only_first ? "the first" : "the second") + " text has " +
-           std::to_string(side.size()) + " pieces, too few to cut " + std::to_string(excess) +
-           " off; use LongestFirst or a larger max_length");
-  }
-  side.resize(side.size() - excess);
-}
-
-std::size_t content_limit(std::size_t max_length, std::size_t specials) {
-  if (max_length < specials) {
-    refuse("max_length " + std::to_string(max_length) + " cannot hold the " +
-           std::to_string(specials) + " special tokens");
-  }
-  return max_length - specials;
-}
-
-}  // namespace
-
 WordPiece::WordPiece(std::vector<std::string> vocabulary, WordPieceOptions options)
     : impl_(std::make_unique<Impl>(std::move(vocabulary), std::move(options))) {}
 WordPiece::~WordPiece() = default;
@@ -220,8 +152,7 @@ WordPiece& WordPiece::operator=(WordPiece&&) noexcept = default;
 WordPiece::Encoding WordPiece::encode(std::string_view text, std::size_t max_length,
                                       Truncation truncation) const {
   auto pieces = impl_->pieces(text);
-  if (max_length != 0 && truncation != Truncation::None)
-    truncate(pieces, nullptr, content_limit(max_length, 2), truncation);
+  pieces.resize(detail::kept_lengths(pieces.size(), std::nullopt, 2, max_length, truncation).first);
   Encoding out;
   impl_->append(out, pieces, 0);
   return out;
@@ -232,8 +163,9 @@ WordPiece::Encoding WordPiece::encode(std::string_view first, std::string_view s
   if (second.empty()) return encode(first, max_length, truncation);
   auto a = impl_->pieces(first);
   auto b = impl_->pieces(second);
-  if (max_length != 0 && truncation != Truncation::None)
-    truncate(a, &b, content_limit(max_length, 3), truncation);
+  const auto [kept_a, kept_b] = detail::kept_lengths(a.size(), b.size(), 3, max_length, truncation);
+  a.resize(kept_a);
+  b.resize(kept_b);
   Encoding out;
   impl_->append(out, a, 0);
   impl_->append(out, b, 1);

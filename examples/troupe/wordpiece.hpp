@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <troupe/tokenizer.hpp>
 #include <utility>
 #include <vector>
 
@@ -32,7 +33,7 @@ struct WordPieceOptions {
 /// Threads: const members may be called from any number of threads.
 class WordPiece {
  public:
-  enum class Truncation : std::uint8_t { None, LongestFirst, OnlyFirst, OnlySecond };
+  using Truncation = troupe::Truncation;
 
   struct Encoding {
     std::vector<std::int64_t> ids;
