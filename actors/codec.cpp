@@ -141,7 +141,7 @@ void load(WireInput& in, Numbered<E>& numbered) {
   }
   numbered.value = static_cast<E>(number);
 }
-Numbered<Errc> numbered(Errc& code) { return {code, Errc::OutOfMemory}; }
+Numbered<Errc> numbered(Errc& code) { return {code, Errc::NetworkFailed}; }
 Numbered<Placement> numbered(Placement& placement) { return {placement, Placement::Processes}; }
 
 void save(WireOutput& out, const Metrics& metrics) {
@@ -164,7 +164,9 @@ void load(WireInput& in, Metrics& metrics) {
 
 template <class Archive>
 void serialize(Archive& ar, ScalingConfig& m) {
-  ar(m.num_workers, m.use_gpu, numbered(m.placement), m.cpus_per_worker, m.pin_threads, m.min_workers, m.spare_workers);
+  std::int64_t grow_after_ms = m.grow_after.count();
+  ar(m.num_workers, m.use_gpu, numbered(m.placement), m.cpus_per_worker, m.pin_threads, m.min_workers, m.spare_workers, grow_after_ms);
+  m.grow_after = std::chrono::milliseconds{grow_after_ms};
 }
 template <class Archive>
 void serialize(Archive& ar, Progress& m) {

@@ -48,6 +48,25 @@ std::vector<std::string> child_environment(const ScalingConfig& scaling, const R
 
 }  // namespace
 
+/// For places: counts processes that have opened, and those that never will. On the pool's thread, but for its making.
+class ProcessPool::Search {
+ public:
+  Search(int wanted, int found, std::function<void(int, const std::string&)> done) : left_(wanted - found), found_(found), done_(std::move(done)) {}
+  void opened() { ++found_, one_less(); }
+  void failed(const std::string& why) {
+    if (why_.empty()) why_ = why;
+    one_less();
+  }
+
+ private:
+  void one_less() {
+    if (--left_ == 0) done_(found_, why_);
+  }
+  int left_, found_;
+  std::function<void(int, const std::string&)> done_;
+  std::string why_;
+};
+
 /// Everything but `give_seat`, `send`, `finish` and `kill` happens on the pool's thread.
 class ProcessPool::Process final : public RankProcess, public std::enable_shared_from_this<Process> {
  public:
@@ -57,6 +76,7 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
 
   int last_rank;            // guarded by the pool's mutex; `spare`: any rank's
   bool is_waiting = false;  // likewise: between attempts
+  std::atomic<bool> is_open{false};
 
   void start() {
     try {
@@ -160,6 +180,10 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
     LinkLimits limits;
     limits.hello_timeout = pool_.start_timeout_;
     Link::Handlers handlers;
+    handlers.opened = [self = shared_from_this()] {
+      self->is_open = true;
+      if (const auto told = self->handlers_.opened) told();
+    };
     handlers.arrived = [self = shared_from_this()](LinkMessage message) { self->handlers_.arrived(std::move(message)); };
     handlers.closed = [self = shared_from_this()](const Outcome& outcome) { self->link_closed(outcome); };
     const std::lock_guard lock{mutex_};
@@ -288,10 +312,15 @@ void ProcessPool::begin_attempt(int world_size) {
 // Under the lock.
 std::shared_ptr<ProcessPool::Process> ProcessPool::start(int rank, Handlers handlers) {
   auto process = std::make_shared<Process>(*this, started_++, rank, std::move(handlers));
+  launch(process);
+  return process;
+}
+
+// Under the lock.
+void ProcessPool::launch(const std::shared_ptr<Process>& process) {
   std::erase_if(processes_, [](const auto& known) { return known.expired(); });
   processes_.push_back(process);
   asio::post(machinery_->thread.io(), [process] { process->start(); });
-  return process;
 }
 
 std::shared_ptr<RankProcess> ProcessPool::take(int rank, Handlers handlers) {
@@ -309,11 +338,15 @@ std::shared_ptr<RankProcess> ProcessPool::take(int rank, Handlers handlers) {
   return process;
 }
 
-ProcessPool::Handlers ProcessPool::waiting_handlers(const std::weak_ptr<Process>& weak) {
+ProcessPool::Handlers ProcessPool::waiting_handlers(const std::weak_ptr<Process>& weak, std::shared_ptr<Search> search) {
   Handlers handlers;
   handlers.arrived = [](const LinkMessage&) {};  // of the attempt that is over
-  handlers.ended = [this, weak](const ProcessEnded&) {
-    if (const auto process = weak.lock()) forget(process);
+  if (search) handlers.opened = [search] { search->opened(); };
+  handlers.ended = [this, weak, search](const ProcessEnded& end) {
+    const auto process = weak.lock();
+    if (process) forget(process);
+    if (!search || (process && process->is_open)) return;
+    search->failed(!end.start.ok() ? end.start.text() : !end.link.ok() ? end.link.text() : "a process ended before it could be a rank");
   };
   return handlers;
 }
@@ -334,12 +367,31 @@ void ProcessPool::give_back(const std::shared_ptr<RankProcess>& used) {
 void ProcessPool::keep_spares(int count) {
   const std::lock_guard lock{mutex_};
   for (const auto& process : waiting_) count -= process->last_rank == spare ? 1 : 0;
-  for (; count > 0; --count) {
-    auto process = start(spare, {});
-    process->is_waiting = true;
-    process->attach(spare, waiting_handlers(process));
-    waiting_.push_back(std::move(process));
-  }
+  for (; count > 0; --count) start_spare();
+}
+
+// Under the lock.
+void ProcessPool::start_spare(std::shared_ptr<Search> search) {
+  auto process = std::make_shared<Process>(*this, started_++, spare, Handlers{});
+  process->is_waiting = true;
+  process->attach(spare, waiting_handlers(process, std::move(search)));  // before it starts: what it shows first counts
+  launch(process);
+  waiting_.push_back(std::move(process));
+}
+
+void ProcessPool::find_places(int count, std::function<void(int, const std::string&)> done) {
+  const std::lock_guard lock{mutex_};
+  const auto ready = static_cast<int>(std::ranges::count_if(waiting_, [](const auto& process) { return process->is_open.load(); }));
+  if (ready >= count) return done(count, {});
+  require_descriptors((count - ready) * descriptors_per_child, std::to_string(count) + " more ranks as processes");
+  const auto search = std::make_shared<Search>(count, ready, std::move(done));
+  for (int started = ready; started < count; ++started) start_spare(search);
+}
+
+void ProcessPool::start_anew() {
+  const std::lock_guard lock{mutex_};
+  for (const auto& process : waiting_) process->kill();
+  waiting_.clear();
 }
 
 }  // namespace troupe::detail

@@ -50,6 +50,7 @@ class ProcessPool {
  public:
   struct Handlers {
     std::function<void(LinkMessage)> arrived;
+    std::function<void()> opened{};  ///< the process runs and can be a rank
     /// At most once, the last call: the process is reaped, its link closed and its output read.
     std::function<void(ProcessEnded)> ended;
   };
@@ -66,16 +67,24 @@ class ProcessPool {
   void give_back(const std::shared_ptr<RankProcess>& process);
   /// Starts processes until so many are ready for any rank.
   void keep_spares(int count);
+  /// Starts them until so many more could be ranks, and says how many can, once all have shown it. Those stay for the next attempt.
+  /// Throws Failure{StartFailed} when limits do not allow so many.
+  void find_places(int count, std::function<void(int found, const std::string& why)> done);
+  /// Ends all processes that wait: the next attempt has new ones.
+  void start_anew();
 
  private:
   class Process;
+  class Search;
   struct Machinery {  // made when the first process is
     IoThread thread;
     OutputRelay output;  // ends first: it tells the thread of the output's end
   };
 
   std::shared_ptr<Process> start(int rank, Handlers handlers);
-  Handlers waiting_handlers(const std::weak_ptr<Process>& process);
+  void launch(const std::shared_ptr<Process>& process);
+  Handlers waiting_handlers(const std::weak_ptr<Process>& process, std::shared_ptr<Search> search = nullptr);
+  void start_spare(std::shared_ptr<Search> search = nullptr);
   void forget(const std::shared_ptr<Process>& process);
 
   const std::chrono::milliseconds start_timeout_;

@@ -2,7 +2,9 @@
 #include <troupe/rank.hpp>
 #include <troupe/rank_gpu.hpp>
 
+#include <latch>
 #include <system_error>
+#include <thread>
 #include <vector>
 
 namespace troupe {
@@ -12,7 +14,7 @@ namespace {
 class ThreadPlacer final : public RankPlacer {
  public:
   ThreadPlacer(const Session& session, const StartGroup& group, std::shared_ptr<KeptObjects> kept)
-      : functions_(session.functions()), kept_(std::move(kept)) {
+      : functions_(session.functions()), kept_(std::move(kept)), gpus_(group.scaling.use_gpu ? group.scaling.num_workers : 0) {
     if (group.scaling.use_gpu) (void)load_gpus(group.scaling.num_workers);
     for (auto& seat : make_thread_group(group.scaling.num_workers, group.run.collective_timeout)) {
       seats_.push_back(std::move(seat));
@@ -25,6 +27,29 @@ class ThreadPlacer final : public RankPlacer {
     return spawn_thread_rank(group->system(), functions_, std::move(seat), caf::actor_cast<caf::actor>(group), kept_);
   }
 
+  // A thread is there at once, or it cannot be.
+  void find_places(int count, Found done) override {
+    std::vector<std::thread> threads;
+    std::string why;
+    try {
+      if (gpus_ > 0) (void)load_gpus(gpus_ + count);
+      std::latch all_tried{1};  // all at the same time, as ranks are
+      const auto release = [&] {
+        all_tried.count_down();
+        for (auto& thread : threads) thread.join();
+      };
+      try {
+        while (static_cast<int>(threads.size()) < count) threads.emplace_back([&all_tried] { all_tried.wait(); });
+      } catch (const std::system_error& error) {
+        why = std::string("cannot start a thread (limit on threads, ulimit -u?): ") + error.what();
+      }
+      release();
+    } catch (const Failure& failure) {
+      why = failure.what();
+    }
+    done(static_cast<int>(threads.size()), why);
+  }
+
   void abort(const std::string& reason) noexcept override {
     // Any seat aborts the whole group; one that is given up cannot.
     for (const auto& watched : watched_) {
@@ -35,6 +60,7 @@ class ThreadPlacer final : public RankPlacer {
  private:
   const TrainFunctions& functions_;
   std::shared_ptr<KeptObjects> kept_;
+  const int gpus_;
   std::vector<std::shared_ptr<Communicator>> seats_;  // until a rank takes it
   std::vector<std::weak_ptr<Communicator>> watched_;
 };

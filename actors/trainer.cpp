@@ -32,6 +32,9 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
       [&state](const GroupStarted& news) {
         if (!state.is_stale(news.attempt)) state.group_started(news);
       },
+      [&state](const PlacesFound& news) {
+        if (!state.is_stale(news.attempt)) state.places_found(news);
+      },
       [&state](const GroupEnded& news) {
         if (!state.is_stale(news.attempt)) state.group_ended(news);
       },
@@ -51,6 +54,7 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
       },
       [&state](TimeIsUp) { state.stop({"its time limit is over", true}); },
       [&state](RetryDue timer) { state.retry(timer.attempt); },
+      [&state](GrowthDue timer) { state.try_to_grow(timer.attempt); },
   };
 }
 
@@ -65,6 +69,10 @@ caf::actor spawn_trainer(caf::actor_system& system, const Session& session, std:
   setup.listeners = std::move(listeners);
   setup.make_placer = [&session, kept = std::make_shared<KeptObjects>(),
                        pool = std::make_shared<detail::ProcessPool>(session, setup.scaling, setup.run)](const StartGroup& group) {
+    if (group.is_fresh) {
+      kept->clear();
+      pool->start_anew();
+    }
     return group.scaling.placement == Placement::Threads ? make_thread_placer(session, group, kept) : make_pooled_placer(pool, group);
   };
   return system.spawn(trainer_behavior, std::move(setup));

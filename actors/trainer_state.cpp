@@ -65,7 +65,8 @@ void TrainerState::start_attempt() {
   order.scaling.num_workers = world_size;
   order.run = setup.run;
   order.snapshots = snapshots;
-  reports_came = false;
+  order.is_fresh = std::exchange(is_next_fresh, false);
+  reports_came = growth.is_looking = false;
   const auto resumes_from = order.resume_checkpoint.value_or("");
   note({{"event", "attempt_began"}, {"attempt", attempt}, {"world_size", world_size}, {"resumes_from", resumes_from}});
   group = spawn_worker_group(self->system(), caf::actor_cast<caf::actor>(self), setup.make_placer);
@@ -78,6 +79,7 @@ void TrainerState::start_attempt() {
 
 void TrainerState::group_started(const GroupStarted& news) {
   note({{"event", "group_started"}, {"attempt", attempt}, {"pids", news.pids}});
+  watch_growth();
 }
 
 void TrainerState::reported(Reported news) {
@@ -169,7 +171,10 @@ void TrainerState::resize(const ResizeRun& order) {
                                                          std::to_string(setup.scaling.num_workers))});
   }
   note({{"event", "resize_requested"}, {"num_workers", order.num_workers}});
-  wanted_world_size = order.num_workers;
+  wanted_world_size = resized_to = order.num_workers;
+  growth.failed_tries = 0;
+  growth.is_agreed = false;
+  plan_growth(true);
   if (phase != Phase::Running) {
     world_size = phase == Phase::Pausing || phase == Phase::Opening ? wanted_world_size : world_size;
   } else if (is_resizing() && group) {
@@ -203,12 +208,13 @@ void TrainerState::group_ended(const GroupEnded& news) {
   tell_keeper(SettleRun{});
 }
 
-FailuresSoFar TrainerState::failures_so_far() const {
+int TrainerState::count_in_window(const std::vector<caf::actor_clock::time_point>& times) const {
   const auto window = setup.run.failure.failure_window;
   const auto since = self->clock().now() - window;
-  const auto counted = std::count_if(failures.begin(), failures.end(), [&](auto time) { return window.count() == 0 || time >= since; });
-  return {static_cast<int>(counted), fruitless};
+  return static_cast<int>(std::count_if(times.begin(), times.end(), [&](auto time) { return window.count() == 0 || time >= since; }));
 }
+
+FailuresSoFar TrainerState::failures_so_far() const { return {count_in_window(failures), fruitless}; }
 
 void TrainerState::settled(RunSettled news) {
   const auto steps_before = snapshot ? snapshot->steps : 0;
@@ -220,32 +226,71 @@ void TrainerState::settled(RunSettled news) {
   // Stopped for a resize, which may have been taken back since; or ended by force, since a step took longer than stop_grace.
   const bool forced = last_error && last_error->code == Errc::Cancelled;
   if (!stopped && wanted_world_size > 0 && (forced || (!last_error && was_stopped))) {
-    world_size = wanted_world_size;
+    (void)take_growth_back(true);
+    take_wanted_size();
     return start_attempt();
   }
-  auto before = failures_so_far();
-  if (last_error) before.same = failures_by_code[last_error->code]++;
-  verdict = after_group_ended(last_error, stop_requests > 0, got_on, before, setup.run.failure);
-  fruitless = got_on ? 0 : fruitless + 1;
-  const int next = next_world_size(last_error, world_size, fruitless, setup.scaling);
-  if (last_error && next < world_size && !stopped) {
-    verdict = {NextStep::Retry, "going on with " + std::to_string(next) + " ranks instead of " + std::to_string(world_size)};
-    wanted_world_size = world_size = next;
-    fruitless = std::min(fruitless, 1);
-  } else if (is_resizing()) {
-    world_size = wanted_world_size;
-  }
+  const bool goes_on = goes_on_after_failure(got_on) && !stopped;
   auto error = last_error ? to_json(*last_error) : nlohmann::ordered_json{};
   if (last_error) error.erase("details");  // the post-mortem has them
   note({{"event", "attempt_ended"}, {"attempt", attempt}, {"verdict", verdict.reason}, {"error", std::move(error)}});
-  if (stopped || verdict.step != NextStep::Retry) return finish();
-  failures.push_back(self->clock().now());
+  if (!goes_on) return finish();
   warnings.push_back("attempt " + std::to_string(attempt) + " failed (" + last_error->message + "): " + verdict.reason +
                      ", starting again; " + post_mortem_name(attempt) + ".md says more");
   write_post_mortem(*last_error, true, verdict.reason);
   phase = Phase::Pausing;
   const double jitter = std::uniform_real_distribution{-1.0, 1.0}(random);
   self->delayed_send(self, retry_delay(fruitless, jitter), RetryDue{attempt});
+}
+
+bool TrainerState::goes_on_after_failure(bool got_on) {
+  const bool stopped = own_error || stop_requests > 0;
+  if (!stopped && take_growth_back(got_on)) return true;
+  const auto now = self->clock().now();
+  auto before = failures_so_far();
+  if (last_error) before.same = failures_by_code[last_error->code]++;
+  verdict = after_group_ended(last_error, stop_requests > 0, got_on, before, setup.run.failure);
+  fruitless = got_on ? 0 : fruitless + 1;
+  const int ran = world_size;
+  const int next = next_world_size(last_error, world_size, fruitless, setup.scaling);
+  if (last_error && next < world_size && !stopped) {
+    verdict = {NextStep::Retry, "going on with " + std::to_string(next) + " ranks instead of " + std::to_string(world_size)};
+    wanted_world_size = world_size = next;
+    growth.is_agreed = false;
+    fruitless = std::min(fruitless, 1);
+  } else {
+    if (verdict.step == NextStep::Retry && !stopped) escalate();
+    if (is_resizing()) take_wanted_size();
+  }
+  if (world_size != ran) failures_by_rank.clear();  // ranks are others now
+  if (world_size < ran) plan_growth(true);
+  if (verdict.step == NextStep::Retry) failures.push_back(now);
+  return verdict.step == NextStep::Retry;
+}
+
+// Which of them failed so often that more than it is started anew.
+void TrainerState::escalate() {
+  const auto now = self->clock().now();
+  const auto rank = last_error->rank;
+  RestartCounts before;
+  if (rank) before.of_rank = count_in_window(failures_by_rank[*rank]);
+  before.of_group = count_in_window(renewals);
+  const auto escalation = restart_level(rank, before, setup.run.failure);
+  if (rank) failures_by_rank[*rank].push_back(now);
+  if (escalation.level == RestartLevel::Rank) return;
+  verdict.reason += "; " + escalation.reason;
+  failures_by_rank.clear();
+  if (escalation.level == RestartLevel::Group) {
+    renewals.push_back(now);
+    is_next_fresh = true;
+  } else if (setup.scaling.min_workers > 0 && world_size > setup.scaling.min_workers) {
+    renewals.clear();
+    wanted_world_size = world_size = world_size - 1;
+    growth.is_agreed = false;
+    verdict.reason += "; going on with " + std::to_string(world_size) + " ranks";
+  } else {
+    verdict.step = NextStep::Fail;
+  }
 }
 
 void TrainerState::note(nlohmann::ordered_json event) {

@@ -39,6 +39,11 @@ struct TimeIsUp {};
 /// The Trainer to itself: reports wait to be kept.
 struct KeepDue {};
 
+/// The Trainer to itself: an elastic run that has lost ranks looks for places.
+struct GrowthDue {
+  Attempt attempt;
+};
+
 /// One run. The machine: Opening → Running → Settling → (Pausing → Running …) → Finishing.
 /// Opening: the keeper opens the directory. Running: a WorkerGroup carries out an attempt. Settling: it has ended, the
 /// keeper commits what was reported. Pausing: before another attempt. Finishing: the keeper writes the result.
@@ -65,13 +70,24 @@ struct TrainerState {
   Verdict verdict;
   std::vector<caf::actor_clock::time_point> failures;  // of attempts
   std::map<Errc, int> failures_by_code;
+  std::map<int, std::vector<caf::actor_clock::time_point>> failures_by_rank;  // since all ranks were started anew
+  std::vector<caf::actor_clock::time_point> renewals;                         // of all ranks
+  bool is_next_fresh = false;                                                 // the next attempt's ranks are all new
   int fruitless = 0;                                   // attempts in a row that got nowhere
   bool reports_came = false;                           // in this attempt
   bool was_stopped = false;                            // the attempt that has ended: before its train functions were done
   std::vector<std::string> other_errors;               // of the attempt that has ended
   int stop_requests = 0;
   int world_size = 0;          // of this attempt, or of the next one
-  int wanted_world_size = 0;   // after a ResizeRun
+  int wanted_world_size = 0;   // after a ResizeRun, a shrink or a growth
+  int resized_to = 0;          // by the last ResizeRun
+  struct Growth {
+    std::optional<caf::actor_clock::time_point> at;  // the next try
+    int failed_tries = 0;     // in a row
+    bool is_looking = false;  // for places, in this attempt
+    bool is_agreed = false;   // places were found: the next attempt has more ranks
+    int grew_from = 0;        // the ranks before this attempt, which is the first one with more by a growth
+  } growth;
   int copied_world_size = 0;   // of the attempt that `snapshot` or the newest checkpoint comes from
   SnapshotOptions snapshots;
   std::optional<StateCopy> snapshot;
@@ -92,6 +108,8 @@ struct TrainerState {
   void checkpoint_failed(std::uint64_t index, Errc error, const std::string& text);
   void group_ended(const GroupEnded& news);
   void group_started(const GroupStarted& news);
+  void try_to_grow(Attempt due);
+  void places_found(const PlacesFound& news);
   void settled(RunSettled news);
   void retry(Attempt due);
   void storage_failed(const StorageFailed& news);
@@ -110,6 +128,18 @@ struct TrainerState {
   void start_attempt();
   bool is_resizing() const { return wanted_world_size != 0 && wanted_world_size != world_size; }
   FailuresSoFar failures_so_far() const;
+  int count_in_window(const std::vector<caf::actor_clock::time_point>& times) const;
+  /// Decides on a failed attempt; false: the run ends.
+  bool goes_on_after_failure(bool got_on);
+  void escalate();
+  int wanted_by_user() const;
+  /// @param is_new from now on, whatever was planned before.
+  void plan_growth(bool is_new);
+  void watch_growth();
+  /// The next attempt has the ranks that are wanted.
+  void take_wanted_size();
+  /// After the first attempt with more ranks: true when they go back to the number of before.
+  bool take_growth_back(bool got_on);
   void note(nlohmann::ordered_json event);
   template <class Order>
   void tell_keeper(Order order) {
@@ -127,4 +157,5 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::RetryDue)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::TimeIsUp)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::GrowthDue)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepDue)

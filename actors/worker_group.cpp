@@ -46,7 +46,13 @@ caf::message_handler rank_news(GroupState& state) {
 caf::message_handler orders(GroupState& state) {
   return {
       [&state](const StopGroup& order) {
-        if (!state.is_stale(order.attempt)) state.stop();
+        if (!state.is_stale(order.attempt)) state.stop(order.is_patient);
+      },
+      [&state](const FindPlaces& order) {
+        if (!state.is_stale(order.attempt)) state.find_places(order.count);
+      },
+      [&state](const PlacesFound& news) {
+        if (!state.is_stale(news.attempt)) state.forward(news);
       },
       [&state](const AbortGroup& order) {
         if (!state.is_stale(order.attempt)) state.fail(Errc::Cancelled, order.reason, order.at_once);

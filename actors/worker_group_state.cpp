@@ -90,6 +90,13 @@ void GroupState::start_overdue() {
   fail(Errc::DeadlinePassed, did_not(missing, "start", order.run.start_timeout));
 }
 
+void GroupState::find_places(int count) {
+  if (phase != Phase::Running) return;  // the attempt is about to end, and a later one asks again
+  placer->find_places(count, [group = caf::actor_cast<caf::actor_addr>(self), attempt = order.attempt](int found, const std::string& why) {
+    if (const auto alive = caf::actor_cast<caf::actor>(group)) caf::anon_send(alive, PlacesFound{attempt, found, why});
+  });
+}
+
 // ---- barriers -----------------------------------------------------------------------------------------------
 
 void GroupState::barrier_reached(BarrierReached news) {
@@ -147,10 +154,11 @@ void GroupState::fail_barriers_without(const std::set<int>& gone) {
 
 // ---- soft stop ----------------------------------------------------------------------------------------------
 
-void GroupState::stop() {
-  if (phase == Phase::Stopping || phase == Phase::Ending) return;
+void GroupState::stop(bool is_patient) {
+  if (phase == Phase::Ending) return;
+  if (!is_patient && !std::exchange(stop_is_timed, true)) wait_at_most(order.run.stop_grace, Wait::Stop);
+  if (phase == Phase::Stopping) return;
   phase = Phase::Stopping;
-  wait_at_most(order.run.stop_grace, Wait::Stop);
   tell_ranks(CountForStop{order.attempt});
 }
 

@@ -47,6 +47,7 @@ struct GroupState {
   std::map<int, std::uint64_t> stop_counts;
   std::optional<std::uint64_t> stop_after;  // calls of should_stop(), once agreed
   bool was_stopped = false;
+  bool stop_is_timed = false;
   bool has_ended_silent = false;
   std::map<std::uint64_t, Barrier> barriers;
   bool barrier_timer_set = false;
@@ -64,7 +65,9 @@ struct GroupState {
   void rank_lost(int rank, const RunError& error);
   void barrier_reached(BarrierReached news);
   void stop_counted(int rank, std::uint64_t calls);
-  void stop();
+  /// @param is_patient ranks that come to no boundary are not ended for it.
+  void stop(bool is_patient);
+  void find_places(int count);
   /// Records the cause and ends every rank by force.
   void fail(Errc code, const std::string& reason, bool at_once = false);
   /// Ends a rank that hangs, and with it the attempt.

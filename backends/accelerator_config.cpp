@@ -26,7 +26,9 @@ ConfigFacts Accelerator::Impl::facts() const {
   facts.hidden_sizes = options.hidden_sizes;
   facts.gradient_accumulation_steps = accumulation.num_steps;
   if (options.mixed_precision != Precision::No) facts.mixed_precision = name_of(options.mixed_precision);
-  for (const auto& loader : loaders) facts.batch_sizes.push_back(loader.loader->options().batch_size);
+  for (const auto& loader : loaders) {
+    if (const auto size = loader.loader->options().batch_size) facts.batch_sizes.push_back(*size);
+  }
   facts.split_batches = options.dataloader.split_batches;
   if (!optimizers.empty()) {
     facts.lr = optimizers.front()->base_lrs().front();

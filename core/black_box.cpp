@@ -54,6 +54,17 @@ std::string_view name(WaitingIn what) noexcept {
   return "something unknown";
 }
 
+std::string_view name(StepPhase phase) noexcept {
+  switch (phase) {
+    case StepPhase::Other: return "the rest of its step";
+    case StepPhase::Data: return "loading data";
+    case StepPhase::Forward: return "the forward pass";
+    case StepPhase::Backward: return "the backward pass";
+    case StepPhase::Update: return "the update";
+  }
+  return "something unknown";
+}
+
 std::string_view name(EventKind kind) noexcept {
   switch (kind) {
     case EventKind::None: return "nothing";
@@ -85,8 +96,18 @@ void BlackBox::begin_wait(WaitingIn what) noexcept {
 void BlackBox::end_wait() noexcept {
   const auto waited = since_epoch(Clock::now()) - waiting_since_ns.load(std::memory_order_relaxed);
   waited_ns.store(waited_ns.load(std::memory_order_relaxed) + waited, std::memory_order_relaxed);
+  phase_since_ns.store(phase_since_ns.load(std::memory_order_relaxed) + waited, std::memory_order_relaxed);
   advance();
   waiting_in.store(0, std::memory_order_release);
+}
+
+void BlackBox::enter(StepPhase next) noexcept {
+  constexpr auto order = std::memory_order_relaxed;
+  const auto now = since_epoch(Clock::now());
+  auto& sum = phase_ns[phase.load(order) % num_step_phases];
+  sum.store(sum.load(order) + now - phase_since_ns.load(order), order);
+  phase_since_ns.store(now, order);
+  phase.store(static_cast<std::uint32_t>(next), order);
 }
 
 void BlackBox::note(EventKind kind, std::uint64_t number, std::string_view what, std::string_view label, Clock::time_point now) noexcept {
@@ -106,6 +127,9 @@ void BlackBox::begin(std::uint64_t new_attempt, int new_rank) noexcept {
   waited_ns.store(0, order);
   steps.store(0, order);
   collectives.store(0, order);
+  phase.store(0, order);
+  phase_since_ns.store(since_epoch(Clock::now()), order);
+  for (auto& sum : phase_ns) sum.store(0, order);
   rank.store(new_rank, order);
   attempt.store(new_attempt, order);
   training_thread.store(static_cast<std::int32_t>(syscall(SYS_gettid)), order);

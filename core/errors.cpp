@@ -25,6 +25,9 @@ std::string_view name(Errc code) noexcept {
     case Errc::Unsupported: return "Unsupported";
     case Errc::Internal: return "Internal";
     case Errc::OutOfMemory: return "OutOfMemory";
+    case Errc::DeviceFailed: return "DeviceFailed";
+    case Errc::DeviceLost: return "DeviceLost";
+    case Errc::NetworkFailed: return "NetworkFailed";
   }
   return "Unknown";
 }
@@ -52,6 +55,9 @@ std::string_view explain(Errc code) noexcept {
     case Errc::Unsupported: return "this build or machine cannot do that; the text says what can";
     case Errc::Internal: return "a bug in Troupe; please report it with the text";
     case Errc::OutOfMemory: return "memory ran out; make batches smaller, shard or offload more, or give it more memory";
+    case Errc::DeviceFailed: return "a GPU call failed and the process cannot use the GPU any more; the text names the call";
+    case Errc::DeviceLost: return "a GPU is damaged or gone; look at nvidia-smi and the kernel's log for Xid messages";
+    case Errc::NetworkFailed: return "the connection between ranks' GPUs broke; look at the other ranks first, then at the network";
   }
   return "unknown error code";
 }

@@ -18,7 +18,7 @@ Verdict after_group_ended(const std::optional<RunError>& error, bool stop_reques
     return {NextStep::Fail, std::string(name(error->code)) + " does not get better by trying again: " + std::string(rule.why)};
   }
   if (rule.most >= 0 && before.same + 1 >= rule.most && config.max_failures != 0) {
-    return {NextStep::Fail, std::string(name(error->code)) + " for the " + (rule.most == 2 ? "second" : std::to_string(rule.most) + "th") +
+    return {NextStep::Fail, std::string(name(error->code)) + " for the " + (rule.most == 2 ? "second" : rule.most == 3 ? "third" : std::to_string(rule.most) + "th") +
                                 " time: " + std::string(rule.advice)};
   }
   if (config.max_failures == 0) return {NextStep::Fail, "max_failures is 0"};
@@ -32,6 +32,22 @@ Verdict after_group_ended(const std::optional<RunError>& error, bool stop_reques
   return {NextStep::Retry, "failure " + std::to_string(failures + 1) + " of " +
                                (config.max_failures < 0 ? "any number"
                                                         : std::to_string(config.max_failures))};
+}
+
+Escalation restart_level(std::optional<int> rank, const RestartCounts& before, const FailureConfig& config) {
+  if (!rank) return {RestartLevel::Rank, "no rank in particular failed"};
+  const auto who = "rank " + std::to_string(*rank);
+  const int failures = before.of_rank + 1;
+  if (config.max_rank_failures < 0) return {RestartLevel::Rank, who + " is replaced"};
+  if (failures <= config.max_rank_failures) {
+    return {RestartLevel::Rank, who + " is replaced, failure " + std::to_string(failures) + " of " + std::to_string(config.max_rank_failures) + " (max_rank_failures)"};
+  }
+  const auto why = who + " failed " + std::to_string(failures) + (failures == 1 ? " time" : " times") + ", max_rank_failures is " + std::to_string(config.max_rank_failures);
+  const int renewals = before.of_group + 1;
+  if (config.max_group_failures < 0 || renewals <= config.max_group_failures) {
+    return {RestartLevel::Group, why + ": all ranks are started anew"};
+  }
+  return {RestartLevel::Run, why + ", and all ranks were started anew " + std::to_string(before.of_group) + " times already (max_group_failures)"};
 }
 
 std::chrono::milliseconds retry_delay(int fruitless, double jitter) noexcept {

@@ -16,4 +16,10 @@ std::shared_ptr<void> KeptObjects::get(int rank, const std::string& name, std::t
   return kept_.try_emplace({rank, name}, Kept{type, std::move(object)}).first->second.object;
 }
 
+void KeptObjects::clear() {
+  decltype(kept_) old;  // ends without the lock
+  const std::lock_guard lock{mutex_};
+  old.swap(kept_);
+}
+
 }  // namespace troupe

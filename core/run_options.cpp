@@ -24,6 +24,9 @@ void validate(const ScalingConfig& scaling) {
   check_range("ScalingConfig.cpus_per_worker", scaling.cpus_per_worker, 1, 4096);
   check_range("ScalingConfig.min_workers", scaling.min_workers, 0, scaling.num_workers);
   check_range("ScalingConfig.spare_workers", scaling.spare_workers, 0, scaling.num_workers);
+  if (scaling.grow_after.count() < 0) {
+    throw Failure{Errc::InvalidConfig, "ScalingConfig.grow_after is " + std::to_string(scaling.grow_after.count()) + " ms; it must be 0 (never) or more"};
+  }
 }
 
 void validate(const RunConfig& run) {
@@ -44,6 +47,8 @@ void validate(const RunConfig& run) {
   }
   check_range("FailureConfig.crash_loop_limit", run.failure.crash_loop_limit, 1, 1'000'000'000);
   check_range("FailureConfig.snapshot_every", run.failure.snapshot_every, 0, 1'000'000'000);
+  check_range("FailureConfig.max_rank_failures", run.failure.max_rank_failures, -1, 1'000'000'000);
+  check_range("FailureConfig.max_group_failures", run.failure.max_group_failures, -1, 1'000'000'000);
   if (!run.failure.snapshot_path.is_absolute()) {
     throw Failure{Errc::InvalidConfig, "FailureConfig.snapshot_path is '" + run.failure.snapshot_path.string() + "'; it must be an absolute path"};
   }

@@ -156,11 +156,19 @@ struct StartGroup {
   ScalingConfig scaling;
   RunConfig run;
   SnapshotOptions snapshots;
+  bool is_fresh = false;  ///< nothing of earlier attempts is used again: no process, no kept object
 };
 
 /// Soft stop at an agreed step boundary. No answer; GroupEnded follows.
 struct StopGroup {
   Attempt attempt = 0;
+  bool is_patient = false;  ///< ranks that come to no boundary are not ended by force: the attempt goes on until they do
+};
+
+/// Looks for places where more ranks could run, beside those that do. Answered by PlacesFound.
+struct FindPlaces {
+  Attempt attempt = 0;
+  int count = 1;
 };
 
 /// Hard stop: abort collectives, end every rank. GroupEnded follows.
@@ -174,6 +182,13 @@ struct AbortGroup {
 struct GroupStarted {
   Attempt attempt = 0;
   std::vector<std::int64_t> pids{};  ///< of the ranks' processes, by rank
+};
+
+/// So many more ranks could start now; of processes they have, and wait.
+struct PlacesFound {
+  Attempt attempt = 0;
+  int count = 0;
+  std::string text;  ///< why not more
 };
 
 /// Every rank has ended and nothing of the attempt is left: no process, socket, thread or shared memory.

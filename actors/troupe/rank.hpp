@@ -9,6 +9,7 @@
 #include <caf/event_based_actor.hpp>
 #include <caf/fwd.hpp>
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -36,6 +37,13 @@ class RankPlacer {
   [[nodiscard]] virtual caf::actor place(caf::event_based_actor* group, const RunRank& spec) = 0;
   /// Every rank runs its train function.
   virtual void all_started() {}
+  using Found = std::function<void(int count, const std::string& why)>;
+  /// Tries whether `count` more ranks could run here. Must not block, and disturbs none that runs.
+  /// @param done called at most once, on any thread, with how many could, and why not more.
+  virtual void find_places(int count, Found done) {
+    (void)count;
+    done(0, "more ranks cannot be placed here");
+  }
   /// Frees every rank that waits in a collective, within 100 ms. Any thread; the first reason stays.
   virtual void abort(const std::string& reason) noexcept = 0;
 };

@@ -285,10 +285,11 @@ class Accelerator {
 
   /// Writes everything prepared, and this loop's position, as one checkpoint (docs/checkpoints.md) that any strategy and any
   /// number of ranks can load and that Hugging Face's libraries open: `directory` then holds it whole, or what it held before.
-  /// Each rank writes its share. Call on every rank, after an update and before the next batch is used.
+  /// Each rank writes its share. Call on every rank, at the same place of the loop: after an update and before the next batch is used; or
+  /// inside an open accumulation window, whose batches the run that resumes computes again: what is saved is the state as the window began.
   /// Returns when it is committed; with CheckpointOptions::async when the state is copied: rank 0's PendingSave then ends when it
   /// is committed, the others' when their part is written.
-  /// Throws on all ranks: Failure{InvalidArgument} inside an open accumulation window, a LocalSGD or join_uneven_inputs;
+  /// Throws on all ranks: Failure{InvalidArgument} inside a LocalSGD or join_uneven_inputs, or a window whose batches no prepared loader gave;
   /// {AlreadyExists} when `directory` holds files that are no checkpoint; {StorageUnavailable} naming the rank, unless async.
   std::shared_ptr<PendingSave> save_state(const std::filesystem::path& directory);
   /// To the next checkpoint of ProjectConfiguration::automatic_checkpoint_naming.

@@ -70,14 +70,25 @@ Batch default_collate(std::vector<TensorDict> samples) {
   return batch;
 }
 
-Batch load_batch(const MapDataset& dataset, const Collate& collate,
-                 const std::vector<std::int64_t>& indices) {
+std::vector<TensorDict> MapDataset::get_items(std::span<const std::int64_t> indices) const {
   std::vector<TensorDict> samples;
   samples.reserve(indices.size());
   for (const auto index : indices) {
-    samples.push_back(with_place([&] { return dataset.get(static_cast<std::size_t>(index)); },
+    samples.push_back(with_place([&] { return get(static_cast<std::size_t>(index)); },
                                  [&] { return "sample " + std::to_string(index); }));
   }
+  return samples;
+}
+
+std::int64_t IterableDataset::Pass::skip(std::int64_t count) {
+  std::int64_t skipped = 0;
+  while (skipped < count && next()) ++skipped;
+  return skipped;
+}
+
+Batch load_batch(const MapDataset& dataset, const Collate& collate,
+                 const std::vector<std::int64_t>& indices) {
+  auto samples = dataset.get_items(indices);
   return with_place([&] { return collate(std::move(samples)); },
                     [&] { return "collating samples " + list(indices); });
 }

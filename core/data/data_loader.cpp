@@ -169,7 +169,7 @@ DataLoader::DataLoader(std::shared_ptr<const MapDataset> dataset, DataLoaderOpti
   i.options = std::move(options);
   if (!i.options.collate) i.options.collate = default_collate;
   i.sharding.num_samples = static_cast<std::int64_t>(i.dataset->size());
-  i.sharding.batch_size = i.options.batch_size;
+  i.sharding.batch_size = i.options.batch_size.value_or(1);
   i.sharding.drop_last = i.options.drop_last;
   validate(i.sharding);
   if (!i.options.shuffle) {
@@ -195,7 +195,7 @@ DataLoader::Iterator DataLoader::begin() {
 }
 
 void DataLoader::shard(int rank, int world_size, const DataLoaderConfiguration& configuration,
-                       std::uint64_t shared_seed) {
+                       std::uint64_t shared_seed, BroadcastBytes) {
   auto& i = *impl_;
   auto sharding = i.sharding;
   sharding.rank = rank;
@@ -236,7 +236,7 @@ void DataLoader::skip_first_batches(std::int64_t num_batches) {
   resume({impl_->shared->next.epoch, num_batches, 0});
 }
 
-LoaderPosition DataLoader::position() const noexcept {
+LoaderPosition DataLoader::position() const {
   return impl_->shared->position.value_or(impl_->shared->next);
 }
 
@@ -252,7 +252,7 @@ void DataLoader::resume(const LoaderPosition& position) {
   impl_->shared->position.reset();
 }
 
-std::int64_t DataLoader::samples_consumed() const noexcept {
+std::int64_t DataLoader::samples_consumed() const {
   const auto at = position();
   auto sharding = impl_->sharding;
   sharding.first = at.first_sample;

@@ -60,6 +60,7 @@ RandomSampler::RandomSampler(std::size_t size, std::uint64_t seed) {
 }
 
 RandomSampler::~RandomSampler() = default;
+std::size_t RandomSampler::size() const { return state_->size; }
 
 std::vector<std::int64_t> RandomSampler::order(std::int64_t epoch) {
   check_epoch(epoch);

@@ -19,6 +19,12 @@ enum class WaitingIn : std::uint32_t { Nothing, Collective, Barrier, StopStep, S
 /// "a collective"
 [[nodiscard]] std::string_view name(WaitingIn what) noexcept;
 
+/// What a step of the training thread consists of, as far as somebody marks it; what nobody marks is Other.
+enum class StepPhase : std::uint32_t { Other, Data, Forward, Backward, Update };
+inline constexpr std::size_t num_step_phases = 5;
+/// "loading data"
+[[nodiscard]] std::string_view name(StepPhase phase) noexcept;
+
 enum class EventKind : std::uint8_t { None, Started, Step, Report, Barrier, BarrierPassed, Collective, CollectiveEnded, Save, Chaos };
 /// "collective"
 [[nodiscard]] std::string_view name(EventKind kind) noexcept;
@@ -55,6 +61,9 @@ struct BlackBox {
   std::atomic<std::uint32_t> waiting_in;             ///< a WaitingIn
   std::atomic<std::int64_t> waiting_since_ns;        ///< steady clock
   std::atomic<std::int64_t> waited_ns;               ///< in all, waits that are over
+  std::atomic<std::uint32_t> phase;                  ///< a StepPhase
+  std::atomic<std::int64_t> phase_since_ns;          ///< steady clock, later by what was waited for others since
+  std::array<std::atomic<std::int64_t>, num_step_phases> phase_ns;  ///< in all, phases that are over, without waits
 
   // ---- events: words, so that who reads while they are written reads no torn word -----------------------------------
   struct Event {
@@ -80,6 +89,7 @@ struct BlackBox {
   void advance() noexcept { progress.store(progress.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed); }
   void begin_wait(WaitingIn what) noexcept;
   void end_wait() noexcept;
+  void enter(StepPhase next) noexcept;
   /// Any thread. Of `what` the first 15 bytes are kept, of `label` the last 32.
   void note(EventKind kind, std::uint64_t number, std::string_view what, std::string_view label, std::chrono::steady_clock::time_point now) noexcept;
   /// A new attempt of `rank` begins on the calling thread: marks are set back, events stay.
@@ -105,6 +115,11 @@ class BlackBoxScope {
 
 /// Of the rank whose training thread calls; nullptr on every other thread.
 [[nodiscard]] BlackBox* current_black_box() noexcept;
+
+/// The training thread goes on to another part of its step; on other threads it is nothing. 30 ns.
+inline void mark_phase(StepPhase next) noexcept {
+  if (auto* box = current_black_box()) box->enter(next);
+}
 
 /// The training thread waits for others while this lives. On other threads it is nothing.
 class WaitMark {

@@ -31,6 +31,9 @@ enum class Errc : std::uint16_t {
   Unsupported = 18,         ///< a valid request that this build or machine cannot serve
   Internal = 19,            ///< a bug in Troupe
   OutOfMemory = 20,         ///< memory of the host or a device ran out, or the kernel killed a rank because it did
+  DeviceFailed = 21,        ///< a GPU call failed such that the process cannot use the device any more
+  DeviceLost = 22,          ///< a GPU reported damaged memory, or is gone
+  NetworkFailed = 23,       ///< the connection between ranks' devices broke
 };
 
 /// A short sentence a user can act on.

@@ -35,6 +35,28 @@ struct FailuresSoFar {
 [[nodiscard]] Verdict after_group_ended(const std::optional<RunError>& error, bool stop_requested, bool got_on,
                                         const FailuresSoFar& before, const FailureConfig& config);
 
+/// How much is started anew after a failure.
+enum class RestartLevel : std::uint8_t {
+  Rank,   ///< the ranks whose processes are lost; the others keep theirs
+  Group,  ///< all of them: no process and no kept object is used again
+  Run,    ///< nothing: the run ends, or, elastic, goes on with a rank less
+};
+
+/// What went before, within FailureConfig::failure_window.
+struct RestartCounts {
+  int of_rank = 0;   ///< failures of the same rank since all ranks were started anew
+  int of_group = 0;  ///< times that all were
+};
+
+struct Escalation {
+  RestartLevel level = RestartLevel::Rank;
+  std::string reason;
+};
+
+/// Of a failure that is worth a retry: each level has its budget, and what is above it goes to the next.
+/// @param rank that failed first; nothing: nobody in particular, which counts for no rank.
+[[nodiscard]] Escalation restart_level(std::optional<int> rank, const RestartCounts& before, const FailureConfig& config);
+
 /// Pause before the next attempt: none after one that got on, else 100 ms, doubled for every further fruitless one, 10 s at
 /// most, and up to a quarter more or less, so that runs that failed together do not come back together.
 /// @param fruitless in a row, the last one included. @param jitter from -1 to 1.

@@ -17,6 +17,8 @@ class KeptObjects {
   /// The object that rank `rank` keeps under `name`; made first when there is none. What `make` throws goes through.
   /// Throws Failure{InvalidArgument} when it is of another type.
   [[nodiscard]] std::shared_ptr<void> get(int rank, const std::string& name, std::type_index type, const Make& make);
+  /// Nobody may hold one of them but through the shared pointer.
+  void clear();
 
  private:
   struct Kept {

@@ -2,6 +2,7 @@
 
 #include <troupe/black_box.hpp>
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <optional>
@@ -21,6 +22,7 @@ struct RankBeat {
   WaitingIn waiting_in = WaitingIn::Nothing;
   std::chrono::nanoseconds waited{0};  ///< for others, in all
   bool is_stopped = false;             ///< its process is (SIGSTOP, a debugger)
+  std::array<std::chrono::nanoseconds, num_step_phases> phases{};  ///< spent in each, in all, without waits
 };
 
 /// Of a box that is being written.
@@ -44,7 +46,7 @@ class RankWatch {
   RankWatch() = default;
   RankWatch(int world_size, std::chrono::milliseconds limit);
 
-  /// How often to look: an eighth of the limit, from 20 ms to 1 s.
+  /// How long until the next look: an eighth of the limit, from 20 ms to 1 s. While all get on not below 40 ms: looks cost.
   [[nodiscard]] std::chrono::milliseconds period() const noexcept;
 
   void started(int rank);
@@ -63,6 +65,7 @@ class RankWatch {
   std::vector<Watched> ranks_;
   std::chrono::milliseconds limit_{0};
   std::optional<Time> looked_;
+  bool all_get_on_ = true;  // at the last look
 };
 
 struct StragglerOptions {
@@ -70,18 +73,20 @@ struct StragglerOptions {
   double threshold = 0.7;  ///< of the median of the others' time by its own
   int windows = 5;         ///< in a row
   std::uint64_t min_steps = 3;  ///< of a window; a slower loop has longer windows
+  double min_share = 0.1;       ///< a phase counts only where it is slower by so much of the others' whole step
 };
 
 struct Straggler {
   int rank = 0;
-  double score = 0;              ///< the median of the others' time a step by its own; 1: as fast as they
+  std::optional<StepPhase> phase;  ///< where it is slow; nothing: all over its step, or nobody marks phases
+  double score = 0;              ///< the median of the others' time a step by its own, or of that phase; 1: as fast as they
   double seconds_a_step = 0;     ///< its own, without what it waited
   double median_seconds = 0;     ///< the others'
   std::string text;              ///< for a warning
 };
 
-/// Finds ranks whose own work takes longer than the others': the time of a step without what it waited for others, since all take
-/// equally long with it. Named once, and again only after it kept up for a window. Needs two ranks.
+/// Finds ranks whose own work, or one phase of it, takes longer than the others': the time of a step without what it waited for others, since
+/// all take equally long with it. Named once, and again only after it kept up for a window. Needs two ranks.
 class StragglerWatch {
  public:
   using Time = std::chrono::steady_clock::time_point;
@@ -101,10 +106,14 @@ class StragglerWatch {
     bool known = false;
     Time begin, end;
     RankBeat first, last;
-    int slow_windows = 0;
+    std::array<int, num_step_phases + 1> slow_windows{};  // in a row; of each phase, and of the whole step
     bool named = false;
   };
+  using Times = std::array<double, num_step_phases + 1>;  // seconds a step: of each phase, and of the whole
   void begin_window(Time now);
+  /// Of every rank in the window that ends; nothing while some have done too little.
+  [[nodiscard]] std::optional<std::vector<Times>> times_of_window() const;
+  [[nodiscard]] Straggler describe(std::size_t rank, const Times& own, const Times& others) const;
 
   StragglerOptions options_;
   std::vector<Pace> ranks_;

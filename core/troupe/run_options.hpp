@@ -23,6 +23,8 @@ struct ScalingConfig {
   bool pin_threads = false;                  ///< pin each rank's thread to its own cores
   int min_workers = 0;                       ///< elastic: go on with as few as this when ranks cannot be replaced; 0: num_workers
   int spare_workers = 0;                     ///< processes kept ready to take the place of a lost one; 0 to num_workers
+  /// Elastic, with fewer ranks than wanted: after so long places for the missing ones are looked for, and taken at a step boundary; 0: never.
+  std::chrono::milliseconds grow_after{60'000};
 };
 
 /// What to do with a run of the same name in the same storage.
@@ -35,6 +37,8 @@ struct FailureConfig {
   /// With max_failures: a copy of the training state in shared memory after every so many updates, from which a restart goes on; 0: never.
   int snapshot_every = 1;
   std::filesystem::path snapshot_path = "/dev/shm";  ///< a file system in memory; takes twice the state's bytes
+  int max_rank_failures = -1;   ///< of one rank within the window, after which all ranks are started anew; -1: no such limit
+  int max_group_failures = -1;  ///< times within the window that all are, after which the run ends or, elastic, goes on without one; -1: no limit
 };
 
 /// Where a rank keeps copies of the training state that outlive it, and how often it takes one.

@@ -68,7 +68,7 @@ TEST(DataLoader, NamesTheOptionThatIsWrong) {
   EXPECT_NE(text({.num_workers = -1}).find("num_workers = -1"), std::string::npos);
   EXPECT_NE(text({.num_workers = 1000000}).find("num_workers = 1000000"), std::string::npos);
   EXPECT_NE(text({.prefetch_factor = 0}).find("prefetch_factor = 0"), std::string::npos);
-  EXPECT_NE(failure_of([] { (DataLoader{nullptr, {}}); }).find("no data set"), std::string::npos);
+  EXPECT_NE(failure_of([] { (DataLoader{std::shared_ptr<const MapDataset>{}, {}}); }).find("no data set"), std::string::npos);
   DataLoader loader{counting(4), {}};
   EXPECT_NE(failure_of([&] { loader.set_epoch(-1); }).find("epoch = -1"), std::string::npos);
   EXPECT_NE(failure_of([&] { loader.skip_first_batches(-2); }).find("-2"), std::string::npos);

@@ -18,10 +18,11 @@ struct Fragment {
   std::int64_t num_bytes = 0;              ///< in storage; 0: unknown
 };
 
-/// A row that could not be read.
+/// A row that could not be read, or several that are lost together: the rest of a damaged row group.
 struct BadRow {
   std::string where;  ///< "train.csv, line 17" or "a.parquet, row group 3"
   std::string why;
+  std::int64_t num_rows = 1;  ///< as many count against the limit
 };
 
 /// What readers do with a row that cannot be read. Counted over all readers of a data set.
