@@ -68,9 +68,9 @@ Metrics StepMeter::finish(std::int64_t epoch, std::int64_t iteration, double lr)
   const auto seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
   loss_ = loss / targets;
   tokens_per_s_ = tokens / seconds;
-  const auto mfu = tokens_per_s_ * flops_per_token_ / (peak_flops_ * accelerator_.num_processes());
+  const auto flops = tokens_per_s_ * flops_per_token_ / accelerator_.num_processes();
   Metrics metrics{{"epoch", epoch},           {"iteration", iteration},      {"train_loss", loss_},          {"learning_rate", lr}, {"fwd_time", times.forward},
-                  {"bwd_time", times.backward}, {"optim_time", times.optimizer}, {"step_time", seconds}, {"tokens_per_s", tokens_per_s_}, {"mfu", mfu}};
+                  {"bwd_time", times.backward}, {"optim_time", times.optimizer}, {"step_time", seconds}, {"tokens_per_s", tokens_per_s_}, {"tflops", flops / 1e12}, {"mfu", flops / peak_flops_}};
   loss_sum_ = targets_ = tokens_ = 0;
   times = {};
   restart();
