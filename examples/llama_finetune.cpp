@@ -96,6 +96,7 @@ int main(int argc, char** argv) {
   options.run.checkpoint.checkpoint_score_order = "min";
   options.run.checkpoint.num_to_keep = 1;
   CLI::App app{"Fine-tunes a Llama over rank actors, whole or by LoRA.", "llama_finetune"};
+  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   troupe::add_options(app, finetune);
   troupe::add_template_options(app, options);
   app.add_option("--prompt", after.prompt, "show how the model goes on from it, before and after");
