@@ -1,7 +1,9 @@
 #include "frame.hpp"
 
 #include <cereal/cereal.hpp>
+#include <cereal/types/map.hpp>
 #include <cereal/types/optional.hpp>
+#include <cereal/types/set.hpp>
 #include <cereal/types/string.hpp>
 #include <cereal/types/variant.hpp>
 
@@ -99,12 +101,14 @@ void CEREAL_LOAD_FUNCTION_NAME(WireInput& in, cereal::NameValuePair<T>& pair) {
 }
 
 // Lists grow as their elements arrive, so that a count alone costs no memory.
-inline void CEREAL_SAVE_FUNCTION_NAME(WireOutput& out, const std::vector<std::string>& list) {
+template <class T>
+void CEREAL_SAVE_FUNCTION_NAME(WireOutput& out, const std::vector<T>& list) {
   if (list.size() > max_elements) bad("a list has more than 65536 elements");
   out(cereal::make_size_tag(list.size()));
   for (const auto& element : list) out(element);
 }
-inline void CEREAL_LOAD_FUNCTION_NAME(WireInput& in, std::vector<std::string>& list) {
+template <class T>
+void CEREAL_LOAD_FUNCTION_NAME(WireInput& in, std::vector<T>& list) {
   const auto length = in.length();
   if (length > max_elements) bad("a list has more than 65536 elements");
   list.clear();
@@ -142,6 +146,7 @@ void load(WireInput& in, Numbered<E>& numbered) {
   numbered.value = static_cast<E>(number);
 }
 Numbered<Errc> numbered(Errc& code) { return {code, Errc::NetworkFailed}; }
+Numbered<SplitEqual> numbered(SplitEqual& equal) { return {equal, SplitEqual::Uneven}; }
 Numbered<Placement> numbered(Placement& placement) { return {placement, Placement::Processes}; }
 
 void save(WireOutput& out, const Metrics& metrics) {
@@ -170,7 +175,7 @@ void serialize(Archive& ar, ScalingConfig& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, Progress& m) {
-  ar(m.epoch, m.num_epochs, m.step, m.num_steps, m.loss, m.samples_per_s);
+  ar(m.epoch, m.num_epochs, m.step, m.num_steps, m.loss, m.samples_per_s, m.data_wait);
 }
 template <class Archive>
 void serialize(Archive& ar, RunError& m) {
@@ -187,11 +192,21 @@ void serialize(Archive& ar, SnapshotOptions& m) {
   m.directory = std::move(directory);
 }
 template <class Archive>
+void serialize(Archive& ar, DataConfig::Options& m) {
+  std::int64_t stall_deadline_ms = m.stall_deadline.count();
+  ar(numbered(m.equal), m.enable_shard_locality, m.fragment_nodes, m.memory_bytes, m.num_threads, stall_deadline_ms);
+  m.stall_deadline = std::chrono::milliseconds{stall_deadline_ms};
+}
+template <class Archive>
+void serialize(Archive& ar, DataConfig& m) {
+  ar(m.datasets_to_split, m.options, m.per_dataset);
+}
+template <class Archive>
 void serialize(Archive& ar, RunRank& m) {
   std::int64_t barrier_timeout_ms = m.barrier_timeout.count();
   ar(m.attempt, m.rank, m.world_size, m.local_rank, m.local_world_size, m.node_rank, m.function, m.config_json,
      m.run_name, m.run_directory, m.resume_checkpoint, m.previous_world_size, m.first_report_index, m.scaling, barrier_timeout_ms,
-     m.snapshots, m.chaos);
+     m.snapshots, m.chaos, m.data);
   m.barrier_timeout = std::chrono::milliseconds{barrier_timeout_ms};
 }
 template <class Archive>

@@ -10,7 +10,7 @@
 namespace troupe::detail {
 
 constexpr std::uint32_t frame_magic = 0x4C505254;  // "TRPL" in memory
-constexpr std::uint16_t protocol_version = 2;
+constexpr std::uint16_t protocol_version = 3;
 constexpr std::size_t frame_header_bytes = 12;
 
 /// What comes before every message, little-endian: magic u32, protocol version u16, type u16, length u32.

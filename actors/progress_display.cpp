@@ -51,6 +51,7 @@ std::string describe(const Progress& progress, std::optional<std::chrono::second
   if (progress.epoch > 0) text += part("epoch", progress.epoch, progress.num_epochs) + " · ";
   text += part("step", progress.step, progress.num_steps) + " · loss " + number(progress.loss);
   if (progress.samples_per_s > 0) text += " · " + number(progress.samples_per_s) + " samples/s";
+  if (progress.data_wait >= 0.01) text += " · " + number(100 * progress.data_wait) + " % waiting for data";
   if (left) text += " · " + describe(*left) + " left";
   return text;
 }

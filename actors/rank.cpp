@@ -76,14 +76,14 @@ const TrainFunction& find_function(const TrainFunctions& functions, const std::s
 // Runs the train function on the calling thread.
 WorkerEnded run_train_function(const TrainFunction& function, const RunRank& run,
                                const std::shared_ptr<RankChannel>& channel, std::shared_ptr<Communicator> seat,
-                               std::shared_ptr<KeptObjects> kept) {
+                               std::shared_ptr<KeptObjects> kept, const DatasetFunctions& datasets) {
   WorkerEnded ended;
   auto* const box = channel->box();
   const BlackBoxScope scope{box};
   if (box) box->begin(run.attempt, run.rank);
   try {
     const Config config(nlohmann::ordered_json::parse(run.config_json));
-    RankContext context{run, channel, seat, kept ? std::move(kept) : std::make_shared<KeptObjects>()};
+    RankContext context{run, channel, seat, kept ? std::move(kept) : std::make_shared<KeptObjects>(), RankDatasets{datasets, config, run.data}};
     channel->send(RankStarted{run.attempt, run.rank, getpid()});
     function(context, config);
     context.finish_saves();
@@ -118,15 +118,15 @@ std::shared_ptr<detail::BlackBoxMemory> take_black_box() {
 class ThreadWorker final : public RankWorker {
  public:
   ThreadWorker(const TrainFunction& function, const RunRank& order, std::shared_ptr<RankChannel> channel,
-               std::shared_ptr<Communicator> seat, std::shared_ptr<KeptObjects> kept)
+               std::shared_ptr<Communicator> seat, std::shared_ptr<KeptObjects> kept, const DatasetFunctions& datasets)
       : seat_(seat) {
     try {
       thread_ = std::thread{[function, order, channel = std::move(channel), seat = std::move(seat),
-                             kept = std::move(kept)]() mutable {
+                             kept = std::move(kept), datasets]() mutable {
         detail::take_handler_stack();
         pthread_setname_np(pthread_self(), ("rank " + std::to_string(order.rank)).c_str());  // in stacks, and in top
         if (order.scaling.pin_threads) pin_to_cores(order.local_rank, order.scaling.cpus_per_worker);
-        auto ended = run_train_function(function, order, channel, seat, kept);
+        auto ended = run_train_function(function, order, channel, seat, kept, datasets);
         seat.reset();  // peers that still wait for this rank see it leave
         channel->tell_control(std::move(ended));
       }};
@@ -279,9 +279,9 @@ caf::behavior waiting(RankActor* self, StartWorker start_worker, std::shared_ptr
 }  // namespace
 
 caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions, std::shared_ptr<Communicator> seat,
-                             caf::actor group, std::shared_ptr<KeptObjects> kept) {
-  auto start = [&functions, kept = std::move(kept)](const RunRank& order, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> taken) {
-    return std::make_unique<ThreadWorker>(find_function(functions, order.function), order, std::move(channel), std::move(taken), kept);
+                             caf::actor group, std::shared_ptr<KeptObjects> kept, DatasetFunctions datasets) {
+  auto start = [&functions, kept = std::move(kept), datasets = std::move(datasets)](const RunRank& order, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> taken) {
+    return std::make_unique<ThreadWorker>(find_function(functions, order.function), order, std::move(channel), std::move(taken), kept, datasets);
   };
   return spawn_rank(system, start, std::move(seat), std::move(group));
 }

@@ -1,5 +1,7 @@
 #include "rank_context.hpp"
 
+#include <algorithm>
+
 namespace troupe {
 
 namespace {
@@ -9,11 +11,13 @@ constexpr std::chrono::milliseconds progress_period{100};
 
 }  // namespace
 
-RankContext::RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> seat, std::shared_ptr<KeptObjects> kept)
+RankContext::RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> seat, std::shared_ptr<KeptObjects> kept,
+                         RankDatasets datasets)
     : run_(std::move(run)),
       channel_(std::move(channel)),
       seat_(std::move(seat)),
       kept_(std::move(kept)),
+      datasets_(std::move(datasets)),
       next_report_(run_.first_report_index) {
   if (!run_.chaos.empty()) chaos_.emplace(run_, channel_->box());
   if (!run_.scaling.use_gpu) return;
@@ -63,7 +67,10 @@ void RankContext::progress(const Progress& progress) {
   const auto now = std::chrono::steady_clock::now();
   if (now < next_progress_) return;
   next_progress_ = now + progress_period;
-  channel_->try_send(Progressed{run_.attempt, run_.rank, progress});
+  auto told = progress;
+  const std::chrono::duration<double> waited = std::exchange(waited_, {}), passed = now - std::exchange(last_progress_, now);
+  if (passed.count() > 0) told.data_wait = std::min(1.0, waited.count() / passed.count());
+  channel_->try_send(Progressed{run_.attempt, run_.rank, told});
 }
 
 std::filesystem::path RankContext::checkpoint_dir() {

@@ -4,6 +4,7 @@
 #include "rank_channel.hpp"
 
 #include <troupe/kept_objects.hpp>
+#include <troupe/rank_datasets.hpp>
 #include <troupe/rank_gpu.hpp>
 #include <troupe/train_context.hpp>
 
@@ -18,7 +19,7 @@ namespace troupe {
 class RankContext final : public TrainContext {
  public:
   /// With use_gpu it opens the rank's GPU, which all ranks do at the same time; throws what `load_gpus` and `open_rank_gpu` throw.
-  RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> seat, std::shared_ptr<KeptObjects> kept);
+  RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std::shared_ptr<Communicator> seat, std::shared_ptr<KeptObjects> kept, RankDatasets datasets);
 
   int world_rank() const noexcept override { return run_.rank; }
   int world_size() const noexcept override { return run_.world_size; }
@@ -47,6 +48,8 @@ class RankContext final : public TrainContext {
   bool wants_bad_number() noexcept override { return chaos_ && chaos_->take_bad_number(); }
   SnapshotOptions snapshots() const override { return run_.snapshots; }
   std::uint64_t reports() const noexcept override { return next_report_; }
+  RankDatasets* datasets() noexcept override { return &datasets_; }
+  void waited_for_data(std::chrono::nanoseconds time) noexcept override { waited_ += time; }
   void barrier() override { (void)wait_for_all({}); }
   std::string broadcast_from_rank_zero(std::string bytes) override;
   bool should_stop() const noexcept override { return channel_->next_stop_call(); }
@@ -67,6 +70,7 @@ class RankContext final : public TrainContext {
   std::shared_ptr<RankChannel> channel_;
   std::shared_ptr<Communicator> seat_;
   std::shared_ptr<KeptObjects> kept_;
+  RankDatasets datasets_;
   std::shared_ptr<NcclPlugin> plugin_;
   RankGpu gpu_;  // empty without use_gpu
   std::uint64_t next_report_;
@@ -76,7 +80,8 @@ class RankContext final : public TrainContext {
   std::vector<std::pair<std::uint64_t, std::shared_ptr<PendingSave>>> saves_;  // by report, those that may be under way
   int next_directory_ = 0;
   int next_shared_directory_ = 0;
-  std::chrono::steady_clock::time_point next_progress_;
+  std::chrono::steady_clock::time_point next_progress_, last_progress_ = std::chrono::steady_clock::now();
+  std::chrono::nanoseconds waited_{0};  // for data, since the last progress
 };
 
 }  // namespace troupe

@@ -109,8 +109,8 @@ caf::actor_system_config& configure(caf::actor_system_config& config) {
 /// The ranks of a process, one after another: the link on one thread, the actors on another, the train function on a third.
 class RankHost {
  public:
-  RankHost(const RankStart& start, const TrainFunctions& functions)
-      : start_(start), functions_(functions), system_(configure(config_)) {}
+  RankHost(const RankStart& start, const TrainFunctions& functions, const DatasetFunctions& datasets)
+      : start_(start), functions_(functions), datasets_(datasets), system_(configure(config_)) {}
 
   [[noreturn]] void run() {
     auto hello = start_.hello;
@@ -135,7 +135,7 @@ class RankHost {
     try {
       const auto memory = receive_descriptor(start_.seat_fd, order.attempt);
       std::shared_ptr<Communicator> seat = SharedGroup::join(memory.get(), order.rank);
-      rank_ = spawn_thread_rank(system_, functions_, std::move(seat), up_, kept_);
+      rank_ = spawn_thread_rank(system_, functions_, std::move(seat), up_, kept_, datasets_);
     } catch (const Failure& failure) {
       lose(order, failure.code(), failure.what());
     } catch (const std::exception& error) {
@@ -160,6 +160,7 @@ class RankHost {
 
   const RankStart start_;
   const TrainFunctions& functions_;
+  const DatasetFunctions& datasets_;
   caf::actor_system_config config_;
   caf::actor_system system_;
   const std::shared_ptr<KeptObjects> kept_ = std::make_shared<KeptObjects>();
@@ -202,11 +203,11 @@ std::string program_identity() {
   return text.str();
 }
 
-void run_rank_process(const RankStart& start, const TrainFunctions& functions) {
+void run_rank_process(const RankStart& start, const TrainFunctions& functions, const DatasetFunctions& datasets) {
   settle_in(start);
   record_crashes();
   // The process ends inside; nothing here is ever destroyed.
-  (new RankHost{start, functions})->run();
+  (new RankHost{start, functions, datasets})->run();
 }
 
 }  // namespace troupe::detail

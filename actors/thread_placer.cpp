@@ -14,7 +14,7 @@ namespace {
 class ThreadPlacer final : public RankPlacer {
  public:
   ThreadPlacer(const Session& session, const StartGroup& group, std::shared_ptr<KeptObjects> kept)
-      : functions_(session.functions()), kept_(std::move(kept)), gpus_(group.scaling.use_gpu ? group.scaling.num_workers : 0) {
+      : functions_(session.functions()), datasets_(session.datasets()), kept_(std::move(kept)), gpus_(group.scaling.use_gpu ? group.scaling.num_workers : 0) {
     if (group.scaling.use_gpu) (void)load_gpus(group.scaling.num_workers);
     for (auto& seat : make_thread_group(group.scaling.num_workers, group.run.collective_timeout)) {
       seats_.push_back(std::move(seat));
@@ -24,7 +24,7 @@ class ThreadPlacer final : public RankPlacer {
 
   caf::actor place(caf::event_based_actor* group, const RunRank& spec) override {
     auto seat = std::move(seats_.at(static_cast<std::size_t>(spec.rank)));
-    return spawn_thread_rank(group->system(), functions_, std::move(seat), caf::actor_cast<caf::actor>(group), kept_);
+    return spawn_thread_rank(group->system(), functions_, std::move(seat), caf::actor_cast<caf::actor>(group), kept_, datasets_);
   }
 
   // A thread is there at once, or it cannot be.
@@ -59,6 +59,7 @@ class ThreadPlacer final : public RankPlacer {
 
  private:
   const TrainFunctions& functions_;
+  const DatasetFunctions& datasets_;
   std::shared_ptr<KeptObjects> kept_;
   const int gpus_;
   std::vector<std::shared_ptr<Communicator>> seats_;  // until a rank takes it

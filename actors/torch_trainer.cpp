@@ -89,6 +89,7 @@ TorchTrainer::TorchTrainer(const Session& session, std::string train_function, C
   validate(options_.scaling);
   validate(options_.run);
   validate(parse_chaos(options_.run.chaos), options_.scaling);
+  validate(options_.dataset_config, session_.datasets());
   if (session_.functions().contains(function_)) return;
   std::vector<std::string> names;
   std::string list;

@@ -65,6 +65,8 @@ caf::actor spawn_trainer(caf::actor_system& system, const Session& session, std:
   setup.config_json = train_loop_config.json().dump();
   setup.scaling = options.scaling;
   setup.run = std::move(options.run);
+  setup.data = std::move(options.dataset_config);
+  validate(setup.data, session.datasets());
   setup.run.chaos = chaos_in_force(setup.run.chaos);
   setup.listeners = std::move(listeners);
   setup.make_placer = [&session, kept = std::make_shared<KeptObjects>(),

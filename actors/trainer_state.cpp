@@ -65,6 +65,7 @@ void TrainerState::start_attempt() {
   order.scaling.num_workers = world_size;
   order.run = setup.run;
   order.snapshots = snapshots;
+  order.data = setup.data;
   order.is_fresh = std::exchange(is_next_fresh, false);
   reports_came = growth.is_looking = false;
   const auto resumes_from = order.resume_checkpoint.value_or("");

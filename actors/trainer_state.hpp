@@ -22,6 +22,7 @@ struct TrainerSetup {
   std::string config_json;
   ScalingConfig scaling;
   RunConfig run;
+  DataConfig data;
   std::vector<caf::actor> listeners;
   PlacerFactory make_placer;
   std::function<caf::actor(caf::actor_system&, caf::actor)> spawn_keeper = spawn_checkpoint_keeper;

@@ -48,6 +48,7 @@ RunRank GroupState::order_for(int rank) const {
   run.barrier_timeout = order.run.collective_timeout;
   run.snapshots = order.snapshots;
   run.chaos = order.run.chaos;
+  run.data = order.data;
   return run;
 }
 

@@ -76,6 +76,7 @@ std::string_view name(EventKind kind) noexcept {
     case EventKind::Collective: return "collective";
     case EventKind::CollectiveEnded: return "collective ended";
     case EventKind::Save: return "save";
+    case EventKind::Data: return "data";
     case EventKind::Chaos: return "injected fault at step";
   }
   return "unknown";
@@ -146,7 +147,7 @@ std::vector<BoxEvent> BlackBox::latest(std::size_t most) const {
     for (std::size_t i = 0; i < words.size(); ++i) words[i] = events[at % num_events].words[i].load(std::memory_order_relaxed);
     Packed packed;
     std::memcpy(&packed, words.data(), sizeof packed);
-    if (packed.kind == EventKind::None || packed.kind > EventKind::Chaos) continue;  // its writer died before the end
+    if (packed.kind == EventKind::None || packed.kind > EventKind::Data) continue;  // its writer died before the end
     result.push_back({packed.time_ns, packed.kind, packed.number, text_of(packed.what, what_bytes), text_of(packed.label, label_bytes)});
   }
   return result;

@@ -2,6 +2,7 @@
 
 #include <troupe/checkpoint_ref.hpp>
 #include <troupe/communicator.hpp>
+#include <troupe/data_config.hpp>
 #include <troupe/metrics.hpp>
 #include <troupe/result.hpp>
 #include <troupe/run_options.hpp>
@@ -42,6 +43,7 @@ struct RunRank {
   std::chrono::milliseconds barrier_timeout{600'000};
   SnapshotOptions snapshots;
   std::string chaos;  ///< faults to inject
+  DataConfig data;    ///< of the program's data sets
 };
 
 /// Asks how many `should_stop()` calls the rank has passed, and holds its next call. Answered by StopCounted.
@@ -156,6 +158,7 @@ struct StartGroup {
   ScalingConfig scaling;
   RunConfig run;
   SnapshotOptions snapshots;
+  DataConfig data;
   bool is_fresh = false;  ///< nothing of earlier attempts is used again: no process, no kept object
 };
 

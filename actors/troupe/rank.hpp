@@ -24,8 +24,9 @@ namespace troupe {
 /// throws, the collective group is aborted first with "rank 1 failed: …".
 ///
 /// @param functions must outlive the actor. @param kept for `TrainContext::keep`; nothing: the rank keeps nothing.
+/// @param datasets for `TrainContext::dataset`.
 [[nodiscard]] caf::actor spawn_thread_rank(caf::actor_system& system, const TrainFunctions& functions, std::shared_ptr<Communicator> seat,
-                                           caf::actor group, std::shared_ptr<KeptObjects> kept = nullptr);
+                                           caf::actor group, std::shared_ptr<KeptObjects> kept = nullptr, DatasetFunctions datasets = {});
 
 /// Where the ranks of one attempt live. Made by the Trainer, owned by the WorkerGroup, destroyed before GroupEnded.
 class RankPlacer {

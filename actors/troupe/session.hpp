@@ -1,5 +1,6 @@
 #pragma once
 
+#include <troupe/data_config.hpp>
 #include <troupe/train_context.hpp>
 
 #include <map>
@@ -17,12 +18,14 @@ using TrainFunctions = std::map<std::string, TrainFunction, std::less<>>;
 /// the program that the user started.
 class Session {
  public:
-  Session(int argc, char** argv, TrainFunctions functions);
+  /// @param datasets for `TrainContext::dataset`: no code travels, so ranks that are processes make their data sets from this list too.
+  Session(int argc, char** argv, TrainFunctions functions, DatasetFunctions datasets = {});
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
   [[nodiscard]] const TrainFunctions& functions() const noexcept;
+  [[nodiscard]] const DatasetFunctions& datasets() const noexcept;
   /// Absolute path of this program.
   [[nodiscard]] const std::string& program() const noexcept;
   /// What the user started it with, program name first: ranks that are processes get the same.

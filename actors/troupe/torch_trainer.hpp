@@ -1,5 +1,6 @@
 #pragma once
 
+#include <troupe/data_config.hpp>
 #include <troupe/result.hpp>
 #include <troupe/run_options.hpp>
 #include <troupe/session.hpp>
@@ -11,6 +12,7 @@ namespace troupe {
 struct TrainerOptions {
   ScalingConfig scaling;
   RunConfig run;
+  DataConfig dataset_config;  ///< of the session's data sets
   /// Called on the thread in `fit()` for every report, in order.
   std::function<void(const ReportRecord&)> on_report;
 };
@@ -19,7 +21,7 @@ struct TrainerOptions {
 /// (troupe/trainer.hpp), with an actor system of its own, a progress display and Ctrl-C handling.
 class TorchTrainer {
  public:
-  /// Throws Failure{NotFound} when the session has no such function, Failure{InvalidConfig} for bad options.
+  /// Throws Failure{NotFound} when the session has no such function or data set, Failure{InvalidConfig} for bad options.
   TorchTrainer(const Session& session, std::string train_function, Config train_loop_config, TrainerOptions options);
 
   /// Blocks until the run is over. Never throws for what happens in the run: see Result::error.

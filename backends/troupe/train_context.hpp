@@ -7,6 +7,7 @@
 #include <troupe/metrics.hpp>
 #include <troupe/run_options.hpp>
 
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -17,6 +18,9 @@
 
 namespace troupe {
 
+class DataIterator;  // troupe/data_iterator.hpp
+class RankDatasets;
+
 /// Optional news beside a report, for progress displays; never stored.
 struct Progress {
   int epoch = 0;             ///< from 1
@@ -25,6 +29,7 @@ struct Progress {
   std::int64_t num_steps = 0;///< 0: unknown
   double loss = 0;
   double samples_per_s = 0;  ///< over all ranks
+  double data_wait = -1;     ///< share of the time since the last one that rank 0 waited for data; filled in by the context; -1: unknown
 };
 
 /// What a train function knows of its run and how it speaks to it. One object per rank and attempt.
@@ -80,6 +85,15 @@ class TrainContext {
   [[nodiscard]] std::shared_ptr<T> keep(const std::string& name, const std::function<std::shared_ptr<T>()>& make) {
     return std::static_pointer_cast<T>(keep_object(name, typeid(T), [&make]() -> std::shared_ptr<void> { return make(); }));
   }
+
+  /// This rank's share of the data set that `main` lists under `name`, divided as TrainerOptions::dataset_config says; the same object each
+  /// time. Ray Train's get_dataset_shard. A program that calls it includes troupe/data_iterator.hpp and links troupe::datasets.
+  /// Throws Failure{NotFound}, and what making the data set throws.
+  [[nodiscard]] DataIterator dataset(const std::string& name);
+  /// What main lists, and which of it was opened; nullptr: this context has no data sets.
+  [[nodiscard]] virtual RankDatasets* datasets() noexcept { return nullptr; }
+  /// The training thread has waited so long for a batch: said by loaders, shown in progress.
+  virtual void waited_for_data(std::chrono::nanoseconds) noexcept {}
 
   /// Waits for every rank of the attempt. Goes over the actors, not over the communicator; a failure names who did
   /// not come.

@@ -25,7 +25,7 @@ inline constexpr std::size_t num_step_phases = 5;
 /// "loading data"
 [[nodiscard]] std::string_view name(StepPhase phase) noexcept;
 
-enum class EventKind : std::uint8_t { None, Started, Step, Report, Barrier, BarrierPassed, Collective, CollectiveEnded, Save, Chaos };
+enum class EventKind : std::uint8_t { None, Started, Step, Report, Barrier, BarrierPassed, Collective, CollectiveEnded, Save, Chaos, Data };
 /// "collective"
 [[nodiscard]] std::string_view name(EventKind kind) noexcept;
 

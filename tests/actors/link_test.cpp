@@ -34,6 +34,9 @@ std::vector<LinkMessage> one_of_each() {
   run.config_json = R"({"lr": 0.5})";
   run.resume_checkpoint = "/some/where";
   run.scaling.placement = Placement::Processes;
+  run.data.datasets_to_split = {"train", "extra"};
+  run.data.options.equal = SplitEqual::Truncate;
+  run.data.per_dataset["train"] = {.equal = SplitEqual::Uneven, .enable_shard_locality = false, .fragment_nodes = {0, -1}, .memory_bytes = 7 << 20, .stall_deadline = std::chrono::milliseconds{5}, .num_threads = 3};
   RunError error{Errc::RankKilled, "gone", 1, 9, std::nullopt, {"a line", ""}, 12, 4711, "a backtrace"};
   return {Hello{"program", 1, 99}, run, CountForStop{7}, StopAfter{7, 12},
           BarrierPassed{7, 3, "bytes", Errc::DeadlinePassed, "rank 1 did not come"}, AbortRank{7, "because", true},
@@ -70,6 +73,7 @@ TEST(Frame, BringsEveryMessageBackAsItWas) {
   const auto back = std::get<Reported>(decode_frame(encode_frame(messages[7], limit)));
   EXPECT_EQ(back.metrics, std::get<Reported>(messages[7]).metrics);
   EXPECT_EQ(back.checkpoint, "/c");
+  EXPECT_EQ(std::get<RunRank>(decode_frame(encode_frame(messages[1], limit))).data, std::get<RunRank>(messages[1]).data);
 }
 
 TEST(Frame, KeepsEveryBitOfADouble) {

@@ -38,11 +38,11 @@ using AsyncBatchFunction = std::function<void(std::shared_ptr<arrow::RecordBatch
 
 /// How a step runs.
 struct StepOptions {
-  std::string name;       ///< in messages and stats; empty: the kind of step
+  std::string name{};     ///< in messages and stats; empty: the kind of step
   int concurrency = 0;    ///< threads of its own (batches in flight, for an asynchronous step); 0: runs on the threads that read
   std::int64_t batch_size = 0;     ///< rows a call gets at most; 0: a block as it comes
   bool changes_num_rows = false;   ///< the function may return another number of rows than it got; then equal shares need `counted()`
-  std::shared_ptr<arrow::Schema> schema;  ///< of what the function returns; nothing: seen from its first result
+  std::shared_ptr<arrow::Schema> schema{};  ///< of what the function returns; nothing: seen from its first result
 };
 
 }  // namespace troupe
