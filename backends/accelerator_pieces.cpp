@@ -166,6 +166,7 @@ TrainState Accelerator::Impl::train_state() const {
     state.loaders.push_back({position.epoch, position.num_batches, l.loader->samples_consumed(), l.shared_seed});
   }
   if (!loaders.empty()) state.epoch = state.loaders.front().epoch;
+  else if (!streams.empty()) state.epoch = streams.front().stream->epoch();
   if (options.mixed_precision == Precision::FP16) {
     const auto& scale = scaler.state();
     state.loss_scale = scale.scale;
@@ -186,6 +187,7 @@ RankState Accelerator::Impl::rank_state() const {
   for (std::size_t m = 0; m < models.size() && communicator.rank() > 0; ++m) {
     if (auto bytes = own_buffers(models[m]); !bytes.empty()) state.objects["buffers_" + std::to_string(m)] = std::move(bytes);
   }
+  save_streams(state.objects);
   for (std::size_t i = 0; i < objects.size(); ++i) {
     if (objects[i].per_rank) state.objects["object_" + std::to_string(i)] = objects[i].save();
   }
