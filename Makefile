@@ -1,13 +1,14 @@
-# Two commands: `make quickstart` and `make test`. Both install what is missing, build, and say what they do.
+# `make quickstart`, `make llama` and `make test`. Each installs what is missing, builds, and says what it does.
 #   JOBS=4         compile jobs (default: cores, at most one per 2 GB of memory)
-#   ARGS="--help"  options of quickstart
+#   ARGS="--help"  options of quickstart or llama_finetune
 #   BENCH=report   one subject of `make bench`
 SHELL := /bin/bash
 CACHE ?= $(or $(TROUPE_CACHE),$(HOME)/.cache/troupe)
 BUILD := build/release
 JOBS ?= $(shell n=$$(nproc); m=$$(awk '/MemAvailable/{print int($$2/2000000)}' /proc/meminfo); echo $$(( m < 1 ? 1 : n < m ? n : m )))
+LR ?= 1e-3
 LABELS ?= slow|gpu
-.PHONY: help quickstart test bench build configure format clean
+.PHONY: help quickstart llama test bench build configure format clean
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
@@ -25,6 +26,15 @@ quickstart: configure
 	@echo "building the quickstart"
 	@cmake --build $(BUILD) -j $(JOBS) --target quickstart
 	@$(BUILD)/examples/quickstart --model $(CACHE)/minilm/model --data $(CACHE)/pairs $(ARGS)
+
+# LoRA under ZeRO-3 on a real Llama: two ranks, 60 updates of 4 x 128 tokens; the last 64 rows of the text are held out.
+llama: configure
+	@echo "building llama_finetune"
+	@cmake --build $(BUILD) -j $(JOBS) --target troupe_cli llama_finetune
+	@tools/bootstrap smollm2 kjv
+	@$(BUILD)/examples/llama_finetune --model-path $(CACHE)/smollm2/model --train_path $(CACHE)/kjv/kjv.txt --ctx-len 128 \
+	  --batch-size-per-device 2 --eval-batch-size-per-device 8 --max_steps 60 --lr $(LR) --eval_first --lora --lora-config examples/configs/lora.json \
+	  --ds-config examples/configs/zero_3.json --no-grad-ckpt --num-devices 2 --prompt "And it came to pass, when the king" $(ARGS)
 
 test: build
 	@tools/bootstrap model

@@ -1,5 +1,6 @@
 // Loading: each rank reads what it needs of a checkpoint, whoever wrote it.
 #include "accelerator_impl.hpp"
+#include "frozen_base.hpp"
 
 #include <troupe/errors.hpp>
 
@@ -195,6 +196,7 @@ LoadReport Accelerator::Impl::load(const fs::path& directory, const LoadOptions&
     plan.add_count("loaders", state ? state->loaders.size() : 0, loaders.size());
     if (state) find_missing_streams(reader.rank_state(0), report);
     if (load_options.strict) plan.refuse_what_does_not_fit();
+    for (std::size_t m = 0; m < models.size() && state; ++m) detail::check_frozen_base(*state, m, *models[m].module, reader.directory());
     for (std::size_t m = 0; m < models.size(); ++m) plan.add_model(numbered("model", m), pieces_of(models[m]));
     for (std::size_t o = 0; o < optimizers.size(); ++o) {
       std::vector<std::string> names;

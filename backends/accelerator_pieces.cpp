@@ -1,5 +1,6 @@
 // What this rank holds of the state that checkpoints keep.
 #include "accelerator_impl.hpp"
+#include "frozen_base.hpp"
 
 #include <troupe/errors.hpp>
 #include <troupe/memory_estimate.hpp>
@@ -96,7 +97,9 @@ std::vector<StatePiece> Accelerator::Impl::pieces_of(const Model& model) const {
     if (!fresh) pieces[found->second].aliases.push_back(name);
     return !fresh;
   };
+  const bool trained_only = !detail::frozen_base_of(*model.module).empty();
   for (const auto& item : model.module->named_parameters()) {
+    if (trained_only && !item.value().requires_grad()) continue;
     if (is_alias(item.value(), item.key())) continue;
     pieces.push_back(piece_of(item.value()));
     pieces.back().name = item.key();
@@ -176,6 +179,7 @@ TrainState Accelerator::Impl::train_state() const {
   for (std::size_t i = 0; i < objects.size(); ++i) {
     if (!objects[i].per_rank) state.objects["object_" + std::to_string(i)] = objects[i].save();
   }
+  for (std::size_t m = 0; m < models.size(); ++m) detail::note_frozen_base(state, m, *models[m].module);
   return state;
 }
 

@@ -1,5 +1,6 @@
 // Saving: each rank writes its share of one checkpoint, at once or beside training.
 #include "accelerator_impl.hpp"
+#include "frozen_base.hpp"
 
 #include <troupe/checkpoint_directory.hpp>
 #include <troupe/errors.hpp>
@@ -258,6 +259,9 @@ const SaveCounts& Accelerator::save_counts() const noexcept {
 void Accelerator::save_model(const torch::nn::Module& module, const fs::path& directory, SaveModelOptions options) {
   const at::NoGradGuard no_grad;
   auto& i = *impl_;
+  if (!detail::frozen_base_of(module).empty()) {
+    throw Failure{Errc::InvalidArgument, "save_model: the model is adapters over a frozen base; save_adapter() them, and merge where the base is loaded whole"};
+  }
   const auto staging = directory / ".saving";
   i.agree(outcome_of([&] {
     if (!is_main_process()) return;

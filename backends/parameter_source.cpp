@@ -1,6 +1,7 @@
 #include "deferred_values.hpp"
 
 #include <troupe/errors.hpp>
+#include <troupe/fingerprint.hpp>
 #include <troupe/foreign.hpp>
 #include <troupe/foreign_tensors.hpp>
 #include <troupe/unit.hpp>
@@ -126,6 +127,26 @@ bool is_deferred(const torch::nn::Module& model) {
 }
 
 std::shared_ptr<const ParameterSource> directory_source(const std::filesystem::path& directory) { return std::make_shared<DirectorySource>(directory); }
+
+std::string fingerprint(const torch::nn::Module& model) {
+  const at::NoGradGuard no_grad;
+  const detail::DeferredValues values{model};
+  Fnv hash;
+  for (const auto& item : model.named_parameters()) {
+    const auto& parameter = item.value();
+    hash.add(item.key());
+    hash.add(c10::str(parameter.sizes()));
+    const auto count = std::min(parameter.numel(), sampled / 4);
+    auto sample = at::empty({count}, at::TensorOptions().dtype(parameter.scalar_type()));
+    for (const auto first : {std::int64_t{0}, (parameter.numel() - count) / 2, parameter.numel() - count}) {
+      if (is_deferred(parameter)) values.read(item.key(), first, sample);
+      else sample.copy_(parameter.detach().reshape({-1}).narrow(0, first, count));
+      const auto wide = sample.to(at::kFloat);
+      hash.add({static_cast<const char*>(wide.const_data_ptr()), wide.nbytes()});
+    }
+  }
+  return hash.hex();
+}
 
 void materialize(torch::nn::Module& model) {
   const detail::DeferredValues values{model};

@@ -51,6 +51,7 @@ struct ShardEngine::UnitState final : UnitHooks {
   }
   void post_forward() override { engine.post_forward(*this); }
   void on_output(const at::Tensor& output) override {
+    leads_back = true;
     output.register_hook([this](const at::Tensor&) { engine.pre_backward(*this); });
   }
   void start_gather() {
@@ -71,6 +72,7 @@ struct ShardEngine::UnitState final : UnitHooks {
   bool root;
   bool has_frozen = false;
   bool in_backward = false;
+  bool leads_back = false;  // backward will come to it: not so for a frozen embedding
   std::vector<FlatGroup*> groups;
   UnitState* next = nullptr;  // entered after this one in the last forward
   UnitState* previous = nullptr;
@@ -246,7 +248,7 @@ void ShardEngine::pre_backward(UnitState& unit) {
   release_finished(&unit);
   in_backward_.push_back(&unit);
   for (auto* group : unit.groups) group->finish_gather();
-  if (options_.backward_prefetch && unit.previous && !unit.previous->in_backward) unit.previous->start_gather();
+  if (options_.backward_prefetch && unit.previous && unit.previous->leads_back && !unit.previous->in_backward) unit.previous->start_gather();
 }
 
 void ShardEngine::release_finished(const UnitState* entered) {
@@ -298,7 +300,7 @@ void ShardEngine::finish() {
   active_ = false;
   release_finished(nullptr);
   for (auto& unit : units_) {
-    unit->in_backward = false;
+    unit->in_backward = unit->leads_back = false;
     unit->release();
   }
   forwarded_.clear();
@@ -324,7 +326,7 @@ void ShardEngine::cancel() noexcept {
   in_backward_.clear();
   forwarded_.clear();
   last_entered_ = nullptr;
-  for (auto& unit : units_) unit->in_backward = false;
+  for (auto& unit : units_) unit->in_backward = unit->leads_back = false;
   world_->quiesce();
   for (auto& group : groups_) group->forget_backward();
 }

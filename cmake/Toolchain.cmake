@@ -22,6 +22,10 @@ if(TROUPE_MOLD)
   add_link_options(-fuse-ld=mold)
 endif()
 
+# $<LINK_LIBRARY:troupe_as_needed,lib>: loaded only by programs that use a symbol of it.
+set(CMAKE_LINK_LIBRARY_USING_troupe_as_needed "LINKER:--push-state,--as-needed" "<LINK_ITEM>" "LINKER:--pop-state")
+set(CMAKE_LINK_LIBRARY_USING_troupe_as_needed_SUPPORTED TRUE)
+
 # LibTorch translation units take up to 1.6 GB each: never more than two at once.
 set_property(GLOBAL PROPERTY JOB_POOLS torch=2)
 

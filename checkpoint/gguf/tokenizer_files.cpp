@@ -2,6 +2,7 @@
 
 #include <troupe/errors.hpp>
 
+#include <array>
 #include <bit>
 #include <nlohmann/json.hpp>
 
@@ -118,16 +119,18 @@ std::string sentencepiece_model(const GgufFile& file) {
   trainer.number(3, 2);  // BPE
   trainer.number(4, static_cast<std::int64_t>(tokens.size()));
   trainer.number(35, 1);  // byte_fallback
-  const auto special = [&](unsigned id_field, unsigned piece_field, const char* key) {
-    const auto id = file.has(key) ? file.integer(key) : -1;
-    if (id >= static_cast<std::int64_t>(tokens.size())) throw Failure{Errc::FileCorrupt, file.path().string() + ": metadata '" + key + "' is no token"};
-    trainer.number(id_field, id);
-    if (id >= 0) trainer.text(piece_field, tokens[static_cast<std::size_t>(id)]);
-  };
-  special(40, 45, "tokenizer.ggml.unknown_token_id");
-  special(41, 46, "tokenizer.ggml.bos_token_id");
-  special(42, 47, "tokenizer.ggml.eos_token_id");
-  special(43, 48, "tokenizer.ggml.padding_token_id");
+  constexpr std::array<const char*, 4> keys{"tokenizer.ggml.unknown_token_id", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
+                                            "tokenizer.ggml.padding_token_id"};
+  std::array<std::int64_t, 4> ids{};
+  for (unsigned i = 0; i < 4; ++i) {
+    ids[i] = file.has(keys[i]) ? file.integer(keys[i]) : -1;
+    if (ids[i] < -1 || ids[i] >= static_cast<std::int64_t>(tokens.size()))
+      throw Failure{Errc::FileCorrupt, file.path().string() + ": metadata '" + keys[i] + "' is " + std::to_string(ids[i]) + ", which is no token"};
+    trainer.number(40 + i, ids[i]);
+  }
+  for (unsigned i = 0; i < 4; ++i) {
+    if (ids[i] >= 0) trainer.text(45 + i, tokens[static_cast<std::size_t>(ids[i])]);
+  }
   normalizer.text(1, "identity");
   normalizer.number(3, file.has("tokenizer.ggml.add_space_prefix") ? file.flag("tokenizer.ggml.add_space_prefix") : 1);
   normalizer.number(4, 0);  // extra spaces stay

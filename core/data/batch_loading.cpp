@@ -86,11 +86,28 @@ std::int64_t IterableDataset::Pass::skip(std::int64_t count) {
   return skipped;
 }
 
-Batch load_batch(const MapDataset& dataset, const Collate& collate,
-                 const std::vector<std::int64_t>& indices) {
-  auto samples = dataset.get_items(indices);
-  return with_place([&] { return collate(std::move(samples)); },
-                    [&] { return "collating samples " + list(indices); });
+MakeBatch batch_maker(std::shared_ptr<const MapDataset> dataset, Collate collate, bool batching) {
+  return [dataset = std::move(dataset), collate = std::move(collate), batching](BatchJob job) {
+    auto& indices = job.meta.indices;
+    auto samples = dataset ? dataset->get_items(indices) : std::move(job.samples);
+    if (dataset && samples.size() != indices.size()) {
+      throw Failure{Errc::DataMalformed, "samples " + list(indices) + ": get_items gave " +
+                                             std::to_string(samples.size()) + " of them"};
+    }
+    LoadedBatch loaded{std::move(job.meta), {}};
+    if (batching) {
+      loaded.batch = with_place([&] { return collate(std::move(samples)); },
+                                [&] { return "collating samples " + list(loaded.meta.indices); });
+    } else {
+      loaded.batch = std::move(samples.front());
+    }
+    return loaded;
+  };
+}
+
+std::optional<TensorDict> read_sample(IterableDataset::Pass& pass, std::int64_t number) {
+  return with_place([&] { return pass.next(); },
+                    [&] { return "sample " + std::to_string(number); });
 }
 
 }  // namespace troupe

@@ -1,56 +1,63 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <exception>
-#include <functional>
 #include <mutex>
 #include <optional>
 #include <stop_token>
 #include <thread>
-#include <troupe/data/tensor_dict.hpp>
 #include <vector>
+
+#include "batch_pipe.hpp"
 
 namespace troupe {
 
-/// Loads batches number `first` to `last` - 1 on threads and hands them out in order, never more
-/// than `window` ahead of the caller. What `load` throws for a batch is thrown by the `next()` that
-/// would have returned it.
+/// Loads batches on threads and hands them out in the order of their jobs, or as they come; never more than `window`
+/// ahead of the caller. Jobs are taken from the source by one thread at a time. After a source that threw it is not asked again.
 ///
-/// Threads: `next` has one caller; `load` is called from all workers at once. The destructor waits
-/// for the batches that are being loaded, drops the rest and joins.
-class Prefetcher {
+/// The destructor waits for the batches that are being loaded, drops the rest and joins.
+class Prefetcher final : public BatchPipe {
  public:
-  using Load = std::function<Batch(std::int64_t)>;
-
+  struct Options {
+    int num_workers = 1;
+    std::int64_t window = 2;
+    bool in_order = true;
+    std::chrono::milliseconds timeout{0};  ///< of a wait for a batch; 0: none
+  };
   /// Throws Failure{StartFailed} when the system gives no more threads.
-  Prefetcher(int num_workers, std::int64_t window, std::int64_t first, std::int64_t last,
-             Load load);
-  ~Prefetcher();
+  Prefetcher(const Options& options, std::unique_ptr<JobSource> source, MakeBatch make);
+  ~Prefetcher() override;
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
-  /// The next batch; nothing after the last.
-  [[nodiscard]] std::optional<Batch> next();
+  /// Throws Failure{DeadlinePassed} after the timeout.
+  [[nodiscard]] std::optional<LoadedBatch> next() override;
 
  private:
-  struct Slot {
-    bool ready = false;
-    Batch batch;
+  struct Result {
+    LoadedBatch batch;
     std::exception_ptr error;
   };
 
   void work(const std::stop_token& stop);
+  /// Takes a job and its place among all; nothing when there is no more to do.
+  std::optional<std::pair<std::int64_t, std::optional<BatchJob>>> take(const std::stop_token& stop, std::exception_ptr& error);
+  [[nodiscard]] bool has_ready() const { return options_.in_order ? slots_[static_cast<std::size_t>(handed_ % options_.window)].has_value() : !done_.empty(); }
 
-  std::int64_t window_;
-  std::int64_t last_;
-  Load load_;
+  Options options_;
+  std::unique_ptr<JobSource> source_;
+  MakeBatch make_;
+  std::mutex take_mutex_;  // over the source; before mutex_
   std::mutex mutex_;
   std::condition_variable_any space_;  // the caller took a batch: one more may be loaded
-  std::condition_variable ready_;      // a batch was loaded
-  std::int64_t next_to_load_;
-  std::int64_t next_to_take_;
-  std::vector<Slot> slots_;  // batch number b is in slot b % window
+  std::condition_variable ready_;      // a batch was loaded, or the end is known
+  std::int64_t taken_ = 0, handed_ = 0;
+  bool ended_ = false;                        // the source has no more
+  std::vector<std::optional<Result>> slots_;  // in order: job number j is in slot j % window
+  std::deque<Result> done_;                   // as they came
   std::vector<std::jthread> workers_;
 };
 

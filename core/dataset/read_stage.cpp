@@ -229,6 +229,8 @@ class ReadStage : public Feed {
                          std::move(options));
         unit = reader->next();
         if (unit) {
+          // Steps see the unit as one batch, however the reader cut it: what they make may depend on which rows come together.
+          if (unit->batches.size() > 1 && !engine_.plan->steps.empty()) unit->batches = {concatenate(unit->batches)};
           fill(item, lane, *unit);
           const auto took = Clock::now() - began;
           const std::int64_t rows = num_rows(item.batches);

@@ -70,7 +70,7 @@ void print_summary(const Result& result) {
   if (result.best_checkpoint) {
     const auto& best = *result.best_checkpoint;
     std::printf("Best checkpoint  %s\n", best.checkpoint.path().c_str());
-    for (const char* metric : {"epoch", "accuracy", "f1", "loss"}) {
+    for (const char* metric : {"epoch", "accuracy", "f1", "loss", "eval_loss", "perplexity"}) {
       if (const auto value = best.metrics.number(metric)) std::printf("  %-14s %.4g\n", metric, *value);
     }
   }

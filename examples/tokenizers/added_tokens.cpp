@@ -30,7 +30,13 @@ std::optional<TokenMatcher::Match> TokenMatcher::find(std::string_view text, std
 
 void AddedTokens::add(AddedToken token) {
   const auto id = token.id;
+  token.shown = token.content;
   by_id_.insert_or_assign(id, std::move(token));
+}
+
+void AddedTokens::index(std::int32_t id) {
+  const auto& token = by_id_.at(id);
+  by_content_.insert_or_assign(token.content, &token);
 }
 
 void AddedTokens::prepare(const Normalizer* normalizer) {
@@ -38,11 +44,11 @@ void AddedTokens::prepare(const Normalizer* normalizer) {
   tokens_.clear();
   raw_ = {};
   normalized_ = {};
-  for (const auto& [id, token] : by_id_) {
+  for (auto& [id, token] : by_id_) {
     by_content_.insert_or_assign(token.content, &token);
-    auto pattern = token.content;
-    if (token.normalized && normalizer) normalizer->apply(pattern);
-    (token.normalized ? normalized_ : raw_).add(std::move(pattern), tokens_.size());
+    token.shown = token.content;
+    if (token.normalized && normalizer) normalizer->apply(token.shown);
+    (token.normalized ? normalized_ : raw_).add(token.shown, tokens_.size());
     tokens_.push_back(&token);
   }
 }

@@ -23,6 +23,7 @@ struct AddedToken {
   bool rstrip = false;       ///< and after it
   bool normalized = false;   ///< looked for in normalised text
   bool special = false;      ///< left out by decode
+  std::string shown = {};    ///< what decode writes: `content`, normalised where `normalized`; set by AddedTokens
 };
 
 /// Finds the leftmost, then longest, of some tokens.
@@ -47,12 +48,16 @@ class AddedTokens {
  public:
   /// A token of an id already there is replaced.
   void add(AddedToken token);
+  /// Lets `find` know the last one; cheaper than `prepare`, which must still follow.
+  void index(std::int32_t id);
   /// Must follow the last `add`; `normalizer` may be nullptr.
   void prepare(const Normalizer* normalizer);
 
   [[nodiscard]] const AddedToken* find(std::string_view content) const;
   [[nodiscard]] const AddedToken* find_id(std::int64_t id) const;
   [[nodiscard]] const std::map<std::int32_t, AddedToken>& by_id() const { return by_id_; }
+
+  [[nodiscard]] bool has_normalized() const { return !normalized_.empty(); }
 
   /// Calls `text(piece, offset)` and `token(id)` for the parts of `whole`, in order; tokens that are looked for in raw text.
   template <class T, class U>

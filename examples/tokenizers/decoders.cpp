@@ -51,7 +51,7 @@ class WordPieceDecoder final : public Decoder {
     for (std::size_t i = 0; i < tokens.size(); ++i) {
       auto& token = tokens[i];
       if (i > 0) token = token.starts_with(prefix_) ? token.substr(prefix_.size()) : " " + token;
-      if (cleanup_) clean_up_spaces(token);
+      if (cleanup_) clean_up_spaces(token, true);
     }
   }
 
@@ -219,7 +219,7 @@ std::unique_ptr<Decoder> read_decoder(JsonSection section, int depth) {
   return out;
 }
 
-void clean_up_spaces(std::string& text) {
+void clean_up_spaces(std::string& text, bool do_not) {
   constexpr std::array<std::pair<std::string_view, std::string_view>, 11> rules{{{" .", "."},
                                                                                 {" ?", "?"},
                                                                                 {" !", "!"},
@@ -231,7 +231,9 @@ void clean_up_spaces(std::string& text) {
                                                                                 {" 's", "'s"},
                                                                                 {" 've", "'ve"},
                                                                                 {" 're", "'re"}}};
-  for (const auto& [from, to] : rules) replace_all(text, from, to);
+  for (const auto& [from, to] : rules) {
+    if (do_not || to != " don't") replace_all(text, from, to);
+  }
 }
 
 int byte_of_token(std::string_view token) {

@@ -42,9 +42,10 @@ enum class CharKind : std::uint8_t { Letter, Number, Space, Other };
 }
 /// The code point that ends at `at`, and `at` moved to its begin.
 [[nodiscard]] inline UChar32 previous_char(std::string_view text, std::size_t& at) {
-  UChar32 c = 0;
-  U8_PREV_OR_FFFD(text.data(), 0, at, c);
-  return c;
+  while (at > 0 && (static_cast<unsigned char>(text[--at]) & 0xC0) == 0x80) {
+  }
+  auto after = at;
+  return next_char(text, after);
 }
 
 [[nodiscard]] bool is_ascii(std::string_view text) noexcept;

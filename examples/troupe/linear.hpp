@@ -9,6 +9,8 @@
 
 namespace troupe {
 
+struct LoraConfig;
+
 /// y = x W^T + b, to which LoRA may add (x A^T) B^T · scaling. "weight" [out, in] and "bias" [out] are its parameters; with an
 /// adapter "lora_A.weight" [r, in] and "lora_B.weight" [out, r] too.
 class LinearImpl : public torch::nn::Module {
@@ -22,8 +24,10 @@ class LinearImpl : public torch::nn::Module {
     at::Tensor a_RI, b_OR;
     double scaling = 1;
     double dropout = 0;  ///< of its input, while training
-    at::Tensor kept_weight;  ///< of the base, while the adapter is merged into it
+    std::shared_ptr<const LoraConfig> config;  ///< it was made by
+    at::Tensor kept_weight{};  ///< of the base, while the adapter is merged into it
   };
+  /// Registers the adapter's parameters.
   void set_adapter(Adapter adapter);
   [[nodiscard]] Adapter* adapter() noexcept { return adapter_.get(); }
   [[nodiscard]] const Adapter* adapter() const noexcept { return adapter_.get(); }

@@ -108,6 +108,8 @@ class InboxPlacer final : public RankPlacer {
     std::vector<caf::actor> actors;
     std::vector<std::string> aborts;
     int fail_at_rank = -1;
+    int places_asked = 0;
+    RankPlacer::Found found;  // answers
     bool alive = false;
   };
   InboxPlacer(VirtualTime& time, std::shared_ptr<Shared> shared) : time_(time), shared_(std::move(shared)) {
@@ -121,6 +123,10 @@ class InboxPlacer final : public RankPlacer {
     shared_->ranks.push_back(std::make_shared<Inbox>());
     shared_->actors.push_back(time_.spawn_inbox(shared_->ranks.back(), caf::actor_cast<caf::actor>(group)));
     return shared_->actors.back();
+  }
+  void find_places(int count, Found done) override {
+    shared_->places_asked = count;
+    shared_->found = std::move(done);
   }
   void abort(const std::string& reason) noexcept override { shared_->aborts.push_back(reason); }
 

@@ -21,7 +21,7 @@ constexpr std::uint64_t most_messages = 400'000;
 class Driver {
  public:
   Driver(const Scenario& scenario, Disk& disk, Ledger& ledger, std::uint64_t seed, Bug bug, bool trace)
-      : scenario_(scenario), disk_(disk), ledger_(ledger), bug_(bug), world_(seed), checker_(world_, disk, stage_, ledger, scenario.run,
+      : scenario_(scenario), disk_(disk), ledger_(ledger), bug_(bug), world_(seed), checker_(world_, disk, stage_, ledger, scenario.scaling, scenario.run,
                  scenario.disk_faults.error_percent + scenario.disk_faults.report_error_percent > 0) {
     if (trace) world_.keep_trace();
     world_.be_late(scenario.late_percent);
@@ -237,6 +237,7 @@ void add(Findings& findings, Driver& driver) {
   auto& checker = driver.checker();
   ++findings.num_drivers;
   findings.num_attempts += checker.num_attempts();
+  findings.num_growths += checker.num_growths();
   findings.num_messages += driver.world().num_messages();
   findings.fingerprint = findings.fingerprint * 31 + driver.world().fingerprint();
   findings.trace = driver.world().trace();

@@ -47,7 +47,7 @@ struct Findings {
   std::deque<std::string> trace;  ///< of the last driver, when asked for
   std::uint64_t fingerprint = 0;
   std::uint64_t num_messages = 0;
-  int num_drivers = 0, num_attempts = 0, num_reports = 0, num_checkpoints = 0, num_ok = 0, num_stopped = 0;
+  int num_drivers = 0, num_attempts = 0, num_growths = 0, num_reports = 0, num_checkpoints = 0, num_ok = 0, num_stopped = 0;
 };
 
 /// Runs one seed.

@@ -23,8 +23,8 @@ const State* state_of(const Delivery& delivery) {
 
 }  // namespace
 
-Checker::Checker(World& world, Disk& disk, Stage& stage, Ledger& ledger, const RunConfig& run, bool faulty_disk)
-    : world_(world), disk_(disk), stage_(stage), ledger_(ledger), run_(run), faulty_disk_(faulty_disk), loaded_(disk.reports), found_(disk.visible()) {
+Checker::Checker(World& world, Disk& disk, Stage& stage, Ledger& ledger, const ScalingConfig& scaling, const RunConfig& run, bool faulty_disk)
+    : world_(world), disk_(disk), stage_(stage), ledger_(ledger), scaling_(scaling), run_(run), faulty_disk_(faulty_disk), loaded_(disk.reports), found_(disk.visible()) {
   stage_.complain = [this](const std::string& what) { violate(what); };
   for (const auto index : ledger_.acknowledged) {
     if (!found_.contains(index)) violate("checkpoint " + std::to_string(index) + " was acknowledged, and the next driver finds " + list(found_));
@@ -84,11 +84,39 @@ void Checker::group_began(const StartGroup& order) {
     violate(what + " is one too many");
   }
   check_resume(order);
+  check_size(order);
   ended_well_ = false;
   attempt_ = order.attempt;
   world_size_ = order.scaling.num_workers;
   stage_.fate_ended_early = false;
   ++num_attempts_;
+}
+
+// An attempt that grew and got nowhere counts as no failure, and the ranks of before go on.
+void Checker::check_growths_failure(const Delivery& delivery, const TrainerState& trainer) {
+  if (const auto* ended = delivery.as<GroupEnded>(); ended && ended->attempt == attempt_ && trainer.group) {
+    failures_ = trainer.failures.size();
+    grown_in_vain_ = grew_from_ > 0 && ended->error && ended->error->code != Errc::Cancelled && !ended->error->step.value_or(0) && !trainer.reports_came && !trainer.snapshots.every;
+  }
+  const auto* due = delivery.as<RetryDue>();
+  if (!due || due->attempt != attempt_ || !std::exchange(grown_in_vain_, false) || resized_) return;
+  const auto what = "attempt " + std::to_string(attempt_) + ", which grew from " + std::to_string(grew_from_) + " ranks and got nowhere,";
+  if (trainer.failures.size() != failures_) violate(what + " counts as a failure");
+  if (trainer.world_size != grew_from_) violate(what + " is followed by one of " + std::to_string(trainer.world_size));
+}
+
+// Fewer ranks than allowed never run, nor more than wanted; more than before only in places that were found, or on request.
+void Checker::check_size(const StartGroup& order) {
+  const int now = order.scaling.num_workers;
+  const auto what = "attempt " + std::to_string(order.attempt) + " with " + std::to_string(now) + " ranks after " + std::to_string(world_size_);
+  const int least = scaling_.min_workers > 0 ? scaling_.min_workers : scaling_.num_workers;
+  if (now < least || now > scaling_.num_workers) violate(what + " is not of an allowed size");
+  const bool grows = world_size_ > 0 && now > world_size_;
+  if (grows && !resized_ && (now > world_size_ + places_found_ || (resized_to_ > 0 && now > resized_to_))) violate(what + " was not to grow so far");
+  grew_from_ = grows && !resized_ ? world_size_ : 0;
+  num_growths_ += grew_from_ > 0;
+  places_found_ = 0;
+  resized_ = false;
 }
 
 void Checker::group_ended(const GroupEnded& news) {
@@ -126,6 +154,12 @@ void Checker::trainer_gets(const Delivery& delivery) {
     const bool own = exit->source == trainer->group || exit->source == trainer->keeper;
     if (!own && exit->reason && exit->reason != caf::exit_reason::normal && trainer->phase != TrainerState::Phase::Finishing) stop_counts_ = true;
   }
+  if (const auto* found = delivery.as<PlacesFound>(); found && found->attempt == attempt_ && trainer->group) places_found_ = found->count;
+  if (const auto* resize = delivery.as<ResizeRun>(); resize && scaling_.min_workers > 0 && resize->num_workers >= scaling_.min_workers) {
+    resized_ = true;
+    resized_to_ = resize->num_workers;
+  }
+  check_growths_failure(delivery, *trainer);
   if (const auto* ended = delivery.as<GroupEnded>(); ended && ended->attempt == attempt_ && trainer->group) {
     group_ended(*ended);
   }

@@ -10,6 +10,10 @@
 #include "simulation_storage.hpp"
 #include "simulation_world.hpp"
 
+namespace troupe {
+struct TrainerState;
+}
+
 namespace troupe::sim {
 
 /// What is known of a run over all its drivers.
@@ -24,7 +28,7 @@ struct Ledger {
 /// Watches every message of a driver and says what must not be. The first violation stays.
 class Checker {
  public:
-  Checker(World& world, Disk& disk, Stage& stage, Ledger& ledger, const RunConfig& run, bool faulty_disk);
+  Checker(World& world, Disk& disk, Stage& stage, Ledger& ledger, const ScalingConfig& scaling, const RunConfig& run, bool faulty_disk);
 
   [[nodiscard]] DiskNews disk_news();
   void before(const Delivery& delivery);
@@ -44,6 +48,7 @@ class Checker {
   [[nodiscard]] const std::optional<Result>& result() const { return result_; }
   [[nodiscard]] Attempt attempt() const { return attempt_; }
   [[nodiscard]] int num_attempts() const { return num_attempts_; }
+  [[nodiscard]] int num_growths() const { return num_growths_; }
 
  private:
   using Key = std::pair<Attempt, int>;  // of a rank
@@ -56,6 +61,8 @@ class Checker {
   void group_gets(const Delivery& delivery);
   void trainer_gets(const Delivery& delivery);
   void check_resume(const StartGroup& order);
+  void check_size(const StartGroup& order);
+  void check_growths_failure(const Delivery& delivery, const TrainerState& trainer);
   void rank_ended(const Key& rank, bool returned);
   void group_began(const StartGroup& order);
   void group_ended(const GroupEnded& news);
@@ -70,6 +77,7 @@ class Checker {
   Disk& disk_;
   Stage& stage_;
   Ledger& ledger_;
+  const ScalingConfig scaling_;
   const RunConfig run_;
   const bool faulty_disk_;
   const std::vector<ReportRecord> loaded_;  // reports of earlier drivers
@@ -77,7 +85,13 @@ class Checker {
   std::optional<std::string> violation_;
 
   Attempt attempt_ = 0;
-  int num_attempts_ = 0, world_size_ = 0;
+  int num_attempts_ = 0, world_size_ = 0, num_growths_ = 0;
+  int places_found_ = 0;      // in the attempt that has ended, beside its ranks
+  int grew_from_ = 0;         // the ranks before the last attempt, when it had more by itself
+  bool resized_ = false;      // somebody asked for another size since the last attempt began
+  int resized_to_ = 0;        // the last one that may be
+  std::size_t failures_ = 0;  // that the Trainer had counted when the last attempt ended
+  bool grown_in_vain_ = false;
   bool ended_well_ = false;  // the last attempt
   std::set<Attempt> groups_ended_;
   std::map<Key, int> ranks_ended_, reports_seen_;

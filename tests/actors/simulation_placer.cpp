@@ -29,6 +29,15 @@ class SimulatedPlacer final : public RankPlacer {
   }
   void abort(const std::string& reason) noexcept override { gathering_->abort(reason); }
 
+  // As a process that starts: after a while it is there, or it is not, or nothing is ever heard of it.
+  void find_places(int count, Found done) override {
+    auto& random = stage_.world.random;
+    if (random.chance(10)) return;
+    int found = 0;
+    for (int i = 0; i < count; ++i) found += random.chance(100 - faults_.start_failure_percent);
+    stage_.world.after(random.time(0ms, 100ms), [this_found = found, done = std::move(done)] { done(this_found, "no room"); });
+  }
+
  private:
   Fate draw_fate(const RunRank& spec) {
     auto& random = stage_.world.random;

@@ -43,12 +43,19 @@ void draw_sizes(Scenario& scenario, Random& random) {
   if (!random.chance(30)) return;
   const int most = scenario.scaling.num_workers;
   scenario.scaling.min_workers = random.between(1, most);
+  scenario.scaling.grow_after = random.chance(70) ? std::chrono::milliseconds{random.between(20, 300)} : 0ms;
+  if (most > 1 && random.chance(50)) {  // one that shrinks, and has the time to grow
+    scenario.scaling.min_workers = 1;
+    scenario.training.num_steps = random.between(20, 60);
+    scenario.rank_faults.start_failure_percent = random.between(10, 40);
+    scenario.run.failure.max_failures = -1;
+  }
   for (int i = random.between(0, 3); i > 0; --i) scenario.resizes.emplace_back(random.time(0ms, 2s), random.between(1, most));
 }
 
 void draw_faults(Scenario& scenario, Random& random) {
   if (random.chance(70)) scenario.rank_faults.percent = random.between(5, 40);
-  if (random.chance(10)) scenario.rank_faults.start_failure_percent = random.between(1, 30);
+  if (scenario.rank_faults.start_failure_percent == 0 && random.chance(10)) scenario.rank_faults.start_failure_percent = random.between(1, 30);
   if (random.chance(30)) scenario.rank_faults.link_percent = random.between(1, 30);
   if (random.chance(40)) scenario.disk_faults.error_percent = random.between(5, 50);
   if (random.chance(40)) scenario.disk_faults.slow_percent = random.between(5, 50);
@@ -65,6 +72,10 @@ void draw_faults(Scenario& scenario, Random& random) {
   scenario.preempts = random.chance(30);
   if (random.chance(5)) scenario.run.time_limit = std::chrono::duration_cast<std::chrono::milliseconds>(random.time(10ms, 3s));
   if (random.chance(15)) scenario.run.failure.failure_window = 2s;
+  if (random.chance(30)) {
+    scenario.run.failure.max_rank_failures = random.between(0, 2);
+    if (random.chance(60)) scenario.run.failure.max_group_failures = random.between(0, 2);
+  }
   scenario.replays = random.chance(40);
   scenario.meddles = random.chance(10);
 }
@@ -104,7 +115,10 @@ std::string describe(const Scenario& scenario) {
   if (scenario.stop && scenario.second_stop) text << " and after " << ms(*scenario.second_stop);
   if (scenario.preempts) text << " (a preemption)";
   if (scenario.run.time_limit.count() > 0) text << "; time limit " << scenario.run.time_limit.count() << " ms";
-  if (scenario.scaling.min_workers > 0) text << "; at least " << scenario.scaling.min_workers;
+  if (scenario.scaling.min_workers > 0) text << "; at least " << scenario.scaling.min_workers << ", growing after " << scenario.scaling.grow_after.count() << " ms";
+  if (scenario.run.failure.max_rank_failures >= 0) {
+    text << "; max_rank_failures " << scenario.run.failure.max_rank_failures << ", max_group_failures " << scenario.run.failure.max_group_failures;
+  }
   for (const auto& [time, size] : scenario.resizes) text << ", resized to " << size << " at " << ms(time);
   if (scenario.exit) text << "; exit at " << ms(*scenario.exit);
   if (scenario.crash) text << "; " << scenario.max_crashes << " crashes after " << ms(*scenario.crash);

@@ -38,15 +38,19 @@ TEST(Simulation, KeepsItsPromises) {
     all.num_messages += found.num_messages;
     all.num_drivers += found.num_drivers;
     all.num_attempts += found.num_attempts;
+    all.num_growths += found.num_growths;
     all.num_reports += found.num_reports;
     all.num_checkpoints += found.num_checkpoints;
     all.num_ok += found.num_ok;
     all.num_stopped += found.num_stopped;
   }
-  std::cout << num_seeds << " seeds, " << failed << " failed: " << all.num_drivers << " drivers, " << all.num_attempts << " attempts, "
+  std::cout << num_seeds << " seeds, " << failed << " failed: " << all.num_drivers << " drivers, " << all.num_attempts << " attempts, " << all.num_growths << " of them grew, "
             << all.num_ok << " runs fine, " << all.num_stopped << " stopped, " << all.num_reports << " reports, " << all.num_checkpoints
             << " checkpoints kept, " << all.num_messages << " messages\n";
   EXPECT_EQ(failed, 0);
+  if (num_seeds >= 1000) {
+    EXPECT_GT(all.num_growths, 10) << "no run grows by itself";
+  }
 }
 
 TEST(Simulation, RepeatsItselfFromItsSeed) {

@@ -65,7 +65,7 @@ std::string describe_one_of(const caf::type_erased_tuple& message) {
 std::string describe(const caf::type_erased_tuple& message) {
   if (message.match_elements<caf::exit_msg>()) return "exit " + caf::to_string(message.get_as<caf::exit_msg>(0).reason);
   return describe_one_of<RunRank, CountForStop, StopAfter, BarrierPassed, AbortRank, RankStarted, Reported, CheckpointWritten, Progressed,
-                         BarrierReached, StopCounted, RankDone, RankLost, AskBeat, AskStacks, Beat, StacksTold, KeepEvent, KeepPostMortem, ResizeRun, TimeIsUp, StartGroup, StopGroup, AbortGroup, GroupStarted, GroupEnded, StopRun,
+                         BarrierReached, StopCounted, RankDone, RankLost, AskBeat, AskStacks, Beat, StacksTold, KeepEvent, KeepPostMortem, ResizeRun, TimeIsUp, StartGroup, StopGroup, AbortGroup, GroupStarted, GroupEnded, StopRun, FindPlaces, PlacesFound, GrowthDue,
                          RunStarted, CheckpointCommitted, CheckpointFailed, RunWarning, RunEnded, ReportArrived, OpenRun, KeepReports,
                          CommitCheckpoint, DiscardCheckpoint, SettleRun, FinishRun, GiveUpUploads, RunOpened, CheckpointKept,
                          CheckpointNotKept, RunSettled, RunFinished, StorageFailed, WorkerEnded, RetryDue, KeepDue, WaitOverdue>(message);

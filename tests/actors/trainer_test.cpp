@@ -1,8 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "../../actors/trainer_state.hpp"
-#include "scenario.hpp"
+#include "trainer_case.hpp"
 
 namespace troupe {
 namespace {
@@ -10,88 +9,6 @@ namespace {
 using namespace std::chrono_literals;
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-/// A Trainer under virtual time; the test plays its keeper, its listener and its ranks.
-class TrainerTest : public testing::Test {
- protected:
-  VirtualTime time_;
-  std::shared_ptr<Inbox> keeper_ = std::make_shared<Inbox>();
-  std::shared_ptr<Inbox> listener_ = std::make_shared<Inbox>();
-  std::shared_ptr<InboxPlacer::Shared> ranks_ = std::make_shared<InboxPlacer::Shared>();
-  caf::actor keeper_actor_, listener_actor_ = time_.spawn_inbox(listener_), trainer_;
-  TrainerSetup setup_;
-  RunContents contents_;
-  std::optional<StateCopy> snapshot_;
-
-  void SetUp() override {
-    setup_.function = "train";
-    setup_.config_json = "{}";
-    setup_.listeners = {listener_actor_};
-    setup_.make_placer = [this](const StartGroup&) { return std::make_unique<InboxPlacer>(time_, ranks_); };
-    setup_.spawn_keeper = [this](caf::actor_system&, const caf::actor& trainer) {
-      return keeper_actor_ = time_.spawn_inbox(keeper_, trainer);
-    };
-  }
-  void TearDown() override {
-    for (const auto& actor : {trainer_, keeper_actor_, listener_actor_}) {
-      if (actor) caf::anon_send_exit(actor, caf::exit_reason::kill);
-    }
-    time_.settle();
-    ranks_->actors.clear();
-  }
-
-  template <class Message>
-  void send(Message message) {
-    caf::anon_send(trainer_, std::move(message));
-    time_.settle();
-  }
-  void tell_group(int rank, std::optional<RunError> error) {
-    const auto order = rank_order_.at(static_cast<std::size_t>(rank));
-    if (error) {
-      send_as_rank(RankLost{order.attempt, rank, *error});
-    } else {
-      send_as_rank(RankDone{order.attempt, rank, 0, {}});
-    }
-  }
-  template <class Message>
-  void send_as_rank(Message message) {
-    caf::anon_send(group(), std::move(message));
-    time_.settle();
-  }
-  caf::actor group() {
-    return dynamic_cast<caf::stateful_actor<TrainerState>&>(*caf::actor_cast<caf::abstract_actor*>(trainer_)).state.group;
-  }
-  void begin() {
-    trainer_ = time_.system().spawn(trainer_behavior, setup_);
-    time_.settle();
-    ASSERT_TRUE(keeper_->take<OpenRun>());
-    send(RunOpened{"run", "/runs/run", contents_, {}, snapshot_});
-    take_orders();
-  }
-  void take_orders() {
-    rank_order_.clear();
-    for (auto& rank : ranks_->ranks) rank_order_.push_back(*rank->take<RunRank>());
-  }
-  void lose(int rank, Errc code, const std::string& text) {
-    RunError error;
-    error.code = code;
-    error.message = text;
-    tell_group(rank, error);
-  }
-  void settle_run() {
-    ASSERT_TRUE(keeper_->take<SettleRun>());
-    send(RunSettled{snapshot_});
-  }
-  Result end() {
-    const auto finish = keeper_->take<FinishRun>();
-    if (!finish) throw std::runtime_error{"the trainer does not finish"};
-    send(RunFinished{});
-    return listener_->take<RunEnded>().value().result;
-  }
-  CheckpointRecord record(std::uint64_t index) { return {Checkpoint{"/runs/run/" + checkpoint_name(index)}, {}, index}; }
-
-  std::vector<RunRank> rank_order_;
-};
 
 TEST_F(TrainerTest, RunsOneAttemptToItsEnd) {
   begin();
@@ -283,27 +200,6 @@ TEST_F(TrainerTest, GoesOnFromTheSnapshotWhenItIsNewer) {
   EXPECT_EQ(rank_order_[0].resume_checkpoint, "/runs/run/checkpoint_000003");
 }
 
-TEST_F(TrainerTest, GoesOnWithFewerRanksWhenOneCannotBeStarted) {
-  setup_.scaling = ScalingConfig{3};
-  setup_.scaling.min_workers = 2;
-  ranks_->fail_at_rank = 2;
-  trainer_ = time_.system().spawn(trainer_behavior, setup_);
-  time_.settle();
-  send(RunOpened{"run", "/runs/run", contents_, {}, {}});
-  for (int rank = 0; rank < 2; ++rank) send_as_rank(RankLost{1, rank, RunError{Errc::Aborted, "aborted", rank, {}, {}, {}, {}, {}, {}}});
-  settle_run();
-  ranks_->fail_at_rank = -1;
-  time_.advance(200ms, 10ms);
-  ASSERT_EQ(ranks_->ranks.size(), 2u);
-  EXPECT_EQ(ranks_->ranks[0]->take<RunRank>()->world_size, 2);
-}
-
-TEST_F(TrainerTest, RefusesAResizeThatItIsNotMadeFor) {
-  begin();
-  send(ResizeRun{1});
-  EXPECT_THAT(listener_->take<RunWarning>()->text, HasSubstr("not elastic"));
-}
-
 TEST_F(TrainerTest, TellsTheJournalWhatItDecides) {
   begin();
   tell_group(0, {});
@@ -424,73 +320,6 @@ TEST_F(TrainerTest, GoesOnFromTheNewestCheckpointThoughAnOlderOneWasCommittedLat
   tell_group(0, {});
   settle_run();
   EXPECT_EQ(end().checkpoint->index, 1u);
-}
-
-TEST_F(TrainerTest, TakesASizeThatWasAskedForBeforeItsFirstAttempt) {
-  setup_.scaling.num_workers = 3;
-  setup_.scaling.min_workers = 1;
-  trainer_ = time_.system().spawn(trainer_behavior, setup_);
-  time_.settle();
-  send(ResizeRun{2});
-  send(RunOpened{"run", "/runs/run", contents_, {}, snapshot_});
-  EXPECT_EQ(ranks_->ranks.size(), 2u);
-}
-
-/// An elastic run of two ranks that is stopped for a resize.
-class ResizeTest : public TrainerTest {
- protected:
-  void begin_and_resize(std::initializer_list<int> sizes) {
-    setup_.scaling.num_workers = 2;
-    setup_.scaling.min_workers = 1;
-    begin();
-    for (int rank = 0; rank < 2; ++rank) send_as_rank(RankStarted{1, rank, 1});
-    for (const int size : sizes) send(ResizeRun{size});
-  }
-  void return_after(std::uint64_t calls) {
-    for (int rank = 0; rank < 2; ++rank) send_as_rank(StopCounted{1, rank, 3});
-    for (int rank = 0; rank < 2; ++rank) send_as_rank(RankDone{1, rank, calls, {}});
-    settle_run();
-  }
-};
-
-TEST_F(ResizeTest, GoesOnWithTheNewSizeWhenItsRanksHaveStopped) {
-  begin_and_resize({1});
-  return_after(4);
-  take_orders();
-  EXPECT_EQ(rank_order_.size(), 1u);
-  EXPECT_EQ(rank_order_[0].attempt, 2u);
-}
-
-TEST_F(ResizeTest, DoesNotRepeatATrainingThatWasDoneBeforeItsRanksCouldStop) {
-  begin_and_resize({1});
-  return_after(3);  // no call was true
-  EXPECT_TRUE(end().ok());
-}
-
-TEST_F(ResizeTest, GoesOnWhenTheResizeIsTakenBackWhileItsRanksStop) {
-  begin_and_resize({1, 2});
-  return_after(4);
-  take_orders();
-  EXPECT_EQ(rank_order_.size(), 2u);
-  EXPECT_EQ(rank_order_[0].attempt, 2u);
-}
-
-TEST_F(ResizeTest, GoesOnWhenRanksHadToBeEndedByForceForAResizeThatWasTakenBack) {
-  begin_and_resize({1, 2});
-  time_.advance(setup_.run.stop_grace + 100ms);
-  for (int rank = 0; rank < 2; ++rank) lose(rank, Errc::Aborted, "did not stop");
-  settle_run();
-  take_orders();
-  EXPECT_EQ(rank_order_.size(), 2u);
-}
-
-TEST_F(ResizeTest, GoesOnWhenRanksHadToBeEndedByForce) {
-  begin_and_resize({1});
-  time_.advance(setup_.run.stop_grace + 100ms);
-  for (int rank = 0; rank < 2; ++rank) lose(rank, Errc::Aborted, "did not stop");
-  settle_run();
-  take_orders();
-  EXPECT_EQ(rank_order_.size(), 1u);
 }
 
 TEST_F(TrainerTest, EndsTheRunFirstWhenAskedToExit) {

@@ -46,6 +46,26 @@ TEST_F(BlackBoxTest, LeavesOutAnEventThatWasNeverWritten) {
   EXPECT_TRUE(box_->latest().empty());
 }
 
+TEST_F(BlackBoxTest, CountsThePhasesOfAStepWithoutWhatItWaited) {
+  const BlackBoxScope scope{box_.get()};
+  box_->begin(1, 0);
+  mark_phase(StepPhase::Data);
+  std::this_thread::sleep_for(30ms);
+  mark_phase(StepPhase::Backward);
+  {
+    const WaitMark mark{WaitingIn::Collective};
+    std::this_thread::sleep_for(50ms);
+  }
+  mark_phase(StepPhase::Update);
+  const auto phases = beat_of(*box_).phases;
+  const auto of = [&](StepPhase phase) { return phases[static_cast<std::size_t>(phase)]; };
+  EXPECT_GE(of(StepPhase::Data), 30ms);
+  EXPECT_LT(of(StepPhase::Backward), 20ms);
+  EXPECT_EQ(of(StepPhase::Forward), 0ms);
+  box_->begin(2, 0);
+  EXPECT_EQ(beat_of(*box_).phases[static_cast<std::size_t>(StepPhase::Data)], 0ms);
+}
+
 TEST_F(BlackBoxTest, CountsWhatItsThreadWaited) {
   const BlackBoxScope scope{box_.get()};
   {

@@ -8,6 +8,7 @@
 #include <troupe/failure_policy.hpp>
 #include <troupe/failure_rules.hpp>
 #include <troupe/group_rules.hpp>
+#include <troupe/growth.hpp>
 #include <troupe/retention.hpp>
 
 namespace troupe {
@@ -113,6 +114,55 @@ TEST(NextWorldSize, ShrinksAnElasticRunWhoseRanksCannotBeReplaced) {
   EXPECT_EQ(next_world_size(error(Errc::RankKilled), 3, 2, elastic), 2);
   EXPECT_EQ(next_world_size(error(Errc::StartFailed), 2, 5, elastic), 2);
   EXPECT_EQ(next_world_size(error(Errc::StartFailed), 4, 5, ScalingConfig{4}), 4);
+}
+
+TEST(RestartLevel, GoesUpWhenALevelsBudgetIsSpent) {
+  FailureConfig config{-1};
+  EXPECT_EQ(restart_level(1, {1000, 1000}, config).level, RestartLevel::Rank) << "no budget unless one is given";
+  config.max_rank_failures = 2;
+  EXPECT_EQ(restart_level(1, {1, 0}, config).level, RestartLevel::Rank);
+  EXPECT_EQ(restart_level(1, {1, 0}, config).reason, "rank 1 is replaced, failure 2 of 2 (max_rank_failures)");
+  EXPECT_EQ(restart_level(1, {2, 1000}, config).level, RestartLevel::Group);
+  EXPECT_EQ(restart_level(1, {2, 0}, config).reason, "rank 1 failed 3 times, max_rank_failures is 2: all ranks are started anew");
+  config.max_group_failures = 1;
+  EXPECT_EQ(restart_level(1, {2, 0}, config).level, RestartLevel::Group);
+  EXPECT_EQ(restart_level(1, {2, 1}, config).level, RestartLevel::Run);
+  EXPECT_EQ(restart_level({}, {2, 1}, config).level, RestartLevel::Rank) << "nobody's failure counts for nobody";
+  config.max_rank_failures = config.max_group_failures = 0;
+  EXPECT_EQ(restart_level(0, {}, config).level, RestartLevel::Run);
+}
+
+TEST(NextGrowth, IsOfElasticRunsWithFewerRanksThanWantedAndLaterAfterEachTry) {
+  ScalingConfig scaling{4};
+  EXPECT_FALSE(next_growth(3, 4, 0, scaling)) << "not elastic";
+  scaling.min_workers = 2;
+  scaling.grow_after = 1s;
+  EXPECT_FALSE(next_growth(4, 4, 0, scaling));
+  EXPECT_FALSE(next_growth(3, 3, 0, scaling));
+  const auto first = next_growth(2, 4, 0, scaling);
+  ASSERT_TRUE(first);
+  EXPECT_EQ(first->places, 2);
+  EXPECT_EQ(first->after, 1s);
+  EXPECT_EQ(first->reason, "2 ranks of 4 run (ScalingConfig.grow_after)");
+  EXPECT_EQ(next_growth(2, 4, 3, scaling)->after, 8s);
+  EXPECT_EQ(next_growth(2, 4, 1'000'000, scaling)->after, 64s);
+  scaling.grow_after = 0ms;
+  EXPECT_FALSE(next_growth(2, 4, 0, scaling));
+}
+
+TEST(AfterPlacesFound, TakesWhatThereIsAndNoMoreThanWanted) {
+  EXPECT_EQ(after_places_found(2, 4, 0, "no memory").world_size, 2);
+  EXPECT_EQ(after_places_found(2, 4, 0, "no memory").reason, "no place for another rank: no memory");
+  EXPECT_EQ(after_places_found(2, 4, -1, "").world_size, 2);
+  EXPECT_EQ(after_places_found(2, 4, 1, "no memory").world_size, 3);
+  EXPECT_THAT(after_places_found(2, 4, 1, "no memory").reason, HasSubstr("with 3 ranks instead of 2 from the next step boundary on; not with 4: no memory"));
+  EXPECT_EQ(after_places_found(2, 4, 9, "").world_size, 4);
+}
+
+TEST(AfterGrownAttemptFailed, GoesBackOnlyWhenItGotNowhere) {
+  EXPECT_EQ(after_grown_attempt_failed(2, 4, false, "boom")->world_size, 2);
+  EXPECT_FALSE(after_grown_attempt_failed(2, 4, true, "boom"));
+  EXPECT_FALSE(after_grown_attempt_failed(0, 4, false, "boom"));
 }
 
 TEST(NewestCopy, IsTheSnapshotUnlessACheckpointWasReportedAfterIt) {
@@ -288,6 +338,12 @@ TEST(Validate, NamesFieldValueAndRange) {
   run = {};
   run.failure.max_failures = -2;
   EXPECT_THAT(message(run), HasSubstr("max_failures is -2"));
+  run = {};
+  run.failure.max_rank_failures = -2;
+  EXPECT_THAT(message(run), HasSubstr("FailureConfig.max_rank_failures is -2"));
+  scaling = {};
+  scaling.grow_after = -1ms;
+  EXPECT_THAT(message(scaling), HasSubstr("ScalingConfig.grow_after is -1 ms"));
   run = {};
   run.stop_grace = 0ms;
   EXPECT_THAT(message(run), HasSubstr("stop_grace"));

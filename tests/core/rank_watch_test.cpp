@@ -3,8 +3,10 @@
 
 #include <troupe/rank_watch.hpp>
 
+#include <array>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
 
@@ -101,6 +103,26 @@ TEST_F(Silence, CountsOnlyTheTimeThatItLooked) {
   EXPECT_TRUE(watch(2s, [] {}));
 }
 
+TEST_F(Silence, LooksLessOftenWhileAllGetOn) {
+  RankWatch watch{1, 160ms};
+  watch.started(0);
+  RankBeat beat;
+  auto now = now_;
+  const auto look = [&](bool gets_on) {
+    beat.progress += gets_on;
+    watch.beat(0, beat);
+    (void)watch.look(now += watch.period());
+    return watch.period();
+  };
+  EXPECT_EQ(look(true), 40ms);
+  EXPECT_EQ(look(true), 40ms);
+  EXPECT_EQ(look(false), 20ms);
+  EXPECT_EQ(look(false), 20ms);
+  EXPECT_EQ(look(true), 40ms);
+  EXPECT_EQ(RankWatch(1, 2s).period(), 250ms);
+  EXPECT_EQ(RankWatch(1, 10min).period(), 1s);
+}
+
 TEST_F(Silence, TakesHalfASecondOfDelayForNoSilence) {
   // Beats arrive half a second late, and each step takes half a second.
   std::deque<std::pair<Time, std::pair<RankBeat, RankBeat>>> under_way;
@@ -132,6 +154,9 @@ class Pace {
 
   std::vector<double> slowness = std::vector<double>(64, 1.0);
   double jitter = 0.1;
+  /// Shares of a step that a rank of the usual speed spends in phases; nothing: nobody marks any.
+  std::array<double, num_step_phases> phases{};
+  std::map<std::pair<std::size_t, StepPhase>, double> phase_slowness;
 
   std::vector<Straggler> run(std::chrono::seconds time) {
     std::vector<Straggler> all;
@@ -141,6 +166,13 @@ class Pace {
       for (std::size_t r = 0; r < beats_.size(); ++r) {
         const auto ms = 100 * slowness[r] * (1 + std::uniform_real_distribution{-jitter, jitter}(random_));
         busy.emplace_back(static_cast<std::int64_t>(ms * 1e6));
+        for (std::size_t p = 0; p < num_step_phases; ++p) {
+          const auto found = phase_slowness.find({r, static_cast<StepPhase>(p)});
+          const std::chrono::nanoseconds own{static_cast<std::int64_t>(ms * 1e6 * phases[p])};
+          const auto more = found == phase_slowness.end() ? own * 0 : std::chrono::nanoseconds{static_cast<std::int64_t>(static_cast<double>(own.count()) * (found->second - 1))};
+          beats_[r].phases[p] += own + more;
+          busy.back() += more;
+        }
       }
       const auto longest = *std::max_element(busy.begin(), busy.end());
       for (std::size_t r = 0; r < beats_.size(); ++r) {
@@ -218,6 +250,53 @@ TEST(Stragglers, MakesWindowsLongerForSlowLoops) {
   ASSERT_EQ(named.size(), 1u);
   EXPECT_EQ(named[0].rank, 1);
   EXPECT_NEAR(named[0].seconds_a_step, 10, 1e-6);
+}
+
+TEST(Stragglers, NamesThePhaseInWhichARankLosesItsTime) {
+  Pace pace{3, 1};
+  pace.phases = {0, 0.3, 0.25, 0.35, 0.1};
+  pace.phase_slowness[{1, StepPhase::Data}] = 4;  // 190 instead of 100 ms
+  const auto named = pace.run(30s);
+  ASSERT_EQ(named.size(), 1u);
+  EXPECT_EQ(named[0].rank, 1);
+  EXPECT_EQ(named[0].phase, StepPhase::Data);
+  EXPECT_THAT(named[0].text, HasSubstr("rank 1 is slow at loading data: 1"));
+  EXPECT_THAT(named[0].text, HasSubstr("the median of the others 3"));
+}
+
+TEST(Stragglers, NamesAPhaseThoughTheWholeStepIsNotYetThatSlow) {
+  Pace pace{4, 1};
+  pace.phases = {0.1, 0.2, 0.2, 0.4, 0.1};
+  pace.phase_slowness[{2, StepPhase::Forward}] = 2;  // 120 instead of 100 ms
+  const auto named = pace.run(30s);
+  ASSERT_EQ(named.size(), 1u);
+  EXPECT_EQ(named[0].rank, 2);
+  EXPECT_EQ(named[0].phase, StepPhase::Forward);
+  EXPECT_NEAR(named[0].score, 0.5, 0.05);
+  EXPECT_THAT(named[0].text, HasSubstr("of that phase"));
+}
+
+TEST(Stragglers, CallsNoPhaseSlowThatIsNothingOfTheStep) {
+  Pace pace{4, 1};
+  pace.phases = {0, 0.02, 0.4, 0.48, 0.1};
+  pace.phase_slowness[{2, StepPhase::Data}] = 4;  // 6 ms of 106
+  EXPECT_THAT(pace.run(60s), IsEmpty());
+}
+
+TEST(Stragglers, NamesNoPhaseWhenAllAreEquallySlow) {
+  Pace pace{3, 1};
+  pace.phases = {0, 0.25, 0.25, 0.25, 0.25};
+  pace.slowness[1] = 2;
+  const auto named = pace.run(30s);
+  ASSERT_EQ(named.size(), 1u);
+  EXPECT_FALSE(named[0].phase);
+  EXPECT_THAT(named[0].text, HasSubstr("rank 1 is slow: its own work"));
+}
+
+TEST(Stragglers, RaisesNoFalseAlarmOverPhasesOfTenPercentJitter) {
+  Pace pace{4, 7};
+  pace.phases = {0.01, 0.19, 0.2, 0.5, 0.1};
+  EXPECT_THAT(pace.run(10h), IsEmpty());
 }
 
 TEST(Stragglers, IsNothingForOneRank) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -41,6 +43,14 @@ inline std::string read_file(const std::filesystem::path& file) {
 
 inline nlohmann::json read_json(const std::filesystem::path& file) {
   return nlohmann::json::parse(read_file(file));
+}
+
+/// An empty directory for one test.
+inline std::filesystem::path fresh_directory(const std::string& name) {
+  const auto path = std::filesystem::temp_directory_path() / ("troupe_" + name + "_" + std::to_string(::getpid()));
+  std::filesystem::remove_all(path);
+  std::filesystem::create_directories(path);
+  return path;
 }
 
 /// "Code text" of the Failure that `act` throws.

@@ -4,6 +4,7 @@
 #include <span>
 #include <troupe/errors.hpp>
 #include <troupe/foreign.hpp>
+#include <troupe/gguf.hpp>
 #include <troupe/safetensors.hpp>
 
 #include "../../checkpoint/foreign/dcp_metadata.hpp"
@@ -77,6 +78,18 @@ int dcp_metadata(const std::uint8_t* data, std::size_t size) {
   });
 }
 
+int gguf(const std::uint8_t* data, std::size_t size) {
+  return tolerant([&] {
+    const auto bytes = copy_of(data, size);
+    const auto header = parse_gguf(*bytes, "fuzz");
+    for (const auto& tensor : header.tensors) {
+      if (tensor.begin > size || tensor.bytes > size - tensor.begin) __builtin_trap();
+      std::vector<float> values(tensor.elements());  // at most two a byte
+      dequantize(tensor.type, std::span{*bytes}.subspan(tensor.begin, tensor.bytes), values);
+    }
+  });
+}
+
 int shard_index(const std::uint8_t* data, std::size_t size) {
   return tolerant([&] {
     const auto bytes = copy_of(data, size);
@@ -94,6 +107,7 @@ const std::vector<Target>& targets() {
                                        {"pickle", pickle},
                                        {"dcp_metadata", dcp_metadata},
                                        {"shard_index", shard_index},
+                                       {"gguf", gguf},
                                        {"manifest", manifest},
                                        {"rank_file", rank_file}};
   return all;

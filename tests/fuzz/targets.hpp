@@ -19,6 +19,8 @@ int torch_file(const std::uint8_t* data, std::size_t size);
 /// The pickle alone, every class of a package "x" allowed as data.
 int pickle(const std::uint8_t* data, std::size_t size);
 int dcp_metadata(const std::uint8_t* data, std::size_t size);
+/// llama.cpp's format: header, tensor list, and the numbers of every tensor.
+int gguf(const std::uint8_t* data, std::size_t size);
 int shard_index(const std::uint8_t* data, std::size_t size);
 /// manifest.troupe: `data` as the file, and as the contents of a file whose mark, version and digest
 /// are right. What is taken must be written again as it was.

@@ -26,7 +26,7 @@ void fail(const arrow::Status& status, const std::string& where, Errc otherwise)
     code = Errc::StorageUnavailable;
   } else if (status.IsOutOfMemory()) {
     code = Errc::OutOfMemory;
-  } else if (status.IsNotImplemented()) {
+  } else if (status.IsNotImplemented() && otherwise != Errc::InvalidArgument) {  // so Arrow also calls a function's wrong types
     code = Errc::Unsupported;
   }
   throw Failure{code, where + ": " + short_text(status.message())};

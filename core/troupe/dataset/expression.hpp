@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,6 +30,7 @@ class Expression {
   [[nodiscard]] Expression is_not_null() const;
   [[nodiscard]] Expression is_in(const std::vector<std::int64_t>& values) const;
   [[nodiscard]] Expression is_in(const std::vector<std::string>& values) const;
+  [[nodiscard]] Expression is_in(std::initializer_list<const char*> values) const { return is_in(std::vector<std::string>(values.begin(), values.end())); }
   /// To a type named as in `ColumnTypes`; a value that does not fit is a Failure.
   [[nodiscard]] Expression cast(const std::string& type) const;
 
