@@ -146,6 +146,7 @@ void load(WireInput& in, Numbered<E>& numbered) {
   numbered.value = static_cast<E>(number);
 }
 Numbered<Errc> numbered(Errc& code) { return {code, Errc::NetworkFailed}; }
+Numbered<BadRows::Policy> numbered(BadRows::Policy& policy) { return {policy, BadRows::Policy::Skip}; }
 Numbered<SplitEqual> numbered(SplitEqual& equal) { return {equal, SplitEqual::Uneven}; }
 Numbered<Placement> numbered(Placement& placement) { return {placement, Placement::Processes}; }
 
@@ -194,7 +195,7 @@ void serialize(Archive& ar, SnapshotOptions& m) {
 template <class Archive>
 void serialize(Archive& ar, DataConfig::Options& m) {
   std::int64_t stall_deadline_ms = m.stall_deadline.count();
-  ar(numbered(m.equal), m.enable_shard_locality, m.fragment_nodes, m.memory_bytes, m.num_threads, stall_deadline_ms);
+  ar(numbered(m.equal), m.enable_shard_locality, m.fragment_nodes, m.memory_bytes, m.num_threads, stall_deadline_ms, numbered(m.bad_rows.policy), m.bad_rows.limit);
   m.stall_deadline = std::chrono::milliseconds{stall_deadline_ms};
 }
 template <class Archive>

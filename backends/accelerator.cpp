@@ -78,6 +78,7 @@ Accelerator::Accelerator(TrainContext& context, AcceleratorOptions options) {
   set_intra_op_threads(std::max(1, context.scaling().cpus_per_worker));
   impl_ = std::make_unique<Impl>(context, std::move(options));
   impl_->configure(/*partial=*/true);
+  impl_->adopt_context_streams();
 }
 
 Accelerator::~Accelerator() {

@@ -16,8 +16,10 @@ void Accelerator::Impl::window_ended() {
 }
 
 void Accelerator::Impl::asked(int loader, bool more) {
-  const bool known = std::ranges::any_of(loaders, [&](const Loader& l) { return l.id == loader; });
+  const bool known = std::ranges::any_of(loaders, [&](const Loader& l) { return l.id == loader; }) ||
+                     std::ranges::any_of(streams, [&](const Stream& s) { return s.id == loader; });
   if (!known) return;
+  note_asked(loader, more);
   const bool used = std::exchange(boundary.batch_out, false);
   if (boundary.window_ended && boundary.used.contains(loader)) {
     boundary.window_ended = false;

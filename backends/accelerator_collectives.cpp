@@ -74,6 +74,10 @@ at::Tensor Accelerator::gather(const at::Tensor& tensor) {
 at::Tensor Accelerator::gather_for_metrics(const at::Tensor& tensor) {
   auto all = gather(tensor);
   if (num_processes() == 1) return all;
+  if (const auto* stream = impl_->padded_stream()) {
+    const auto each = all.size(0) / num_processes();
+    return impl_->without_padding(all, each, std::min(each, *stream->real_rows()));
+  }
   const auto* ending = impl_->ending_loader();
   if (!ending || ending->remainder <= 0 || ending->remainder >= all.size(0)) return all;
   return all.narrow(0, 0, ending->remainder);

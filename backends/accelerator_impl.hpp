@@ -52,6 +52,25 @@ struct Accelerator::Impl {
   };
   std::vector<Loader> loaders;
 
+  // ---- streamed data sets: accelerator_streams.cpp
+  struct Stream {
+    std::shared_ptr<TrainingStream> stream;
+    int id;  // counted with the loaders'
+  };
+  std::vector<Stream> streams;
+  std::map<std::string, std::vector<std::string>> waiting_positions;  // every rank's, of data sets that were loaded and not opened yet
+  std::vector<int> asked_order;  // loaders and streams with a batch under way, the latest last
+  void adopt(std::shared_ptr<TrainingStream> stream);
+  void adopt_context_streams();
+  void note_asked(int id, bool more);
+  /// The stream whose batch is under way, if some of its rows may be padding on some rank.
+  [[nodiscard]] const TrainingStream* padded_stream() const;
+  /// `all` are `rows_each` rows of every rank, of which `real_rows` of this one are real. Collective.
+  [[nodiscard]] at::Tensor without_padding(const at::Tensor& all, std::int64_t rows_each, std::int64_t real_rows);
+  void save_streams(std::map<std::string, std::string>& saved) const;
+  void find_missing_streams(const RankState& first, LoadReport& report) const;
+  void load_streams(const CheckpointReader& reader, int num_ranks);
+
   std::shared_ptr<StepGate> gate = std::make_shared<StepGate>();  // of the prepared optimizers
   int window_steps = 0;                                           // accumulate() calls since the last update
   double divisor = 1;                                             // of losses

@@ -194,6 +194,7 @@ LoadReport Accelerator::Impl::load(const fs::path& directory, const LoadOptions&
     plan.add_count("optimizers", state ? state->learning_rates.size() : 0, optimizers.size());
     plan.add_count("schedulers", state ? state->scheduler_steps.size() : 0, schedulers.size());
     plan.add_count("loaders", state ? state->loaders.size() : 0, loaders.size());
+    if (state) find_missing_streams(reader.rank_state(0), report);
     if (load_options.strict) plan.refuse_what_does_not_fit();
     for (std::size_t m = 0; m < models.size() && state; ++m) detail::check_frozen_base(*state, m, *models[m].module, reader.directory());
     for (std::size_t m = 0; m < models.size(); ++m) plan.add_model(numbered("model", m), pieces_of(models[m]));
@@ -212,6 +213,7 @@ LoadReport Accelerator::Impl::load(const fs::path& directory, const LoadOptions&
     if (state) {
       const bool same_ranks = state->world_size == communicator.size();
       load_train_state(*state, same_ranks ? &reader.rank_state(communicator.rank()) : nullptr, reader.rank_state(0), keep_loaders);
+      if (!keep_loaders) load_streams(reader, state->world_size);
     }
   } catch (const Failure& failure) {
     mine = {failure.code(), failure.what()};

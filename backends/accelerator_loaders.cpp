@@ -71,6 +71,9 @@ const LoaderState* Accelerator::Impl::ending_loader() const {
   for (auto l = loaders.rbegin(); l != loaders.rend(); ++l) {
     if (l->loader->state().end_of_dataloader) return &l->loader->state();
   }
+  for (auto s = streams.rbegin(); s != streams.rend(); ++s) {
+    if (s->stream->state().end_of_dataloader) return &s->stream->state();
+  }
   return nullptr;
 }
 

@@ -171,6 +171,7 @@ TrainState Accelerator::Impl::train_state() const {
     state.loaders.push_back({position.epoch, position.num_batches, l.loader->samples_consumed(), l.shared_seed});
   }
   if (!loaders.empty()) state.epoch = state.loaders.front().epoch;
+  else if (!streams.empty()) state.epoch = streams.front().stream->epoch();
   if (options.mixed_precision == Precision::FP16) {
     const auto& scale = scaler.state();
     state.loss_scale = scale.scale;
@@ -195,6 +196,7 @@ RankState Accelerator::Impl::rank_state() const {
   for (std::size_t l = 0; l < loaders.size(); ++l) {
     if (loaders[l].loader->has_own_position()) state.objects[loader_key(l)] = loaders[l].loader->state_dict();
   }
+  save_streams(state.objects);
   for (std::size_t i = 0; i < objects.size(); ++i) {
     if (objects[i].per_rank) state.objects["object_" + std::to_string(i)] = objects[i].save();
   }

@@ -102,6 +102,9 @@ void Accelerator::free_memory() {
   i.optimizers.clear();
   i.schedulers.clear();
   i.loaders.clear();
+  i.streams.clear();
+  i.waiting_positions.clear();
+  i.asked_order.clear();
   i.equal.clear();
   i.trigger = false;
   i.forget_window();

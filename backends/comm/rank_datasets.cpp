@@ -17,12 +17,12 @@ const DatasetFunction& RankDatasets::function(const std::string& name) const {
                                                        : "did you mean '" + nearest + "'?")};
 }
 
-std::shared_ptr<BatchStream> RankDatasets::find(const std::string& name) const {
+std::shared_ptr<TrainingStream> RankDatasets::find(const std::string& name) const {
   const auto found = streams_.find(name);
   return found == streams_.end() ? nullptr : found->second;
 }
 
-void RankDatasets::add(const std::string& name, std::shared_ptr<BatchStream> stream) {
+void RankDatasets::add(const std::string& name, std::shared_ptr<TrainingStream> stream) {
   streams_[name] = stream;
   if (opened_) opened_(stream);
 }

@@ -5,7 +5,7 @@
 #include <troupe/deepspeed_plugin.hpp>
 #include <troupe/fsdp_plugin.hpp>
 #include <troupe/memory_account.hpp>
-#include <troupe/data/batch_stream.hpp>
+#include <troupe/data/training_stream.hpp>
 #include <troupe/data/data_loader.hpp>
 #include <troupe/optimizer.hpp>
 #include <troupe/profile.hpp>
@@ -141,7 +141,7 @@ class Accelerator {
   void prepare_model(std::shared_ptr<torch::nn::Module> model);
   void prepare_optimizer(Optimizer& optimizer);
   void prepare_data_loader(DataLoader& loader);
-  void prepare_stream(std::shared_ptr<BatchStream> stream);
+  void prepare_stream(std::shared_ptr<TrainingStream> stream);
   void prepare_scheduler(LRScheduler& scheduler);
 
   /// Opens one accumulation step, until the next one: gradients are reduced, and a prepared optimizer and scheduler
@@ -349,8 +349,8 @@ class Accelerator {
   void prepare_one(DataLoader& l) { prepare_data_loader(l); }
   void prepare_one(LRScheduler& s) { prepare_scheduler(s); }
   template <class Iterator>
-    requires requires(Iterator& i) { i.batch_stream(); }
-  void prepare_one(Iterator& i) { prepare_stream(i.batch_stream()); }
+    requires requires(Iterator& i) { i.training_stream(); }
+  void prepare_one(Iterator& i) { prepare_stream(i.training_stream()); }
   template <class M>
   void prepare_one(std::shared_ptr<M>& m) { prepare_model(m); }
   template <class M>

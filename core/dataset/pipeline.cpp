@@ -127,6 +127,7 @@ Batch Pipeline::take(std::int64_t at_most) {
     rows = rows->Slice(0, count);
   }
   part.made_before += count;
+  if (count > 0 && ranges_of(part.epoch)[part.range].padding) padding_rows_ += count;
   Part place = part;
   place.rows = nullptr;
   place.is_set = true;
@@ -149,6 +150,7 @@ void Pipeline::count(const Batch& rows) {
 }
 
 Batch Pipeline::next() {
+  padding_rows_ = 0;
   for (;;) {
     if (parts_.empty()) {
       if (!pull()) return nullptr;
@@ -165,6 +167,7 @@ Batch Pipeline::next_batch(std::int64_t batch_size, bool drop_last) {
   if (batch_size < 1) throw Failure{Errc::InvalidArgument, "batch_size is " + std::to_string(batch_size)};
   Batches gathered;
   std::int64_t missing = batch_size;
+  padding_rows_ = 0;
   Part before = at_;
   try {
     while (missing > 0) {
@@ -177,6 +180,7 @@ Batch Pipeline::next_batch(std::int64_t batch_size, bool drop_last) {
         if (!drop_last) break;
         gathered.clear();
         missing = batch_size;
+        padding_rows_ = 0;
       }
       if (Batch rows = take(missing)) {
         missing -= rows->num_rows();

@@ -13,6 +13,7 @@ class Pipeline {
   [[nodiscard]] Batch next();
   [[nodiscard]] Batch next_batch(std::int64_t batch_size, bool drop_last);
   [[nodiscard]] DatasetCursor cursor();
+  [[nodiscard]] std::int64_t padding_rows() const { return padding_rows_; }
   [[nodiscard]] StreamStats stats();
   void stop() noexcept { engine_->stop(); }
 
@@ -53,6 +54,7 @@ class Pipeline {
   DatasetCursor start_;           ///< with no ranges
   Part at_;                       ///< the place behind it
   std::int64_t rows_delivered_ = 0;
+  std::int64_t padding_rows_ = 0;  ///< of the last batch
 
   std::mutex stats_mutex_;        ///< guards the rest
   std::int64_t rows_ = 0;

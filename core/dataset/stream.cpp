@@ -18,6 +18,7 @@ std::shared_ptr<arrow::RecordBatch> DatasetStream::next_batch(std::int64_t batch
   return pipeline_->next_batch(batch_size, drop_last);
 }
 DatasetCursor DatasetStream::cursor() const { return pipeline_->cursor(); }
+std::int64_t DatasetStream::padding_rows() const { return pipeline_->padding_rows(); }
 StreamStats DatasetStream::stats() const { return pipeline_->stats(); }
 void DatasetStream::stop() noexcept { pipeline_->stop(); }
 

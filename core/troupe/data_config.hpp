@@ -2,6 +2,7 @@
 
 #include <troupe/config.hpp>
 #include <troupe/dataset/cursor.hpp>
+#include <troupe/dataset/source.hpp>
 
 #include <chrono>
 #include <cstdint>
@@ -29,6 +30,7 @@ struct DataConfig {
     std::vector<int> fragment_nodes;    ///< of the source's fragments, the node that has it at hand (-1: any); empty: unknown
     std::int64_t memory_bytes = 0;      ///< for rows on their way to one rank; 0: the data set's own
     std::chrono::milliseconds stall_deadline{300'000};  ///< a rank that waits so long for a batch fails, naming the stage; 0: waits for ever
+    BadRows bad_rows;                   ///< fail at rows that cannot be read, or skip and count them
     int num_threads = 0;                ///< that read and map for one rank; 0: the data set's own
     bool operator==(const Options&) const = default;
   };

@@ -133,16 +133,20 @@ std::vector<SentencePair> read_mrpc(const fs::path& file) {
   return out;
 }
 
-PairSplits load_pairs(const fs::path& directory, const std::string& train_file,
-                      const std::string& eval_file) {
+PairFiles find_pairs(const fs::path& directory, const std::string& train_file, const std::string& eval_file) {
   if (!fs::is_directory(directory))
     throw Failure{Errc::FileNotFound, directory.string() + ": no such directory"};
   constexpr std::array<std::string_view, 3> train{"pairs_train.tsv", "train.tsv",
                                                   "msr_paraphrase_train.txt"};
   constexpr std::array<std::string_view, 3> eval{"pairs_dev.tsv", "dev.tsv",
                                                  "msr_paraphrase_test.txt"};
-  return {read_mrpc(find_file(directory, train_file, train)),
-          read_mrpc(find_file(directory, eval_file, eval))};
+  return {find_file(directory, train_file, train), find_file(directory, eval_file, eval)};
+}
+
+PairSplits load_pairs(const fs::path& directory, const std::string& train_file,
+                      const std::string& eval_file) {
+  const auto files = find_pairs(directory, train_file, eval_file);
+  return {read_mrpc(files.train), read_mrpc(files.eval)};
 }
 
 }  // namespace troupe

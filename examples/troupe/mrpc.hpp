@@ -27,6 +27,16 @@ struct PairSplits {
   std::vector<SentencePair> eval;
 };
 
+struct PairFiles {
+  std::filesystem::path train;
+  std::filesystem::path eval;
+};
+
+/// Where `load_pairs` finds both splits.
+[[nodiscard]] PairFiles find_pairs(const std::filesystem::path& directory,
+                                   const std::string& train_file = {},
+                                   const std::string& eval_file = {});
+
 /// Reads both splits of a directory. Files that are not named are looked for as pairs_train.tsv,
 /// train.tsv, msr_paraphrase_train.txt and pairs_dev.tsv, dev.tsv, msr_paraphrase_test.txt. Throws
 /// Failure{FileNotFound} naming the directory and the names tried, and what `read_mrpc` throws.

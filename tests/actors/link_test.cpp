@@ -36,7 +36,7 @@ std::vector<LinkMessage> one_of_each() {
   run.scaling.placement = Placement::Processes;
   run.data.datasets_to_split = {"train", "extra"};
   run.data.options.equal = SplitEqual::Truncate;
-  run.data.per_dataset["train"] = {.equal = SplitEqual::Uneven, .enable_shard_locality = false, .fragment_nodes = {0, -1}, .memory_bytes = 7 << 20, .stall_deadline = std::chrono::milliseconds{5}, .num_threads = 3};
+  run.data.per_dataset["train"] = {.equal = SplitEqual::Uneven, .enable_shard_locality = false, .fragment_nodes = {0, -1}, .memory_bytes = 7 << 20, .stall_deadline = std::chrono::milliseconds{5}, .bad_rows = {BadRows::Policy::Skip, 9}, .num_threads = 3};
   RunError error{Errc::RankKilled, "gone", 1, 9, std::nullopt, {"a line", ""}, 12, 4711, "a backtrace"};
   return {Hello{"program", 1, 99}, run, CountForStop{7}, StopAfter{7, 12},
           BarrierPassed{7, 3, "bytes", Errc::DeadlinePassed, "rank 1 did not come"}, AbortRank{7, "because", true},

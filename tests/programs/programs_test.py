@@ -143,6 +143,25 @@ class Programs(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.assertEqual(self.result("bert_mrpc")["metrics"]["epoch"], 2)
 
+    def test_bert_mrpc_streaming_learns_from_streamed_rows(self):
+        done = self.run_program("bert_mrpc_streaming", "--num_workers=2", "--placement=processes", "--num_train_epochs=1")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("tokenize", done.stderr)  # the stages' table
+        done = self.run_program("bert_mrpc_streaming", "--num_workers=2", "--num_train_epochs=2", "--resume=must")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertEqual([r["metrics"]["epoch"] for r in self.result("bert_mrpc_streaming")["history"] if r["rank"] == 0], [1, 2])
+
+    def test_a_bad_row_of_a_stream_names_file_and_line(self):
+        file = self.data / "pairs_train.tsv"
+        lines = file.read_text().splitlines(keepends=True)
+        lines[4] = "1\t2\t3\tonly one sentence\n"
+        file.write_text("".join(lines))
+        self.fails(self.run_program("bert_mrpc_streaming", "--num_workers=2"), "pairs_train.tsv", "5")
+
+    def test_pipeline_trains_on_what_actors_make(self):
+        done = subprocess.run([str(PROGRAMS / "pipeline")], capture_output=True, text=True, timeout=60, cwd=self.root)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
     def test_embed_runs_in_a_foreign_actor_system(self):
         done = subprocess.run([str(PROGRAMS / "embed")], capture_output=True, text=True, timeout=60, cwd=self.root)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)

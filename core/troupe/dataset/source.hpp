@@ -30,6 +30,7 @@ struct BadRows {
   enum class Policy : std::uint8_t { Fail, Skip };
   Policy policy = Policy::Fail;
   std::int64_t limit = 1000;  ///< of skipped rows of one pass over the data set, then reading fails; -1: none
+  bool operator==(const BadRows&) const = default;
 };
 
 struct ReadOptions {

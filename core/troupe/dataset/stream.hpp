@@ -99,6 +99,8 @@ class DatasetStream {
 
   /// Says what comes after all rows handed out so far. A consumer that reads ahead takes one with each batch and keeps it beside it.
   [[nodiscard]] DatasetCursor cursor() const;
+  /// How many rows at the end of what was handed out last are there only to make ranks equal (SplitEqual::Pad).
+  [[nodiscard]] std::int64_t padding_rows() const;
   [[nodiscard]] StreamStats stats() const;
   /// Makes a `next` that waits in another thread throw Failure{Cancelled}, and all later ones.
   void stop() noexcept;

@@ -12,9 +12,9 @@ namespace troupe {
 /// What an Accelerator asks of batches that come as a stream, of a length that nobody knows before: of a DataIterator.
 ///
 /// Threads: the training thread.
-class BatchStream {
+class TrainingStream {
  public:
-  virtual ~BatchStream() = default;
+  virtual ~TrainingStream() = default;
   /// The data set's; the same on every rank.
   [[nodiscard]] virtual const std::string& name() const noexcept = 0;
   [[nodiscard]] virtual const LoaderState& state() const noexcept = 0;
