@@ -119,11 +119,11 @@ void Engine::bad_row(const BadRow& row) {
   std::int64_t count = 0;
   {
     const std::lock_guard lock{mutex};
-    count = ++skipped_rows_;
+    count = skipped_rows_ += row.num_rows;
   }
   if (bad.limit >= 0 && count > bad.limit)
     throw Failure{Errc::DataMalformed, "more than " + std::to_string(bad.limit) + " bad rows; the last: " + text};
-  if (count <= 10) warn("bad row skipped: " + text + (count == 10 ? " (later ones are counted only)" : ""));
+  if (count - row.num_rows < 10) warn("bad row skipped: " + text + (count >= 10 ? " (later ones are counted only)" : ""));
 }
 
 std::optional<std::string> Engine::stalled_stage() {
