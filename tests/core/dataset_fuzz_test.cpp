@@ -1,6 +1,7 @@
 // The fuzzers' functions on their corpus (tests/fuzz/corpus) and on a fixed series of damaged copies.
 #include "../fuzz/dataset_targets.hpp"
 
+#include <cstdlib>
 #include <random>
 
 #include "dataset_files.hpp"
@@ -23,14 +24,17 @@ TEST_P(DatasetReplay, CorpusAndDamagedCopiesAreReadAlikeInEveryWay) {
   const auto seeds = corpus();
   ASSERT_FALSE(seeds.empty());
   for (const auto& seed : seeds) feed(seed);
-  std::mt19937 draw{11};
-  for (int round = 0; round < 400; ++round) {
+  const char* const more = std::getenv("TROUPE_FUZZ_ROUNDS");  // others than the usual ones
+  std::mt19937 draw{more ? static_cast<unsigned>(::getpid()) : 11U};
+  const int rounds = more ? std::atoi(more) : 400;
+  for (int round = 0; round < rounds; ++round) {
     auto text = seeds[draw() % seeds.size()];
     if (text.empty()) continue;
     for (unsigned flips = 1 + draw() % 4; flips > 0; --flips) text[draw() % text.size()] ^= static_cast<char>(1U << draw() % 8);
     const auto& other = seeds[draw() % seeds.size()];
     if (round % 4 == 0 && !other.empty()) text.insert(draw() % text.size(), other, draw() % other.size(), draw() % 60);
     if (round % 7 == 0) text.resize(draw() % text.size());
+    if (more) std::ofstream{std::filesystem::temp_directory_path() / ("troupe_fuzz_" + std::string{GetParam().name}), std::ios::binary} << text;  // what a crash came of
     feed(text);
   }
 }

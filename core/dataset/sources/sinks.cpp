@@ -97,6 +97,11 @@ std::vector<std::string> write_parquet(BatchStream rows, const std::string& dire
   return detail::write_files(std::move(rows), directory, options.files, ".parquet", [&](const Out& out, const std::string& where) { return std::make_unique<ParquetWriter>(out, where, *schema, compression, options); });
 }
 
+std::vector<std::string> write_parquet(BatchStream rows, const std::string& directory) {
+  const ParquetWriteOptions usual;
+  return write_parquet(std::move(rows), directory, usual);
+}
+
 std::vector<std::string> write_ipc(BatchStream rows, const std::string& directory, const WriteOptions& options) {
   const auto schema = rows.schema;
   return detail::write_files(std::move(rows), directory, options, ".arrow", [&](const Out& out, const std::string& where) {

@@ -25,7 +25,8 @@ struct ParquetWriteOptions {
   std::string compression = "zstd";  ///< none, snappy, gzip, zstd, lz4, brotli
   bool dictionary = true;            ///< repeated values once; off for values that hardly repeat
 };
-[[nodiscard]] std::vector<std::string> write_parquet(BatchStream rows, const std::string& directory, const ParquetWriteOptions& options = {});
+[[nodiscard]] std::vector<std::string> write_parquet(BatchStream rows, const std::string& directory, const ParquetWriteOptions& options);
+[[nodiscard]] std::vector<std::string> write_parquet(BatchStream rows, const std::string& directory);  // GCC 12 warns of a default argument
 
 [[nodiscard]] std::vector<std::string> write_ipc(BatchStream rows, const std::string& directory, const WriteOptions& options = {});
 
