@@ -56,6 +56,12 @@ std::shared_ptr<arrow::Schema> probe(const Plan& plan) {
 
 }  // namespace
 
+std::shared_ptr<arrow::Schema> plan_schema(const Plan& plan) {
+  if (plan.steps.empty()) return source_schema(plan);
+  const auto& said = plan.steps.back().options.schema;
+  return said ? said : probe(plan);
+}
+
 void resolve_schemas(const Plan& plan) {
   const bool unknown = std::any_of(plan.steps.begin(), plan.steps.end(), [](const Step& step) {
     if (!step.slot) return false;
@@ -112,15 +118,13 @@ Dataset Dataset::shuffle_windows(std::int64_t rows, std::uint64_t seed) const {
 }
 
 std::shared_ptr<arrow::Schema> Dataset::schema() const {
-  if (plan_->steps.empty()) return detail::source_schema(*plan_);
   {
     const std::lock_guard lock{plan_->shared->mutex};
     if (plan_->shared->schema) return plan_->shared->schema;
   }
-  auto schema = plan_->steps.back().options.schema;
-  if (!schema) schema = detail::probe(*plan_);
+  auto schema = detail::plan_schema(*plan_);
   const std::lock_guard lock{plan_->shared->mutex};
-  return plan_->shared->schema = schema;
+  return plan_->shared->schema = std::move(schema);
 }
 
 std::int64_t Dataset::num_rows(const SplitOptions& split, std::int64_t epoch) const {

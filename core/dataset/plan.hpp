@@ -136,6 +136,9 @@ struct Plan {
 /// The step at work; asynchronous ones wait for their reply.
 [[nodiscard]] std::unique_ptr<StepRunner> make_runner(const Step& step);
 
+/// The columns that the plan makes; runs the first rows where steps do not say.
+[[nodiscard]] std::shared_ptr<arrow::Schema> plan_schema(const Plan& plan);
+
 /// Lets every row function whose schema nobody gave see its first rows.
 void resolve_schemas(const Plan& plan);
 

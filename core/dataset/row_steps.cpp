@@ -4,8 +4,6 @@
 #include <arrow/record_batch.h>
 #include <arrow/type.h>
 
-#include <set>
-
 #include "arrow_check.hpp"
 #include "plan.hpp"
 
@@ -112,6 +110,24 @@ class AddColumnRunner : public StepRunner {
   std::shared_ptr<SchemaSlot> slot_;
 };
 
+/// A step of the columns library, made for the columns that come.
+class ColumnRunner : public StepRunner {
+ public:
+  explicit ColumnRunner(std::function<ColumnStep(const SchemaPtr&)> make) : make_(std::move(make)) {}
+  Batch run(const Batch& rows, const StepContext&) override {
+    if (rows->schema() != in_) {
+      step_ = make_(rows->schema());
+      in_ = rows->schema();
+    }
+    return step_.apply(rows);
+  }
+
+ private:
+  std::function<ColumnStep(const SchemaPtr&)> make_;
+  SchemaPtr in_;
+  ColumnStep step_;
+};
+
 class BatchRunner : public StepRunner {
  public:
   explicit BatchRunner(BatchFunction function) : function_(std::move(function)) {}
@@ -148,18 +164,19 @@ Step record_step(std::string kind, detail::RecordsRunner::Function function, Ste
   return step;
 }
 
-/// A step over whole batches whose function is ours.
-Step column_step(std::string kind, BatchFunction function, std::string arguments) {
-  Step step{std::move(kind), {}, true, {}, {}};
-  step.make = [function = std::move(function)] { return std::make_unique<detail::BatchRunner>(function); };
+/// A step over columns: where nothing before it runs a function, names and types are checked at once.
+Step column_step(const Plan& plan, std::string kind, std::function<ColumnStep(const SchemaPtr&)> make, std::string arguments, bool keeps_rows = true) {
+  if (plan.steps.empty()) static_cast<void>(make(detail::plan_schema(plan)));
+  Step step{std::move(kind), {}, keeps_rows, {}, {}};
+  step.make = [make = std::move(make)] { return std::make_unique<detail::ColumnRunner>(make); };
   step.arguments = std::move(arguments);
   return step;
 }
 
-int index_of(const arrow::Schema& schema, const std::string& column) {
-  const int index = schema.GetFieldIndex(column);
-  if (index < 0) throw Failure{Errc::NotFound, "there is no column \"" + column + "\" in (" + schema.ToString() + ")"};
-  return index;
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const auto& word : words) text += (text.empty() ? "" : " ") + word;
+  return text;
 }
 
 }  // namespace
@@ -203,7 +220,9 @@ Dataset Dataset::filter(std::function<bool(const Row&)> keep, StepOptions option
 Dataset Dataset::add_column(std::string name, std::function<Value(const Row&)> function, StepOptions options) const {
   auto slot = std::make_shared<SchemaSlot>();
   if (options.schema) {
-    slot->schema = arrow::schema({options.schema->field(index_of(*options.schema, name))});
+    const auto field = options.schema->GetFieldByName(name);
+    if (!field) throw Failure{Errc::InvalidArgument, "add_column: the schema has no column \"" + name + "\""};
+    slot->schema = arrow::schema({field});
     options.schema = nullptr;  // of the column, not of the step's result
   }
   Step step{"add_column", std::move(options), true, {}, {}};
@@ -215,50 +234,34 @@ Dataset Dataset::add_column(std::string name, std::function<Value(const Row&)> f
 
 Dataset Dataset::select_columns(std::vector<std::string> columns) const {
   if (columns.empty()) throw Failure{Errc::InvalidArgument, "select_columns needs a column"};
-  if (plan_->steps.empty() && plan_->columns.empty()) {
-    for (const auto& column : columns) static_cast<void>(index_of(*plan_->source->schema(), column));
-    auto plan = std::make_shared<Plan>(*plan_);
-    plan->shared = std::make_shared<Plan::Shared>();
-    plan->columns = std::move(columns);
-    return Dataset{std::move(plan)};
-  }
-  std::string arguments;
-  for (const auto& column : columns) arguments += column + " ";
-  return Dataset{with_step(*plan_, column_step("select_columns",
-                                               [columns = std::move(columns)](const Batch& rows) {
-                                                 std::vector<int> indices;
-                                                 for (const auto& column : columns) indices.push_back(index_of(*rows->schema(), column));
-                                                 return detail::check(rows->SelectColumns(indices), "select_columns");
-                                               },
-                                               arguments))};
+  const auto arguments = joined(columns);
+  auto step = column_step(*plan_, "select_columns", [columns](const SchemaPtr& in) { return select_step(in, columns); }, arguments);
+  if (!plan_->steps.empty() || !plan_->columns.empty()) return Dataset{with_step(*plan_, std::move(step))};
+  auto plan = std::make_shared<Plan>(*plan_);
+  plan->shared = std::make_shared<Plan::Shared>();
+  plan->columns = std::move(columns);
+  return Dataset{std::move(plan)};
 }
 
 Dataset Dataset::drop_columns(std::vector<std::string> columns) const {
-  std::string arguments;
-  for (const auto& column : columns) arguments += column + " ";
-  return Dataset{with_step(*plan_, column_step("drop_columns",
-                                               [columns = std::move(columns)](const Batch& rows) {
-                                                 std::set<int> dropped;
-                                                 for (const auto& column : columns) dropped.insert(index_of(*rows->schema(), column));
-                                                 std::vector<int> kept;
-                                                 for (int i = 0; i < rows->num_columns(); ++i)
-                                                   if (!dropped.contains(i)) kept.push_back(i);
-                                                 return detail::check(rows->SelectColumns(kept), "drop_columns");
-                                               },
-                                               arguments))};
+  const auto arguments = joined(columns);
+  return Dataset{with_step(*plan_, column_step(*plan_, "drop_columns", [columns](const SchemaPtr& in) { return drop_step(in, columns); }, arguments))};
 }
 
 Dataset Dataset::rename_columns(std::map<std::string, std::string> new_names) const {
+  std::vector<std::pair<std::string, std::string>> names(new_names.begin(), new_names.end());
   std::string arguments;
-  for (const auto& [from, to] : new_names) arguments += from + "=" + to + " ";
-  return Dataset{with_step(*plan_, column_step("rename_columns",
-                                               [new_names = std::move(new_names)](const Batch& rows) {
-                                                 std::vector<std::string> names = rows->schema()->field_names();
-                                                 for (const auto& [from, to] : new_names)
-                                                   names[static_cast<std::size_t>(index_of(*rows->schema(), from))] = to;
-                                                 return detail::check(rows->RenameColumns(names), "rename_columns");
-                                               },
-                                               arguments))};
+  for (const auto& [from, to] : names) arguments += from + "=" + to + " ";
+  return Dataset{with_step(*plan_, column_step(*plan_, "rename_columns", [names](const SchemaPtr& in) { return rename_step(in, names); }, arguments))};
+}
+
+Dataset Dataset::filter(const Expression& condition) const {
+  return Dataset{with_step(*plan_, column_step(*plan_, "filter", [condition](const SchemaPtr& in) { return filter_step(in, condition); }, condition.text(), false))};
+}
+
+Dataset Dataset::with_column(std::string name, const Expression& value) const {
+  return Dataset{with_step(*plan_, column_step(*plan_, "with_column", [name, value](const SchemaPtr& in) { return with_column_step(in, name, value); },
+                                               name + " = " + value.text()))};
 }
 
 }  // namespace troupe

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <troupe/dataset/columns.hpp>
 #include <troupe/dataset/cursor.hpp>
+#include <troupe/dataset/expression.hpp>
 #include <troupe/dataset/row.hpp>
 #include <troupe/dataset/source.hpp>
 #include <troupe/dataset/stage.hpp>
@@ -23,6 +25,7 @@ namespace detail {
 struct Plan;
 }
 class DatasetShard;
+struct ParquetWriteOptions;
 
 /// Rows from a source and what is to be done with them: nothing is read before somebody asks for rows. A value, cheap to copy; all functions
 /// return a new one. The same program makes the same data set on every rank, and each rank reads its own part of it: no rank, and no process
@@ -44,6 +47,13 @@ class Dataset {
   [[nodiscard]] Dataset map(std::function<Record(const Row&)> function, StepOptions options = {}) const;
   [[nodiscard]] Dataset flat_map(std::function<std::vector<Record>(const Row&)> function, StepOptions options = {}) const;
   [[nodiscard]] Dataset filter(std::function<bool(const Row&)> keep, StepOptions options = {}) const;
+  [[nodiscard]] Dataset filter(bool (*keep)(const Row&), StepOptions options = {}) const {  // a plain function is no Expression
+    return filter(std::function<bool(const Row&)>{keep}, std::move(options));
+  }
+  /// The rows that meet a condition on their columns, without a function call a row: filter(col("length") > 3).
+  [[nodiscard]] Dataset filter(const Expression& condition) const;
+  /// Adds a computed column, or replaces the one of that name.
+  [[nodiscard]] Dataset with_column(std::string name, const Expression& value) const;
   /// The columns named, in this order; where they are the first step after a source, only they are read.
   [[nodiscard]] Dataset select_columns(std::vector<std::string> columns) const;
   [[nodiscard]] Dataset drop_columns(std::vector<std::string> columns) const;
@@ -70,7 +80,11 @@ class Dataset {
   [[nodiscard]] Dataset union_with(const Dataset& other) const;
   /// Parts of about these fractions (which sum to at most 1), by a hash of seed and row number: no row is in two, whatever is appended later.
   [[nodiscard]] std::vector<Dataset> random_split(const std::vector<double>& fractions, std::uint64_t seed) const;
-  /// The rows of all ranks run through `function` as one table, in memory, when they are first needed: the door for sort and group_by.
+  /// Stable. Runs the data set when rows are first needed, on every rank; beyond `options.memory_bytes` with temporary files.
+  [[nodiscard]] Dataset sort(std::vector<SortKey> keys, SortOptions options = {}) const;
+  /// A row for each distinct combination of `keys`, sorted by them; computed when rows are first needed, on every rank.
+  [[nodiscard]] Dataset group_by(std::vector<std::string> keys, std::vector<Aggregate> aggregates) const;
+  /// All rows run through `function` as one table, in memory, when they are first needed, on every rank: the door for what is not here.
   /// @param schema of the result.
   [[nodiscard]] Dataset whole_table(std::string name, std::function<std::shared_ptr<arrow::Table>(const std::shared_ptr<arrow::Table>&)> function,
                                     std::shared_ptr<arrow::Schema> schema) const;
@@ -83,6 +97,9 @@ class Dataset {
   [[nodiscard]] std::shared_ptr<arrow::Table> to_table() const;
   /// Runs everything now and keeps the rows of epoch 0: in memory, and beyond `memory_bytes` in a temporary file that no crash leaves behind.
   [[nodiscard]] Dataset materialize(std::int64_t memory_bytes = std::int64_t{1} << 30, const ExecutionOptions& execution = {}) const;
+  /// All rows into files of `directory`; their paths. See write_parquet in <troupe/dataset/sinks.hpp> for what a crash leaves.
+  [[nodiscard]] std::vector<std::string> write_parquet(const std::string& directory) const;
+  [[nodiscard]] std::vector<std::string> write_parquet(const std::string& directory, const ParquetWriteOptions& options) const;
   /// Counts what the steps make of every fragment, once, so that rows can be split equally after filter and flat_map. Steps before it run on the
   /// threads that read. Not after `shuffle_windows`.
   [[nodiscard]] Dataset counted() const;
