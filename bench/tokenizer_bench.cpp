@@ -1,9 +1,10 @@
-// Tokens a second of one thread: pairs of English sentences, cut at 128, WordPiece and byte-level BPE with vocabularies of 8,000.
-// Text and vocabularies are those of bench/peers/data_tokenizer.py, which writes them (`prepare`) and prints a checksum of its ids:
-// ours must be the same.
+// Tokens a second of one thread: pairs of English sentences, cut at 128, WordPiece and byte-level
+// BPE with vocabularies of 8,000. Text and vocabularies are those of bench/peers/data_tokenizer.py,
+// which writes them (`prepare`) and prints a checksum of its ids: ours must be the same.
 //
 //   tokenizer_bench [--case wordpiece|bpe] [--data DIRECTORY] [--rounds N] [--json FILE]
-//   prints {"tokens_per_s", "tokens_per_cpu_s", "one_by_one_per_cpu_s", "tokens", "ids"} as its last line
+//   prints {"tokens_per_s", "tokens_per_cpu_s", "one_by_one_per_cpu_s", "tokens", "ids"} as its
+//   last line
 #include <time.h>
 
 #include <algorithm>
@@ -29,7 +30,8 @@ std::uint32_t crc32(std::span<const std::int64_t> ids) {
     table[i] = c;
   }
   auto crc = ~std::uint32_t{0};
-  for (const auto byte : std::as_bytes(ids)) crc = (crc >> 8) ^ table[(crc ^ static_cast<std::uint32_t>(byte)) & 0xFF];
+  for (const auto byte : std::as_bytes(ids))
+    crc = (crc >> 8) ^ table[(crc ^ static_cast<std::uint32_t>(byte)) & 0xFF];
   return ~crc;
 }
 
@@ -39,7 +41,9 @@ double cpu_seconds() {
   return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-double wall_seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double wall_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 double median(std::vector<double> values) {
   std::ranges::sort(values);
@@ -52,7 +56,8 @@ nlohmann::json measure(const Tokenizer& tokenizer, const nlohmann::json& pairs, 
     firsts.push_back(pair[0]);
     seconds.push_back(pair[1]);
   }
-  const std::vector<std::string_view> a(firsts.begin(), firsts.end()), b(seconds.begin(), seconds.end());
+  const std::vector<std::string_view> a(firsts.begin(), firsts.end()),
+      b(seconds.begin(), seconds.end());
   const EncodeOptions options{.max_length = 128};
   TokenBatch batch = tokenizer.encode_batch(a, b, options);
   std::vector<double> wall, cpu, single;
@@ -63,8 +68,10 @@ nlohmann::json measure(const Tokenizer& tokenizer, const nlohmann::json& pairs, 
     cpu.push_back(cpu_seconds() - cpu_begin);
     const auto single_begin = cpu_seconds();
     std::size_t count = 0;
-    for (std::size_t i = 0; i < a.size(); ++i) count += tokenizer.encode(a[i], b[i], options).size();
-    if (count != batch.ids.size()) throw Failure{Errc::Internal, "one by one gives another number of ids"};
+    for (std::size_t i = 0; i < a.size(); ++i)
+      count += tokenizer.encode(a[i], b[i], options).size();
+    if (count != batch.ids.size())
+      throw Failure{Errc::Internal, "one by one gives another number of ids"};
     single.push_back(cpu_seconds() - single_begin);
   }
   const auto tokens = static_cast<double>(batch.ids.size());
@@ -78,7 +85,8 @@ nlohmann::json measure(const Tokenizer& tokenizer, const nlohmann::json& pairs, 
 fs::path data_directory() {
   const char* const cache = std::getenv("TROUPE_CACHE");
   const char* const home = std::getenv("HOME");
-  return fs::path{cache ? cache : std::string(home ? home : "") + "/.cache/troupe"} / "bench-tokenizer";
+  return fs::path{cache ? cache : std::string(home ? home : "") + "/.cache/troupe"} /
+         "bench-tokenizer";
 }
 
 }  // namespace
@@ -96,7 +104,10 @@ int main(int argc, char** argv) {
   }
   try {
     std::ifstream in{data / "pairs.json"};
-    if (!in) throw Failure{Errc::FileNotFound, (data / "pairs.json").string() + ": no such file; bench/peers/data_tokenizer.py prepare writes it"};
+    if (!in)
+      throw Failure{Errc::FileNotFound,
+                    (data / "pairs.json").string() +
+                        ": no such file; bench/peers/data_tokenizer.py prepare writes it"};
     const auto figures = measure(*load_tokenizer(data / kind), nlohmann::json::parse(in), rounds);
     if (!json_file.empty()) std::ofstream{json_file} << figures << '\n';
     std::cout << figures << '\n';

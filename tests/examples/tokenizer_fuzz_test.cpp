@@ -29,7 +29,8 @@ void feed(int (*target)(const std::uint8_t*, std::size_t), const std::string& te
 /// Some bits flipped, a part of another file put in, an end cut off.
 std::string damaged(const std::vector<std::string>& files, std::mt19937& draw) {
   auto text = files[draw() % files.size()];
-  for (unsigned flips = draw() % 4; flips > 0; --flips) text[draw() % text.size()] ^= static_cast<char>(1U << draw() % 8);
+  for (unsigned flips = draw() % 4; flips > 0; --flips)
+    text[draw() % text.size()] ^= static_cast<char>(1U << draw() % 8);
   const auto& other = files[draw() % files.size()];
   if (draw() % 3 == 0) text.insert(draw() % text.size(), other, draw() % other.size(), draw() % 60);
   if (draw() % 3 == 0) text.erase(draw() % text.size(), draw() % 40);
@@ -48,11 +49,13 @@ TEST(TokenizerFuzz, DamagedTokenizerJsonIsAValueOrAFailure) {
 /// Settings that are whole but odd: a section of one kind's file in another's.
 TEST(TokenizerFuzz, MixedTokenizerJsonIsAValueOrAFailure) {
   std::vector<nlohmann::json> files;
-  for (const auto& text : files_named("tokenizer.json")) files.push_back(nlohmann::json::parse(text));
+  for (const auto& text : files_named("tokenizer.json"))
+    files.push_back(nlohmann::json::parse(text));
   std::mt19937 draw{9};
   for (int round = 0; round < 300; ++round) {
     auto mixed = files[draw() % files.size()];
-    for (const auto* key : {"normalizer", "pre_tokenizer", "decoder", "post_processor", "added_tokens"}) {
+    for (const auto* key :
+         {"normalizer", "pre_tokenizer", "decoder", "post_processor", "added_tokens"}) {
       if (draw() % 2 == 0) mixed[key] = files[draw() % files.size()][key];
     }
     feed(fuzz::tokenizer_json, mixed.dump());

@@ -1,5 +1,3 @@
-#include "targets.hpp"
-
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -7,6 +5,7 @@
 
 #include "../../examples/tokenizers/json_tokenizer.hpp"
 #include "../../examples/tokenizers/sentencepiece_tokenizer.hpp"
+#include "targets.hpp"
 
 namespace troupe::fuzz {
 namespace {
@@ -16,7 +15,8 @@ template <class Make>
 int try_tokenizer(const Make& make) {
   try {
     const auto tokenizer = make();
-    const std::string texts[] = {"", "Hello  world, it's 2024!\n", "<s>caf\xC3\xA9 \xF0\x9F\xA6\x8A</s>", "\xFF\xC3"};
+    const std::string texts[] = {"", "Hello  world, it's 2024!\n",
+                                 "<s>caf\xC3\xA9 \xF0\x9F\xA6\x8A</s>", "\xFF\xC3"};
     const auto batch = tokenizer->encode_batch(texts, {.max_length = 64});
     for (const auto id : batch.ids) {
       if (id < 0 || static_cast<std::size_t>(id) >= tokenizer->vocab_size()) {
