@@ -91,9 +91,9 @@ void Accelerator::Impl::load_streams(const CheckpointReader& reader, int num_ran
     const auto name = key.substr(std::string_view{key_prefix}.size());
     std::vector<std::string> positions;
     for (int r = 0; r < num_ranks; ++r) {
-      const auto& objects = reader.rank_state(r).objects;
-      const auto found = objects.find(key);
-      if (found == objects.end()) throw Failure{Errc::FileCorrupt, "load_state: rank " + std::to_string(r) + " saved no position of data set " + name};
+      const auto& saved = reader.rank_state(r).objects;
+      const auto found = saved.find(key);
+      if (found == saved.end()) throw Failure{Errc::FileCorrupt, "load_state: rank " + std::to_string(r) + " saved no position of data set " + name};
       positions.push_back(found->second);
     }
     const auto known = std::find_if(streams.begin(), streams.end(), [&](const auto& s) { return s.stream->name() == name; });

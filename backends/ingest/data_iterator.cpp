@@ -30,6 +30,7 @@ void check(const std::string& name, const IterBatchesOptions& o) {
 class DataIterator::Batches::Iterator::Pass {
  public:
   Pass(std::shared_ptr<Shared> shared, const IterBatchesOptions& options) : shared_(std::move(shared)) {
+    began_ = Clock::now();
     auto stream = shared_->begin_epoch(options);
     auto* runtime = shared_->setup.runtime ? shared_->setup.runtime : &cpu_runtime();
     const bool stays = options.device && options.device->kind == Device::Kind::Cpu;
@@ -41,14 +42,17 @@ class DataIterator::Batches::Iterator::Pass {
     shared_->current = this;
     shared_->loader_state = {};
     shared_->loader_stats = {};
-    began_ = Clock::now();
+    shared_->live_stats = [this] { return maker_->stats(); };
   }
 
   ~Pass() {
-    if (coming_) coming_->coming.event->synchronize();  // its memory is the allocator's again
+    for (const auto* next : {&coming_, &peeked_}) {
+      if (*next && (*next)->coming.event) (*next)->coming.event->synchronize();  // its memory is the allocator's again
+    }
     note_stream();
     if (shared_->current != this) return;
     shared_->current = nullptr;
+    shared_->live_stats = nullptr;
     shared_->loader_state = {};
   }
 
@@ -76,8 +80,6 @@ class DataIterator::Batches::Iterator::Pass {
     }
     return batch;
   }
-
-  [[nodiscard]] StreamStats stats() const { return maker_->stats(); }
 
  private:
   struct Next {
@@ -204,7 +206,7 @@ std::string DataIterator::stats() const {
   std::snprintf(text, sizeof text, "%s, rank %d: %lld batches, %lld rows; waited for data %.1f %% of the time, %.0f ms for the first batch\n",
                 shared_->setup.name.c_str(), shared_->setup.split.rank, static_cast<long long>(s.num_batches), static_cast<long long>(s.num_samples),
                 100 * s.wait_share(), std::chrono::duration<double, std::milli>(s.first_wait).count());
-  return text + (shared_->current ? shared_->dataset.stats() : shared_->stream_stats.to_string());
+  return text + (shared_->live_stats ? shared_->live_stats() : shared_->stream_stats).to_string();
 }
 
 std::shared_ptr<TrainingStream> DataIterator::training_stream() const { return shared_; }

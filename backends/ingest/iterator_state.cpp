@@ -62,9 +62,10 @@ void DataIterator::Batches::Shared::resume(const std::vector<std::string>& posit
     next_cursors = std::move(from.cursors);
     at.reset();
   };
-  if (world == 1) return go_on(std::move(saved[0]));  // every rank goes through all rows
-  if (saved.size() == world) return go_on(std::move(saved[own]));
+  const bool had_all_rows = !saved[0].cursors.empty() && saved[0].cursors[0].world_size == 1;
+  if (world == 1 && had_all_rows) return go_on(std::move(saved[0]));   // every rank goes through all rows
   if (saved[0].cursors.size() > 1) return go_on(std::move(saved[0]));  // not begun since it was dealt anew: the same on all ranks
+  if (saved.size() == world) return go_on(std::move(saved[own]));
   const auto epoch = std::min_element(saved.begin(), saved.end(), [](const auto& a, const auto& b) { return a.epoch < b.epoch; })->epoch;
   const auto begun = std::find_if(saved.begin(), saved.end(), [&](const auto& s) { return s.epoch == epoch && !s.cursors.empty(); });
   if (begun == saved.end()) return go_on({epoch, {}});

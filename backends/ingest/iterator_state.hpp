@@ -28,7 +28,8 @@ struct DataIterator::Batches::Shared final : TrainingStream {
   DataLoader::Asked asked;
   LoaderState loader_state;
   LoaderStats loader_stats;
-  StreamStats stream_stats;                  ///< when it was asked last
+  StreamStats stream_stats;                  ///< of the latest pass, when it ended
+  std::function<StreamStats()> live_stats;   ///< of the one that lives
   const void* current = nullptr;             ///< the latest pass, while it lives
   std::int64_t rows_in_hand = 0, padding_in_hand = 0;
 

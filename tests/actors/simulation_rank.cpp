@@ -16,13 +16,19 @@ void Stage::poll() {
   std::erase_if(ranks, [](const auto& rank) { return rank->is_over(); });
 }
 
+namespace {
+
+const Config no_config;  // what no data set is made from
+
+}  // namespace
+
 SimulatedRank::SimulatedRank(Stage& stage, RunRank order, std::shared_ptr<RankChannel> channel, std::shared_ptr<Gathering> gathering, Fate fate)
     : stage_(stage),
       order_(order),
       channel_(channel),
       gathering_(std::move(gathering)),
       fate_(fate),
-      context_(std::move(order), std::move(channel), nullptr, std::make_shared<KeptObjects>()) {}
+      context_(std::move(order), std::move(channel), nullptr, std::make_shared<KeptObjects>(), RankDatasets{{}, no_config, {}}) {}
 
 void SimulatedRank::begin() {
   if (auto* box = channel_->box()) box->begin(order_.attempt, order_.rank);
