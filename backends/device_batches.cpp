@@ -72,7 +72,7 @@ std::function<Batch()> DeviceBatches::begin(Batch batch) {
   buffer.to = to;
   return [this, &buffer, to, event = buffer.copied, parts = std::move(parts)] {
     runtime_.compute_stream().wait(*event);
-    if (buffer.copied == event) buffer.to = {};
+    if (buffer.copied == event) buffer.to = at::Tensor{};
     Batch arrived;
     for (const auto& part : parts) {
       const auto& t = part.tensor;
