@@ -2,7 +2,9 @@
 
 #include <troupe/session.hpp>
 
+#include <cstdlib>
 #include <filesystem>
+#include <iostream>
 #include <system_error>
 
 namespace troupe {
@@ -15,6 +17,10 @@ struct Session::Impl {
 };
 
 Session::Session(int argc, char** argv, TrainFunctions functions, DatasetFunctions datasets) : impl_(std::make_unique<Impl>()) {
+  if (std::getenv("TROUPE_DATA_WORKER")) {  // a DataLoader's, which must not become a rank or a driver
+    std::cerr << "this process was started as a data worker: call troupe::serve_data_workers in main before the Session\n";
+    std::_Exit(2);
+  }
   impl_->functions = std::move(functions);
   impl_->datasets = std::move(datasets);
   impl_->arguments.assign(argv, argv + argc);

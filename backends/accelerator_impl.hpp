@@ -211,6 +211,9 @@ struct Accelerator::Impl {
   [[nodiscard]] const LoaderState* ending_loader() const;
   /// Gives the loader this rank's share.
   void shard(const Loader& loader);
+  /// Where a loader's state_dict() is kept among saved objects.
+  static std::string loader_key(std::size_t loader) { return "loader_" + std::to_string(loader); }
+  void resume_loader(std::size_t loader, const TrainState& state, const RankState* own);
   /// Takes over what a plugin says; `partial`: before anything is prepared, when "auto" values cannot be settled.
   void configure(bool partial);
   [[nodiscard]] ConfigFacts facts() const;

@@ -239,10 +239,7 @@ void Accelerator::Impl::load_train_state(const TrainState& state, const RankStat
     for (std::size_t g = 0; g < std::min(lrs.size(), optimizers[o]->groups().size()); ++g) optimizers[o]->set_lr(g, lrs[g]);
   }
   for (std::size_t l = 0; l < std::min(loaders.size(), state.loaders.size()) && !keep_loaders; ++l) {
-    loaders[l].shared_seed = state.loaders[l].shared_seed;
-    shard(loaders[l]);
-    const auto samples = std::min(state.loaders[l].samples_consumed, static_cast<std::int64_t>(loaders[l].loader->dataset_size()));
-    loaders[l].loader->resume_after(state.loaders[l].epoch, samples);
+    resume_loader(l, state, own);
   }
   if (options.mixed_precision == Precision::FP16 && state.loss_scale > 0) {
     scaler.set_state({state.loss_scale, state.loss_scale_good_steps, state.loss_scale_hysteresis});

@@ -166,6 +166,8 @@ TrainState Accelerator::Impl::train_state() const {
   for (const auto* scheduler : schedulers) state.scheduler_steps.push_back(scheduler->last_step());
   for (const auto& l : loaders) {
     const auto position = l.loader->position();
+    // What says more than numbers, of a stream, is beside them: for all ranks here, a rank's own in rank_state().
+    if (!position.stream.empty() && !l.loader->has_own_position()) state.objects[loader_key(state.loaders.size())] = l.loader->state_dict();
     state.loaders.push_back({position.epoch, position.num_batches, l.loader->samples_consumed(), l.shared_seed});
   }
   if (!loaders.empty()) state.epoch = state.loaders.front().epoch;
@@ -190,6 +192,9 @@ RankState Accelerator::Impl::rank_state() const {
   state.objects["default_generator"] = generator_bytes(at::detail::getDefaultCPUGenerator());
   for (std::size_t m = 0; m < models.size() && communicator.rank() > 0; ++m) {
     if (auto bytes = own_buffers(models[m]); !bytes.empty()) state.objects["buffers_" + std::to_string(m)] = std::move(bytes);
+  }
+  for (std::size_t l = 0; l < loaders.size(); ++l) {
+    if (loaders[l].loader->has_own_position()) state.objects[loader_key(l)] = loaders[l].loader->state_dict();
   }
   save_streams(state.objects);
   for (std::size_t i = 0; i < objects.size(); ++i) {

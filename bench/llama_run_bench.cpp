@@ -105,7 +105,7 @@ int main(int argc, char** argv) {
     double first = 0;
     for (const auto& report : result.history) {
       const auto step = report.metrics.number("step_time");
-      if (!step) continue;
+      if (!step || report.rank != 0) continue;
       if (first == 0) first = before + fit + report.time_s;
       steps.push_back(*step);
       tokens.push_back(*report.metrics.number("tokens_per_s"));

@@ -63,7 +63,7 @@ void print_training(const troupe::Result& result) {
   int steps = 0;
   for (const auto& report : result.history) {
     const auto rate = report.metrics.number("tokens_per_s");
-    if (!rate) continue;
+    if (!rate || report.rank != 0) continue;
     if (steps++ == 0) {
       std::printf("First step       %.2f s after the start\n", report.time_s);
       continue;  // it also warms up

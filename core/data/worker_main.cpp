@@ -110,7 +110,7 @@ class Server {
       for (const auto& [known, factory] : factories_) names += (names.empty() ? "" : ", ") + known;
       throw Failure{Errc::NotFound, "serve_data_workers was given no factory '" + name + "'; there are: " + (names.empty() ? "none" : names)};
     }
-    data_ = found->second(Config{json.at("config")});
+    data_ = found->second(Config(json.at("config")));
     if (!data_.map == !data_.iterable) throw Failure{Errc::InvalidArgument, "factory '" + name + "' must make a map data set or an iterable one"};
     batching_ = json.at("batching");
     make_ = batch_maker(data_.map, data_.collate ? data_.collate : Collate{default_collate}, batching_);

@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <pthread.h>
+#include <system_error>
 
 #include "epoch_plan.hpp"
 
@@ -81,7 +82,6 @@ void Engine::build_stages() {
 void Engine::spawn(std::string name, std::function<void()> work) {
   // Threads start when all stages stand.
   starts_.push_back([this, name = std::move(name), work = std::move(work)] {
-    ++running_;
     threads_.emplace_back([self = shared_from_this(), name, work] {
       pthread_setname_np(pthread_self(), ("data " + name).substr(0, 15).c_str());
       work();
@@ -89,14 +89,20 @@ void Engine::spawn(std::string name, std::function<void()> work) {
       --self->running_;
       self->thread_ended_.notify_all();
     });
+    ++running_;
   });
 }
 
 void Engine::start() {
   build_stages();
-  const std::lock_guard lock{mutex};
-  for (const auto& one : starts_) one();
-  starts_.clear();
+  try {
+    const std::lock_guard lock{mutex};  // no thread works before all are there
+    for (const auto& one : starts_) one();
+    starts_.clear();
+  } catch (const std::system_error& error) {
+    close();
+    throw Failure{Errc::StartFailed, std::string{"a thread for a data set cannot be started: "} + error.what() + "; fewer readers or less concurrency may help"};
+  }
 }
 
 void Engine::warn(const std::string& text) const {
@@ -113,11 +119,11 @@ void Engine::bad_row(const BadRow& row) {
   std::int64_t count = 0;
   {
     const std::lock_guard lock{mutex};
-    count = ++skipped_rows_;
+    count = skipped_rows_ += row.num_rows;
   }
   if (bad.limit >= 0 && count > bad.limit)
     throw Failure{Errc::DataMalformed, "more than " + std::to_string(bad.limit) + " bad rows; the last: " + text};
-  if (count <= 10) warn("bad row skipped: " + text + (count == 10 ? " (later ones are counted only)" : ""));
+  if (count - row.num_rows < 10) warn("bad row skipped: " + text + (count >= 10 ? " (later ones are counted only)" : ""));
 }
 
 std::optional<std::string> Engine::stalled_stage() {

@@ -169,6 +169,7 @@ class ShuffledSource : public EpochSource {
       source = std::make_shared<ShuffledPass>(dataset_, schema(), num_buckets_, seed_, pass, fingerprint());
       passes_[pass] = source;
     }
+    latest_ = source;  // what was prepared to count rows is there when they are read
     return source;
   }
   /// Of the rows as they are before.
@@ -197,6 +198,7 @@ class ShuffledSource : public EpochSource {
   std::int64_t num_buckets_ = 16;
   mutable std::mutex mutex_;
   mutable std::map<std::int64_t, std::weak_ptr<const Source>> passes_;
+  mutable SourcePtr latest_;
   mutable std::once_flag once_, schema_once_;
   mutable std::vector<Fragment> fragments_;
   mutable std::shared_ptr<arrow::Schema> schema_;

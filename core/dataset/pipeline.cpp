@@ -120,24 +120,21 @@ void Pipeline::accept(Item item) {
 
 Batch Pipeline::take(std::int64_t at_most) {
   Part& part = parts_.front();
-  Batch rows = std::move(part.rows);
-  const std::int64_t count = rows ? std::min(rows->num_rows(), at_most) : 0;
-  if (rows && count < rows->num_rows()) {
-    part.rows = rows->Slice(count);
-    rows = rows->Slice(0, count);
-  }
+  const std::int64_t left = part.rows ? part.rows->num_rows() - part.taken : 0;
+  const std::int64_t count = std::min(left, at_most);
+  Batch rows;
+  if (count > 0) rows = count == part.rows->num_rows() ? part.rows : part.rows->Slice(part.taken, count);
+  part.taken += count;
   part.made_before += count;
-  if (count > 0 && ranges_of(part.epoch)[part.range].padding) padding_rows_ += count;
-  Part place = part;
-  place.rows = nullptr;
-  place.is_set = true;
-  if (part.rows) {
-    place.ends_group = false;
-    at_ = std::move(place);
-  } else {
-    at_ = std::move(place);
-    parts_.pop_front();
-  }
+  at_.epoch = part.epoch;
+  at_.range = part.range;
+  at_.first = part.first;
+  at_.last = part.last;
+  at_.made_before = part.made_before;
+  at_.ends_group = part.ends_group && count == left;
+  at_.ends_epoch = part.ends_epoch;
+  at_.is_set = true;
+  if (count == left) parts_.pop_front();
   return rows;
 }
 

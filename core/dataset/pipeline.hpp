@@ -24,7 +24,8 @@ class Pipeline {
     std::int64_t epoch = 0;
     std::size_t range = 0;
     Position first, last;          ///< of the group
-    std::int64_t made_before = 0;  ///< of the group's rows, those before `rows`
+    std::int64_t taken = 0;        ///< of `rows`, already handed out
+    std::int64_t made_before = 0;  ///< of the group's rows, those before what is left of `rows`
     bool ends_group = false;
     bool ends_epoch = false;
     bool is_set = false;           ///< a place: rows were handed out

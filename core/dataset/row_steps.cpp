@@ -211,7 +211,7 @@ Dataset Dataset::flat_map(std::function<std::vector<Record>(const Row&)> functio
   return Dataset{with_step(*plan_, record_step("flat_map", call, std::move(options), false))};
 }
 
-Dataset Dataset::filter(std::function<bool(const Row&)> keep, StepOptions options) const {
+Dataset Dataset::filter_rows(std::function<bool(const Row&)> keep, StepOptions options) const {
   Step step{"filter", std::move(options), false, {}, {}};
   step.make = [keep = std::move(keep)] { return std::make_unique<detail::FilterRunner>(keep); };
   return Dataset{with_step(*plan_, std::move(step))};

@@ -32,9 +32,10 @@ Batch guarded(const Step& step, const StepContext& context, Call call) {
   }
 }
 
-void check_result(const Step& step, const Batch& in, const Batch& out) {
+/// @param skipped bad rows that the step left out.
+void check_result(const Step& step, const Batch& in, const Batch& out, std::int64_t skipped) {
   if (!out) throw Failure{Errc::InvalidArgument, "the function returned no batch; return one without rows to drop them all"};
-  if (step.keeps_rows && out->num_rows() != in->num_rows())
+  if (step.keeps_rows && out->num_rows() + skipped != in->num_rows())
     throw Failure{Errc::InvalidArgument, "the function made " + std::to_string(out->num_rows()) + " rows of " + std::to_string(in->num_rows()) +
                                              "; set StepOptions::changes_num_rows"};
   if (step.options.schema && !out->schema()->Equals(*step.options.schema, false))
@@ -84,10 +85,18 @@ std::unique_ptr<StepRunner> make_runner(const Step& step) {
 
 Batches run_step(const Step& step, StepRunner& runner, const Batches& batches, const StepContext& context) {
   Batches out;
+  std::int64_t skipped = 0;
+  const std::function<void(const BadRow&)> count_bad_row = [&](const BadRow& row) {
+    (*context.on_bad_row)(row);
+    ++skipped;
+  };
+  StepContext counting = context;
+  if (context.on_bad_row) counting.on_bad_row = &count_bad_row;
   const auto one = [&](const Batch& rows) {
+    skipped = 0;
     out.push_back(guarded(step, context, [&] {
-      Batch made = runner.run(rows, context);
-      check_result(step, rows, made);
+      Batch made = runner.run(rows, counting);
+      check_result(step, rows, made, skipped);
       return made;
     }));
   };

@@ -45,7 +45,10 @@ class PairTraining {
         // Interrupted or preempted: the next start goes on with the next batch.
         if (accelerator.sync_gradients() && context.should_stop()) return report({{"epoch", now + 1}});
       }
+      std::optional<double> data_wait;  // share of the steps' time
+      if constexpr (requires { train.stats().wait_share(); }) data_wait = train.stats().wait_share();
       auto metrics = evaluate(eval);
+      if (data_wait) metrics.set({"data_wait", *data_wait});
       metrics.set({"epoch", now + 1});
       metrics.set({"loss", loss_sum_ / static_cast<double>(std::max<std::int64_t>(steps_, 1))});
       report(metrics);

@@ -51,10 +51,10 @@ class Finetune {
       accelerator_.load_state(checkpoint->path());
     } else if (o_.eval_first) {
       const auto before = evaluate();
-      if (accelerator_.is_main_process()) context_.report({{"epoch", 0}, {"eval_loss", before.loss}, {"perplexity", before.perplexity()}});
+      context_.report({{"epoch", 0}, {"eval_loss", before.loss}, {"perplexity", before.perplexity()}});
     }
     detail::StepMeter meter{accelerator_, o_, config_};
-    while (scheduler.last_step() < total_) {
+    while (limited() ? scheduler.last_step() < total_ : loader_.epoch() < o_.num_epochs) {
       const auto epoch = loader_.epoch();
       const auto outcome = train_epoch(meter, scheduler, epoch);
       if (outcome == Outcome::Stop) return save({{"epoch", epoch + 1}, {"iteration", scheduler.last_step()}});
@@ -67,6 +67,8 @@ class Finetune {
 
  private:
   enum class Outcome : std::uint8_t { Whole, Enough, Stop };
+
+  [[nodiscard]] bool limited() const { return o_.as_test || o_.max_steps > 0; }
 
   LlamaForCausalLM seeded_model() {
     set_seed(o_.seed);
@@ -93,13 +95,13 @@ class Finetune {
       if (!accelerator_.sync_gradients()) continue;
       const auto rows = static_cast<double>(batch.batch_size() * accelerator_.num_processes()), tokens = static_cast<double>(batch["input_ids"].numel() * accelerator_.num_processes());
       const auto metrics = meter.finish(epoch + 1, scheduler.last_step(), scheduler.get_last_lr());
-      if (accelerator_.is_main_process()) context_.report(metrics);
+      context_.report(metrics);  // by all ranks: a checkpoint is made of reports with the same number
       progress.step = scheduler.last_step();
       progress.loss = meter.loss();
       progress.samples_per_s = meter.tokens_per_s() * rows / tokens;
       context_.progress(progress);
       if (context_.should_stop()) return Outcome::Stop;  // the next start goes on with the next batch
-      if (scheduler.last_step() >= total_) return Outcome::Enough;
+      if (limited() && scheduler.last_step() >= total_) return Outcome::Enough;
       if (o_.checkpoint_every > 0 && scheduler.last_step() % o_.checkpoint_every == 0) {
         save({{"epoch", epoch + 1}, {"iteration", scheduler.last_step()}});
         meter.restart();

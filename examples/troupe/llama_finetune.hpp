@@ -48,9 +48,9 @@ struct LlamaFinetuneOptions {
 [[nodiscard]] Config to_config(const LlamaFinetuneOptions& options);
 [[nodiscard]] LlamaFinetuneOptions llama_finetune_options(const Config& config);
 
-/// Train function. Every update is reported by rank 0: epoch, iteration, train_loss (mean over ranks and window),
-/// learning_rate, fwd_time, bwd_time, optim_time, step_time (seconds), tokens_per_s (all ranks), tflops (a rank), mfu. After each epoch all ranks
-/// report eval_loss, perplexity and a checkpoint: the model with its configuration and tokenizer, or of LoRA the adapter
+/// Train function. Every update is reported, with the same numbers by all ranks: epoch, iteration, train_loss (mean over ranks and window),
+/// learning_rate, fwd_time, bwd_time, optim_time, step_time (seconds), tokens_per_s (all ranks), tflops (a rank), mfu. After each epoch
+/// they report eval_loss, perplexity and a checkpoint: the model with its configuration and tokenizer, or of LoRA the adapter
 /// as PEFT writes it; and what it takes to go on.
 void finetune_llama(TrainContext& context, const Config& config);
 

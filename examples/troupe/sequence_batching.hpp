@@ -23,7 +23,7 @@ enum class PackMode : std::uint8_t {
 struct PackOptions {
   std::size_t context_length = 0;
   PackMode mode = PackMode::Split;
-  std::optional<std::int64_t> separator;  ///< appended to each document that does not end with it, such as eos
+  std::optional<std::int64_t> separator = {};  ///< appended to each document that does not end with it, such as eos
   std::int64_t pad_id = 0;                ///< Whole, and the last sequence
   bool drop_last = false;                 ///< Split: drop a last sequence that is not full
   std::size_t open_sequences = 64;        ///< Whole: sequences that still take documents; more fills them better

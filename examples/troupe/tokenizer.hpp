@@ -35,8 +35,8 @@ struct TokenBatch {
 
 /// Special tokens by their roles, as transformers names them (bos_token …).
 struct SpecialTokens {
-  std::optional<std::string> bos, eos, unk, sep, pad, cls, mask;
-  std::vector<std::string> additional;  ///< without a role, such as "<START_Q>"
+  std::optional<std::string> bos = {}, eos = {}, unk = {}, sep = {}, pad = {}, cls = {}, mask = {};
+  std::vector<std::string> additional = {};  ///< without a role, such as "<START_Q>"
 };
 
 /// The ids of the roles that a tokenizer has.

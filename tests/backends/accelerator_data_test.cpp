@@ -107,6 +107,60 @@ TEST_P(DataRanks, ResumesWithinAnEpochWithTheBatchesThatWereLeft) {
   std::filesystem::remove_all(directory);
 }
 
+/// 0, 1, 2, …, as a stream that says where it is.
+struct NumberStream final : IterableDataset {
+  explicit NumberStream(std::int64_t n) : count(n) {}
+  struct Reader final : Pass {
+    Reader(std::int64_t from, std::int64_t to) : at(from), end(to) {}
+    std::optional<TensorDict> next() override {
+      if (at >= end) return std::nullopt;
+      return TensorDict{{"x", at::full({}, static_cast<double>(at++), at::kFloat)}};
+    }
+    std::string position() const override { return std::to_string(at); }
+    std::int64_t at, end;
+  };
+  std::unique_ptr<Pass> begin(std::int64_t, const std::string& position) const override {
+    return std::make_unique<Reader>(position.empty() ? 0 : std::stoll(position), count);
+  }
+  std::int64_t count;
+};
+
+// However a loader is dealt: what is gathered is every sample once and in order, and a loop that is resumed goes on where it was.
+TEST_P(DataRanks, GatherAndResumeInEveryMode) {
+  const auto directory = std::filesystem::temp_directory_path() / ("troupe_modes_" + std::to_string(::getpid()));
+  for (int mode = 0; mode < 4; ++mode) {
+    std::filesystem::remove_all(directory);
+    run_ranks(GetParam(), [&](TrainContext& context) {
+      const DataLoaderConfiguration configuration{.dispatch_batches = (mode & 1) != 0};
+      const auto make = [&] {
+        if (mode & 2) return DataLoader{std::make_shared<NumberStream>(13), {.batch_size = 2}};
+        return DataLoader{std::make_shared<Numbers>(13), {.batch_size = 2}};
+      };
+      Accelerator accelerator{context, {.dataloader = configuration}};
+      auto data = make();
+      accelerator.prepare(data);
+      std::vector<float> seen, left;
+      int count = 0;
+      for (const auto& batch : data) {
+        const auto all = accelerator.gather_for_metrics(batch["x"]);
+        for (std::int64_t i = 0; i < all.numel(); ++i) seen.push_back(all[i].item<float>());
+        if (count >= 2) left.insert(left.end(), batch["x"].const_data_ptr<float>(), batch["x"].const_data_ptr<float>() + batch["x"].numel());
+        if (++count == 2) accelerator.save_state(directory);
+      }
+      ASSERT_EQ(seen.size(), 13u) << "mode " << mode;
+      for (std::size_t i = 0; i < seen.size(); ++i) EXPECT_EQ(seen[i], static_cast<float>(i));
+      Accelerator later{context, {.dataloader = configuration}};
+      auto again = make();
+      later.prepare(again);
+      later.load_state(directory);
+      std::vector<float> got;
+      for (const auto& batch : again) got.insert(got.end(), batch["x"].const_data_ptr<float>(), batch["x"].const_data_ptr<float>() + batch["x"].numel());
+      EXPECT_EQ(got, left) << "mode " << mode;
+    });
+  }
+  std::filesystem::remove_all(directory);
+}
+
 INSTANTIATE_TEST_SUITE_P(Worlds, DataRanks, testing::Values(1, 2, 3), testing::PrintToStringParamName());
 
 }  // namespace

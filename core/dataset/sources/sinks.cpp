@@ -21,11 +21,12 @@ namespace {
 
 class ParquetWriter final : public detail::FormatWriter {
  public:
-  ParquetWriter(const Out& out, std::string where, const arrow::Schema& schema, arrow::Compression::type compression, std::int64_t row_group_rows) : where_(std::move(where)) {
+  ParquetWriter(const Out& out, std::string where, const arrow::Schema& schema, arrow::Compression::type compression, const ParquetWriteOptions& options) : where_(std::move(where)) {
     parquet::WriterProperties::Builder properties;
     properties.compression(compression);
     properties.enable_page_checksum();  // what a disk or a network bends is found when it is read
-    properties.max_row_group_length(row_group_rows);
+    properties.max_row_group_length(options.row_group_rows);
+    if (!options.dictionary) properties.disable_dictionary();
     const auto arrow_properties = parquet::ArrowWriterProperties::Builder().store_schema()->build();
     writer_ = detail::value(parquet::arrow::FileWriter::Open(schema, arrow::default_memory_pool(), out, properties.build(), arrow_properties), where_, Errc::StorageUnavailable);
   }
@@ -93,7 +94,12 @@ std::vector<std::string> write_parquet(BatchStream rows, const std::string& dire
   if (options.row_group_rows < 1) throw Failure{Errc::InvalidArgument, "row_group_rows must be at least 1"};
   const auto compression = compression_named(options.compression);
   const auto schema = rows.schema;
-  return detail::write_files(std::move(rows), directory, options.files, ".parquet", [&](const Out& out, const std::string& where) { return std::make_unique<ParquetWriter>(out, where, *schema, compression, options.row_group_rows); });
+  return detail::write_files(std::move(rows), directory, options.files, ".parquet", [&](const Out& out, const std::string& where) { return std::make_unique<ParquetWriter>(out, where, *schema, compression, options); });
+}
+
+std::vector<std::string> write_parquet(BatchStream rows, const std::string& directory) {
+  const ParquetWriteOptions usual;
+  return write_parquet(std::move(rows), directory, usual);
 }
 
 std::vector<std::string> write_ipc(BatchStream rows, const std::string& directory, const WriteOptions& options) {

@@ -13,6 +13,8 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace arrow {
@@ -46,9 +48,11 @@ class Dataset {
   [[nodiscard]] Dataset map_batches_async(AsyncBatchFunction function, StepOptions options = {}) const;
   [[nodiscard]] Dataset map(std::function<Record(const Row&)> function, StepOptions options = {}) const;
   [[nodiscard]] Dataset flat_map(std::function<std::vector<Record>(const Row&)> function, StepOptions options = {}) const;
-  [[nodiscard]] Dataset filter(std::function<bool(const Row&)> keep, StepOptions options = {}) const;
-  [[nodiscard]] Dataset filter(bool (*keep)(const Row&), StepOptions options = {}) const {  // a plain function is no Expression
-    return filter(std::function<bool(const Row&)>{keep}, std::move(options));
+  /// The rows for which `keep(row)` holds.
+  template <typename Keep>
+    requires std::is_invocable_r_v<bool, const Keep&, const Row&>
+  [[nodiscard]] Dataset filter(Keep keep, StepOptions options = {}) const {
+    return filter_rows(std::move(keep), std::move(options));
   }
   /// The rows that meet a condition on their columns, without a function call a row: filter(col("length") > 3).
   [[nodiscard]] Dataset filter(const Expression& condition) const;
@@ -122,6 +126,7 @@ class Dataset {
 
  private:
   explicit Dataset(std::shared_ptr<const detail::Plan> plan);
+  [[nodiscard]] Dataset filter_rows(std::function<bool(const Row&)> keep, StepOptions options) const;
   std::shared_ptr<const detail::Plan> plan_;
 };
 

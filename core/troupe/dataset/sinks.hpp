@@ -23,8 +23,10 @@ struct ParquetWriteOptions {
   WriteOptions files;
   std::int64_t row_group_rows = 65'536;
   std::string compression = "zstd";  ///< none, snappy, gzip, zstd, lz4, brotli
+  bool dictionary = true;            ///< repeated values once; off for values that hardly repeat
 };
-[[nodiscard]] std::vector<std::string> write_parquet(BatchStream rows, const std::string& directory, const ParquetWriteOptions& options = {});
+[[nodiscard]] std::vector<std::string> write_parquet(BatchStream rows, const std::string& directory, const ParquetWriteOptions& options);
+[[nodiscard]] std::vector<std::string> write_parquet(BatchStream rows, const std::string& directory);  // GCC 12 warns of a default argument
 
 [[nodiscard]] std::vector<std::string> write_ipc(BatchStream rows, const std::string& directory, const WriteOptions& options = {});
 
