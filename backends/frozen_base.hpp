@@ -1,6 +1,6 @@
 #pragma once
 
-#include <troupe/manifest.hpp>
+#include <troupe/checkpoint_files.hpp>
 
 #include <cstddef>
 #include <filesystem>

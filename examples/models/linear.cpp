@@ -27,9 +27,6 @@ void LinearImpl::set_adapter(Adapter adapter) {
   adapter_ = std::make_unique<Adapter>(std::move(adapter));
   register_module("lora_A", std::make_shared<Module>("lora_A"))->register_parameter("weight", adapter_->a_RI);
   register_module("lora_B", std::make_shared<Module>("lora_B"))->register_parameter("weight", adapter_->b_OR);
-  // The tree's own handles: an engine's set_data is seen through them.
-  adapter_->a_RI = named_children()["lora_A"]->named_parameters(false)["weight"];
-  adapter_->b_OR = named_children()["lora_B"]->named_parameters(false)["weight"];
 }
 
 void LinearImpl::remove_adapter() {

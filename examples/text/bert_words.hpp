@@ -9,16 +9,23 @@
 
 namespace troupe::detail {
 
-enum class BertByte : std::uint8_t { Word, Space, Punctuation, Other };  // Other: not ASCII, or a control character
+enum class BertByte : std::uint8_t {
+  Word,
+  Space,
+  Punctuation,
+  Other
+};  // Other: not ASCII, or a control character
 
 [[nodiscard]] const std::array<BertByte, 256>& bert_bytes();
 
-/// The words of `text` after BERT's cleaning and splitting. ASCII, most of most texts, is cut directly:
-/// `plain(word, source)` gets a word whose characters stand at source, source + 1 … of the text; the rest goes through
-/// `normalize`: `wide(chars, begin, end)` gets a word as code points [begin, end) of `chars`.
+/// The words of `text` after BERT's cleaning and splitting. ASCII, most of most texts, is cut
+/// directly: `plain(word, source)` gets a word whose characters stand at source, source + 1 … of
+/// the text; the rest goes through `normalize`: `wide(chars, begin, end)` gets a word as code
+/// points [begin, end) of `chars`.
 /// @param first_source index of the text's first code point.
 template <class Plain, class Wide>
-void for_each_bert_word(std::string_view text, const NormalizerOptions& options, std::int64_t first_source, Plain&& plain, Wide&& wide) {
+void for_each_bert_word(std::string_view text, const NormalizerOptions& options,
+                        std::int64_t first_source, Plain&& plain, Wide&& wide) {
   const auto& kinds = bert_bytes();
   const auto kind = [&](std::size_t i) { return kinds[static_cast<unsigned char>(text[i])]; };
   std::string lowered;

@@ -45,7 +45,8 @@ void Vocabulary::insert(std::int32_t id, std::uint64_t hash) {
 void Vocabulary::grow() {
   slots_.assign(slots_.size() * 2, {});
   for (std::size_t id = 0; id < size(); ++id) {
-    if (!hole_[id]) insert(static_cast<std::int32_t>(id), hash_bytes(token(static_cast<std::int32_t>(id))));
+    if (!hole_[id])
+      insert(static_cast<std::int32_t>(id), hash_bytes(token(static_cast<std::int32_t>(id))));
   }
 }
 

@@ -15,7 +15,8 @@ namespace troupe::detail {
   return static_cast<std::uint64_t>(product) ^ static_cast<std::uint64_t>(product >> 64);
 }
 
-/// A quick hash of short strings, eight bytes at a time. Not for strangers' keys where collisions would hurt.
+/// A quick hash of short strings, eight bytes at a time. Not for strangers' keys where collisions
+/// would hurt.
 [[nodiscard]] inline std::uint64_t hash_bytes(std::string_view text) noexcept {
   constexpr std::uint64_t factor = 0x9E3779B97F4A7C15U;
   std::uint64_t hash = text.size() * factor, word = 0;
@@ -42,7 +43,9 @@ class Vocabulary {
   /// An id that no token has.
   void add_hole();
   /// The id, or kNone.
-  [[nodiscard]] std::int32_t find(std::string_view token) const noexcept { return find(token, hash_bytes(token)); }
+  [[nodiscard]] std::int32_t find(std::string_view token) const noexcept {
+    return find(token, hash_bytes(token));
+  }
   [[nodiscard]] std::string_view token(std::int32_t id) const noexcept {
     const auto i = static_cast<std::size_t>(id);
     return std::string_view{bytes_}.substr(begin_[i], begin_[i + 1] - begin_[i]);

@@ -13,7 +13,8 @@ std::uint32_t count_chars(std::string_view text) {
 
 }  // namespace
 
-WordPieceModel::WordPieceModel(const Vocabulary& vocabulary, std::int32_t unk, std::string prefix, std::size_t max_chars)
+WordPieceModel::WordPieceModel(const Vocabulary& vocabulary, std::int32_t unk, std::string prefix,
+                               std::size_t max_chars)
     : vocabulary_(&vocabulary), unk_(unk), prefix_(std::move(prefix)), max_chars_(max_chars) {
   for (std::size_t id = 0; id < vocabulary.size(); ++id) {
     const auto token = vocabulary.token(static_cast<std::int32_t>(id));

@@ -20,9 +20,11 @@ class WordPieceModel {
 
   /// @param vocabulary must outlive the model.
   /// @param max_chars longer words are unknown.
-  WordPieceModel(const Vocabulary& vocabulary, std::int32_t unk, std::string prefix = "##", std::size_t max_chars = 100);
+  WordPieceModel(const Vocabulary& vocabulary, std::int32_t unk, std::string prefix = "##",
+                 std::size_t max_chars = 100);
 
-  /// Appends the parts of `word`, valid UTF-8; one unknown token for all of it when some part matches nothing.
+  /// Appends the parts of `word`, valid UTF-8; one unknown token for all of it when some part
+  /// matches nothing.
   void tokenize(std::string_view word, std::vector<Part>& out) const;
 
  private:

@@ -17,7 +17,8 @@ void TokenMatcher::add(std::string pattern, std::size_t token) {
   patterns_.try_emplace(std::move(pattern), token);
 }
 
-std::optional<TokenMatcher::Match> TokenMatcher::find(std::string_view text, std::size_t from) const {
+std::optional<TokenMatcher::Match> TokenMatcher::find(std::string_view text,
+                                                      std::size_t from) const {
   for (auto at = from; at < text.size(); ++at) {
     for (const auto length : lengths_[static_cast<unsigned char>(text[at])]) {
       if (at + length > text.size()) continue;
@@ -64,7 +65,9 @@ const AddedToken* AddedTokens::find_id(std::int64_t id) const {
   return found == by_id_.end() ? nullptr : &found->second;
 }
 
-std::optional<TokenMatcher::Match> AddedTokens::settle(std::string_view whole, TokenMatcher::Match match, std::size_t from) const {
+std::optional<TokenMatcher::Match> AddedTokens::settle(std::string_view whole,
+                                                       TokenMatcher::Match match,
+                                                       std::size_t from) const {
   const auto& token = *tokens_[match.token];
   if (token.single_word) {
     auto before = match.begin, after = match.end;

@@ -23,7 +23,8 @@ struct AddedToken {
   bool rstrip = false;       ///< and after it
   bool normalized = false;   ///< looked for in normalised text
   bool special = false;      ///< left out by decode
-  std::string shown = {};    ///< what decode writes: `content`, normalised where `normalized`; set by AddedTokens
+  std::string shown =
+      {};  ///< what decode writes: `content`, normalised where `normalized`; set by AddedTokens
 };
 
 /// Finds the leftmost, then longest, of some tokens.
@@ -59,7 +60,8 @@ class AddedTokens {
 
   [[nodiscard]] bool has_normalized() const { return !normalized_.empty(); }
 
-  /// Calls `text(piece, offset)` and `token(id)` for the parts of `whole`, in order; tokens that are looked for in raw text.
+  /// Calls `text(piece, offset)` and `token(id)` for the parts of `whole`, in order; tokens that
+  /// are looked for in raw text.
   template <class T, class U>
   void split_raw(std::string_view whole, T&& text, U&& token) const {
     split(raw_, whole, text, token);
@@ -72,7 +74,9 @@ class AddedTokens {
 
  private:
   /// Where the match begins and ends once white space is taken; nothing when it is inside a word.
-  [[nodiscard]] std::optional<TokenMatcher::Match> settle(std::string_view whole, TokenMatcher::Match match, std::size_t from) const;
+  [[nodiscard]] std::optional<TokenMatcher::Match> settle(std::string_view whole,
+                                                          TokenMatcher::Match match,
+                                                          std::size_t from) const;
 
   template <class T, class U>
   void split(const TokenMatcher& matcher, std::string_view whole, T&& text, U&& token) const {

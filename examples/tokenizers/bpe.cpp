@@ -1,4 +1,5 @@
-// Byte-pair encoding (Sennrich et al., arXiv 1508.07909) with the rules of Hugging Face's tokenizers.
+// Byte-pair encoding (Sennrich et al., arXiv 1508.07909) with the rules of Hugging Face's
+// tokenizers.
 #include <algorithm>
 #include <array>
 #include <queue>
@@ -26,7 +27,8 @@ class MergeTable {
     std::uint32_t rank = 0;
     for (const auto& merge : merges) {
       auto& entry = entries_[place(key(merge.left, merge.right))];
-      entry = {key(merge.left, merge.right), rank++, merge.merged};  // of two equal pairs the later one counts
+      entry = {key(merge.left, merge.right), rank++,
+               merge.merged};  // of two equal pairs the later one counts
     }
   }
   [[nodiscard]] const Entry* find(std::int32_t left, std::int32_t right) const {
@@ -37,7 +39,8 @@ class MergeTable {
  private:
   static constexpr std::uint64_t kEmpty = ~std::uint64_t{0};
   static std::uint64_t key(std::int32_t left, std::int32_t right) {
-    return (static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32) | static_cast<std::uint32_t>(right);
+    return (static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32) |
+           static_cast<std::uint32_t>(right);
   }
   [[nodiscard]] std::size_t place(std::uint64_t pair) const {
     const auto mask = entries_.size() - 1;
@@ -48,7 +51,8 @@ class MergeTable {
   std::vector<Entry> entries_;
 };
 
-constexpr std::size_t kShortWord = 24;  // symbols up to which a plain search for the best pair is quicker than a queue
+constexpr std::size_t kShortWord =
+    24;  // symbols up to which a plain search for the best pair is quicker than a queue
 
 class Bpe final : public WordModel {
  public:
@@ -57,7 +61,8 @@ class Bpe final : public WordModel {
     if (options_.unk_token) unk_ = vocabulary_.find(*options_.unk_token);
     constexpr std::string_view digits = "0123456789ABCDEF";
     for (std::size_t byte = 0; byte < 256; ++byte)
-      byte_ids_[byte] = vocabulary_.find(std::string("<0x") + digits[byte / 16] + digits[byte % 16] + ">");
+      byte_ids_[byte] =
+          vocabulary_.find(std::string("<0x") + digits[byte / 16] + digits[byte % 16] + ">");
   }
 
   void tokenize(std::string_view word, std::vector<std::int32_t>& out) const override {
@@ -72,7 +77,9 @@ class Bpe final : public WordModel {
       merge_long(first, out);
     }
   }
-  [[nodiscard]] std::optional<std::string_view> unk_token() const override { return options_.unk_token; }
+  [[nodiscard]] std::optional<std::string_view> unk_token() const override {
+    return options_.unk_token;
+  }
   [[nodiscard]] bool is_bpe() const override { return true; }
 
  private:
@@ -87,7 +94,8 @@ class Bpe final : public WordModel {
       const bool prefixed = begin > 0 && !options_.continuing_subword_prefix.empty();
       const bool suffixed = at == word.size() && !options_.end_of_word_suffix.empty();
       if (prefixed || suffixed) {
-        decorated = (prefixed ? options_.continuing_subword_prefix : "") + std::string(symbol) + (suffixed ? options_.end_of_word_suffix : "");
+        decorated = (prefixed ? options_.continuing_subword_prefix : "") + std::string(symbol) +
+                    (suffixed ? options_.end_of_word_suffix : "");
         symbol = decorated;
       }
       if (const auto id = vocabulary_.find(symbol); id != Vocabulary::kNone) {
@@ -107,13 +115,15 @@ class Bpe final : public WordModel {
 
   /// Byte-level files may name an unknown token that they neither have nor need.
   [[noreturn]] void refuse_character(std::string_view symbol) const {
-    throw Failure{Errc::FileCorrupt, "the vocabulary has neither '" + std::string(symbol) + "' nor the model's unk_token '" +
+    throw Failure{Errc::FileCorrupt, "the vocabulary has neither '" + std::string(symbol) +
+                                         "' nor the model's unk_token '" +
                                          options_.unk_token.value_or("") + "'"};
   }
 
   bool append_bytes(std::string_view symbol, std::vector<std::int32_t>& out) const {
     const auto id_of = [this](char c) { return byte_ids_[static_cast<unsigned char>(c)]; };
-    if (std::ranges::any_of(symbol, [&](char c) { return id_of(c) == Vocabulary::kNone; })) return false;
+    if (std::ranges::any_of(symbol, [&](char c) { return id_of(c) == Vocabulary::kNone; }))
+      return false;
     for (const char c : symbol) out.push_back(id_of(c));
     return true;
   }
@@ -131,7 +141,8 @@ class Bpe final : public WordModel {
       if (best == count) break;
       symbols[best] = pairs[best]->merged;
       std::copy(symbols + best + 2, symbols + count, symbols + best + 1);
-      std::copy(pairs.begin() + static_cast<std::ptrdiff_t>(best) + 2, pairs.begin() + static_cast<std::ptrdiff_t>(count),
+      std::copy(pairs.begin() + static_cast<std::ptrdiff_t>(best) + 2,
+                pairs.begin() + static_cast<std::ptrdiff_t>(count),
                 pairs.begin() + static_cast<std::ptrdiff_t>(best) + 1);
       --count;
       if (best > 0) pairs[best - 1] = merges_.find(symbols[best - 1], symbols[best]);
@@ -140,12 +151,15 @@ class Bpe final : public WordModel {
     out.resize(first + count);
   }
 
-  /// Symbols as a list, candidates in a queue: n log n for a whole document as one word, as Llama-2's files have it.
+  /// Symbols as a list, candidates in a queue: n log n for a whole document as one word, as
+  /// Llama-2's files have it.
   void merge_long(std::size_t first, std::vector<std::int32_t>& out) const {
     struct Candidate {
       std::uint32_t rank = 0, at = 0;
       std::int32_t merged = 0;
-      bool operator<(const Candidate& other) const { return rank != other.rank ? rank > other.rank : at > other.at; }
+      bool operator<(const Candidate& other) const {
+        return rank != other.rank ? rank > other.rank : at > other.at;
+      }
     };
     const auto count = static_cast<std::uint32_t>(out.size() - first);
     auto* const symbols = out.data() + first;
@@ -153,7 +167,8 @@ class Bpe final : public WordModel {
     std::vector<std::uint32_t> previous(count), next(count);
     std::priority_queue<Candidate> queue;
     const auto push = [&](std::uint32_t at, std::uint32_t after) {
-      if (const auto* const entry = merges_.find(symbols[at], symbols[after])) queue.push({entry->rank, at, entry->merged});
+      if (const auto* const entry = merges_.find(symbols[at], symbols[after]))
+        queue.push({entry->rank, at, entry->merged});
     };
     for (std::uint32_t i = 0; i < count; ++i) {
       previous[i] = i - 1;
@@ -176,7 +191,8 @@ class Bpe final : public WordModel {
       }
       if (top.at > 0 && previous[top.at] < count) push(previous[top.at], top.at);
     }
-    out.erase(std::remove(out.begin() + static_cast<std::ptrdiff_t>(first), out.end(), gone), out.end());
+    out.erase(std::remove(out.begin() + static_cast<std::ptrdiff_t>(first), out.end(), gone),
+              out.end());
   }
 
   MergeTable merges_;
@@ -187,7 +203,8 @@ class Bpe final : public WordModel {
 
 }  // namespace
 
-std::unique_ptr<WordModel> make_bpe(Vocabulary vocabulary, const std::vector<Merge>& merges, BpeOptions options) {
+std::unique_ptr<WordModel> make_bpe(Vocabulary vocabulary, const std::vector<Merge>& merges,
+                                    BpeOptions options) {
   return std::make_unique<Bpe>(std::move(vocabulary), merges, std::move(options));
 }
 

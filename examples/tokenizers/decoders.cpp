@@ -15,7 +15,8 @@ constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
 void replace_all(std::string& text, std::string_view from, std::string_view to) {
   if (from.empty()) return;
-  for (auto at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) text.replace(at, from.size(), to);
+  for (auto at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
+    text.replace(at, from.size(), to);
 }
 
 std::string joined(const std::vector<std::string>& tokens) {
@@ -46,7 +47,8 @@ class BytesDecoder final : public Decoder {
 
 class WordPieceDecoder final : public Decoder {
  public:
-  WordPieceDecoder(std::string prefix, bool cleanup) : prefix_(std::move(prefix)), cleanup_(cleanup) {}
+  WordPieceDecoder(std::string prefix, bool cleanup)
+      : prefix_(std::move(prefix)), cleanup_(cleanup) {}
   void apply(std::vector<std::string>& tokens) const override {
     for (std::size_t i = 0; i < tokens.size(); ++i) {
       auto& token = tokens[i];
@@ -62,9 +64,11 @@ class WordPieceDecoder final : public Decoder {
 
 class MetaspaceDecoder final : public Decoder {
  public:
-  MetaspaceDecoder(std::string replacement, bool prepended) : replacement_(std::move(replacement)), prepended_(prepended) {}
+  MetaspaceDecoder(std::string replacement, bool prepended)
+      : replacement_(std::move(replacement)), prepended_(prepended) {}
   void apply(std::vector<std::string>& tokens) const override {
-    for (std::size_t i = 0; i < tokens.size(); ++i) replace_all(tokens[i], replacement_, i == 0 && prepended_ ? "" : " ");
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      replace_all(tokens[i], replacement_, i == 0 && prepended_ ? "" : " ");
   }
 
  private:
@@ -103,12 +107,15 @@ class Fuse final : public Decoder {
 /// Takes up to `start` and `stop` copies of a character off the ends of every token.
 class StripDecoder final : public Decoder {
  public:
-  StripDecoder(std::string content, std::size_t start, std::size_t stop) : content_(std::move(content)), start_(start), stop_(stop) {}
+  StripDecoder(std::string content, std::size_t start, std::size_t stop)
+      : content_(std::move(content)), start_(start), stop_(stop) {}
   void apply(std::vector<std::string>& tokens) const override {
     for (auto& token : tokens) {
       std::string_view left = token;
-      for (std::size_t i = 0; i < start_ && left.starts_with(content_); ++i) left.remove_prefix(content_.size());
-      for (std::size_t i = 0; i < stop_ && left.ends_with(content_); ++i) left.remove_suffix(content_.size());
+      for (std::size_t i = 0; i < start_ && left.starts_with(content_); ++i)
+        left.remove_prefix(content_.size());
+      for (std::size_t i = 0; i < stop_ && left.ends_with(content_); ++i)
+        left.remove_suffix(content_.size());
       token = std::string(left);
     }
   }
@@ -120,7 +127,8 @@ class StripDecoder final : public Decoder {
 
 class ReplaceDecoder final : public Decoder {
  public:
-  ReplaceDecoder(const TextPattern& pattern, std::string content, const std::string& where) : text_(pattern.text), content_(std::move(content)) {
+  ReplaceDecoder(const TextPattern& pattern, std::string content, const std::string& where)
+      : text_(pattern.text), content_(std::move(content)) {
     if (pattern.is_regex) regex_.emplace(pattern.text, where);
   }
   void apply(std::vector<std::string>& tokens) const override {
@@ -148,7 +156,8 @@ class BpeDecoder final : public Decoder {
  public:
   explicit BpeDecoder(std::string suffix) : suffix_(std::move(suffix)) {}
   void apply(std::vector<std::string>& tokens) const override {
-    for (std::size_t i = 0; i < tokens.size(); ++i) replace_all(tokens[i], suffix_, i + 1 == tokens.size() ? "" : " ");
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      replace_all(tokens[i], suffix_, i + 1 == tokens.size() ? "" : " ");
   }
 
  private:
@@ -157,7 +166,8 @@ class BpeDecoder final : public Decoder {
 
 class DecoderSequence final : public Decoder {
  public:
-  explicit DecoderSequence(std::vector<std::unique_ptr<Decoder>> steps) : steps_(std::move(steps)) {}
+  explicit DecoderSequence(std::vector<std::unique_ptr<Decoder>> steps)
+      : steps_(std::move(steps)) {}
   void apply(std::vector<std::string>& tokens) const override {
     for (const auto& step : steps_) step->apply(tokens);
   }
@@ -171,13 +181,15 @@ std::unique_ptr<Decoder> read_strip(JsonSection& section) {
   const auto start = section.integer("start", 0), stop = section.integer("stop", 0);
   if (content.empty()) section.corrupt("content", "is empty");
   if (start < 0 || stop < 0) section.corrupt("start", "and stop should not be negative");
-  return std::make_unique<StripDecoder>(content, static_cast<std::size_t>(start), static_cast<std::size_t>(stop));
+  return std::make_unique<StripDecoder>(content, static_cast<std::size_t>(start),
+                                        static_cast<std::size_t>(stop));
 }
 
 std::unique_ptr<Decoder> read_metaspace(JsonSection& section) {
   const auto replacement = section.string("replacement");
   const auto add_prefix = section.boolean("add_prefix_space", true);
-  const auto scheme = section.string_or_none("prepend_scheme").value_or(add_prefix ? "always" : "never");
+  const auto scheme =
+      section.string_or_none("prepend_scheme").value_or(add_prefix ? "always" : "never");
   for (const auto* key : {"str_rep", "split"}) section.ignore(key);
   if (replacement.empty()) section.corrupt("replacement", "is empty");
   return std::make_unique<MetaspaceDecoder>(replacement, scheme != "never");
@@ -204,7 +216,8 @@ std::unique_ptr<Decoder> read_decoder(JsonSection section, int depth) {
     out = read_strip(section);
   } else if (type == "Replace") {
     auto pattern = read_pattern(section, "pattern");
-    out = std::make_unique<ReplaceDecoder>(pattern, section.string("content"), section.where("pattern"));
+    out = std::make_unique<ReplaceDecoder>(pattern, section.string("content"),
+                                           section.where("pattern"));
   } else if (type == "BPEDecoder") {
     out = std::make_unique<BpeDecoder>(section.string_or_none("suffix").value_or("</w>"));
   } else if (type == "Sequence") {
@@ -213,24 +226,27 @@ std::unique_ptr<Decoder> read_decoder(JsonSection section, int depth) {
     for (auto& step : section.sections("decoders")) steps.push_back(read_decoder(step, depth + 1));
     out = std::make_unique<DecoderSequence>(std::move(steps));
   } else {
-    section.unsupported("type", "'" + type + "' is not supported; there are: ByteLevel WordPiece Metaspace ByteFallback Fuse Strip Replace BPEDecoder Sequence");
+    section.unsupported("type", "'" + type +
+                                    "' is not supported; there are: ByteLevel WordPiece Metaspace "
+                                    "ByteFallback Fuse Strip Replace BPEDecoder Sequence");
   }
   section.finish();
   return out;
 }
 
 void clean_up_spaces(std::string& text, bool do_not) {
-  constexpr std::array<std::pair<std::string_view, std::string_view>, 11> rules{{{" .", "."},
-                                                                                {" ?", "?"},
-                                                                                {" !", "!"},
-                                                                                {" ,", ","},
-                                                                                {" ' ", "'"},
-                                                                                {" n't", "n't"},
-                                                                                {" 'm", "'m"},
-                                                                                {" do not", " don't"},
-                                                                                {" 's", "'s"},
-                                                                                {" 've", "'ve"},
-                                                                                {" 're", "'re"}}};
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 11> rules{
+      {{" .", "."},
+       {" ?", "?"},
+       {" !", "!"},
+       {" ,", ","},
+       {" ' ", "'"},
+       {" n't", "n't"},
+       {" 'm", "'m"},
+       {" do not", " don't"},
+       {" 's", "'s"},
+       {" 've", "'ve"},
+       {" 're", "'re"}}};
   for (const auto& [from, to] : rules) {
     if (do_not || to != " don't") replace_all(text, from, to);
   }
@@ -240,7 +256,10 @@ int byte_of_token(std::string_view token) {
   if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
   int value = 0;
   for (const char c : token.substr(3, 2)) {
-    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    const int digit = c >= '0' && c <= '9'   ? c - '0'
+                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                             : -1;
     if (digit < 0) return -1;
     value = value * 16 + digit;
   }

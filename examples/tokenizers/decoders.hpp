@@ -21,7 +21,8 @@ class Decoder {
 
 [[nodiscard]] std::unique_ptr<Decoder> read_decoder(JsonSection section, int depth = 0);
 
-/// English spacing as transformers' clean_up_tokenization mends it; the WordPiece decoder of tokenizers has one rule more.
+/// English spacing as transformers' clean_up_tokenization mends it; the WordPiece decoder of
+/// tokenizers has one rule more.
 void clean_up_spaces(std::string& text, bool do_not);
 
 /// <0x41> and the like: the byte; -1: another token.

@@ -22,7 +22,8 @@ std::string shown(const json& value) {
 JsonSection::JsonSection(const json& value, std::string file, std::string path)
     : object_(&value), file_(std::move(file)), path_(std::move(path)) {
   if (!value.is_object())
-    throw Failure{Errc::FileCorrupt, file_ + ": " + (path_.empty() ? "the file" : path_) + " should be an object, not " + shown(value)};
+    throw Failure{Errc::FileCorrupt, file_ + ": " + (path_.empty() ? "the file" : path_) +
+                                         " should be an object, not " + shown(value)};
 }
 
 std::string JsonSection::where(const char* key) const {
@@ -71,7 +72,8 @@ bool JsonSection::boolean(const char* key, bool otherwise) {
 std::int64_t JsonSection::integer(const char* key, std::int64_t otherwise) {
   const auto* const found = find(key);
   if (!found) return otherwise;
-  const bool fits = found->is_number_integer() && (!found->is_number_unsigned() || found->get<std::uint64_t>() <= INT64_MAX);
+  const bool fits = found->is_number_integer() &&
+                    (!found->is_number_unsigned() || found->get<std::uint64_t>() <= INT64_MAX);
   if (!fits) corrupt(key, "should be a whole number, not " + shown(*found));
   return found->get<std::int64_t>();
 }
@@ -85,7 +87,8 @@ std::vector<JsonSection> JsonSection::sections(const char* key) {
   if (!list.is_array()) corrupt(key, "should be a list, not " + shown(list));
   std::vector<JsonSection> out;
   for (std::size_t i = 0; i < list.size(); ++i)
-    out.emplace_back(list[i], file_, path_ + (path_.empty() ? "" : ".") + key + "[" + std::to_string(i) + "]");
+    out.emplace_back(list[i], file_,
+                     path_ + (path_.empty() ? "" : ".") + key + "[" + std::to_string(i) + "]");
   return out;
 }
 
@@ -98,17 +101,22 @@ const json& JsonSection::value(const char* key) {
 void JsonSection::finish() const {
   for (const auto& item : object_->items()) {
     if (!used_.contains(item.key()) && !item.value().is_null())
-      unsupported(item.key().c_str(), "is a setting that is not known, so it is not guessed what it does; it is " + shown(item.value()));
+      unsupported(item.key().c_str(),
+                  "is a setting that is not known, so it is not guessed what it does; it is " +
+                      shown(item.value()));
   }
 }
 
 std::string read_tokenizer_file(const fs::path& file) {
   std::error_code error;
   const auto size = fs::file_size(file, error);
-  if (error) throw Failure{Errc::FileNotFound, file.string() + ": no such file, or it may not be read"};
-  if (size > kMaxTokenizerFileBytes) throw Failure{Errc::FileCorrupt, file.string() + ": is larger than 200 MB"};
+  if (error)
+    throw Failure{Errc::FileNotFound, file.string() + ": no such file, or it may not be read"};
+  if (size > kMaxTokenizerFileBytes)
+    throw Failure{Errc::FileCorrupt, file.string() + ": is larger than 200 MB"};
   std::ifstream in{file, std::ios::binary};
-  if (!in) throw Failure{Errc::FileNotFound, file.string() + ": no such file, or it may not be read"};
+  if (!in)
+    throw Failure{Errc::FileNotFound, file.string() + ": no such file, or it may not be read"};
   std::string out{std::istreambuf_iterator<char>{in}, {}};
   if (in.bad()) throw Failure{Errc::StorageUnavailable, file.string() + ": cannot be read"};
   return out;
@@ -116,7 +124,8 @@ std::string read_tokenizer_file(const fs::path& file) {
 
 void write_tokenizer_file(const fs::path& file, std::string_view text) {
   std::ofstream out{file, std::ios::binary};
-  if (!(out << text).flush()) throw Failure{Errc::StorageUnavailable, file.string() + ": cannot be written"};
+  if (!(out << text).flush())
+    throw Failure{Errc::StorageUnavailable, file.string() + ": cannot be written"};
 }
 
 json parse_json_object(const std::string& text, const std::string& file) {

@@ -11,8 +11,9 @@
 
 namespace troupe::detail {
 
-/// An object of a JSON file that is read strictly: a key of the wrong type is FileCorrupt, a key nobody read is
-/// Unsupported, both named as file and path ("tokenizer.json: pre_tokenizer.pattern").
+/// An object of a JSON file that is read strictly: a key of the wrong type is FileCorrupt, a key
+/// nobody read is Unsupported, both named as file and path ("tokenizer.json:
+/// pre_tokenizer.pattern").
 class JsonSection {
  public:
   /// Throws when `value` is no object.

@@ -42,6 +42,8 @@ struct BpeOptions {
 struct Merge {
   std::int32_t left = 0, right = 0, merged = 0;
 };
-[[nodiscard]] std::unique_ptr<WordModel> make_bpe(Vocabulary vocabulary, const std::vector<Merge>& merges, BpeOptions options);
+[[nodiscard]] std::unique_ptr<WordModel> make_bpe(Vocabulary vocabulary,
+                                                  const std::vector<Merge>& merges,
+                                                  BpeOptions options);
 
 }  // namespace troupe::detail

@@ -18,8 +18,8 @@ class UnicodeForm final : public Normalizer {
  public:
   explicit UnicodeForm(const std::string& form) {
     UErrorCode error = U_ZERO_ERROR;
-    form_ = form == "NFC"   ? unorm2_getNFCInstance(&error)
-            : form == "NFD" ? unorm2_getNFDInstance(&error)
+    form_ = form == "NFC"    ? unorm2_getNFCInstance(&error)
+            : form == "NFD"  ? unorm2_getNFDInstance(&error)
             : form == "NFKC" ? unorm2_getNFKCInstance(&error)
                              : unorm2_getNFKDInstance(&error);
     if (U_FAILURE(error)) throw Failure{Errc::Internal, "ICU has no data for " + form};
@@ -29,18 +29,24 @@ class UnicodeForm final : public Normalizer {
     std::vector<UChar> from(text.size() + 1);
     UErrorCode error = U_ZERO_ERROR;
     std::int32_t length = 0;
-    u_strFromUTF8(from.data(), static_cast<std::int32_t>(from.size()), &length, text.data(), static_cast<std::int32_t>(text.size()), &error);
+    u_strFromUTF8(from.data(), static_cast<std::int32_t>(from.size()), &length, text.data(),
+                  static_cast<std::int32_t>(text.size()), &error);
     if (unorm2_isNormalized(form_, from.data(), length, &error) && U_SUCCESS(error)) return;
     std::vector<UChar> to(from.size() + 16);
-    auto written = unorm2_normalize(form_, from.data(), length, to.data(), static_cast<std::int32_t>(to.size()), &error);
+    auto written = unorm2_normalize(form_, from.data(), length, to.data(),
+                                    static_cast<std::int32_t>(to.size()), &error);
     if (error == U_BUFFER_OVERFLOW_ERROR) {
       error = U_ZERO_ERROR;
       to.resize(static_cast<std::size_t>(written) + 1);
-      written = unorm2_normalize(form_, from.data(), length, to.data(), static_cast<std::int32_t>(to.size()), &error);
+      written = unorm2_normalize(form_, from.data(), length, to.data(),
+                                 static_cast<std::int32_t>(to.size()), &error);
     }
-    if (U_FAILURE(error)) throw Failure{Errc::Internal, std::string("ICU cannot normalise a text: ") + u_errorName(error)};
+    if (U_FAILURE(error))
+      throw Failure{Errc::Internal,
+                    std::string("ICU cannot normalise a text: ") + u_errorName(error)};
     text.resize(static_cast<std::size_t>(written) * 3);
-    u_strToUTF8(text.data(), static_cast<std::int32_t>(text.size()), &length, to.data(), written, &error);
+    u_strToUTF8(text.data(), static_cast<std::int32_t>(text.size()), &length, to.data(), written,
+                &error);
     text.resize(static_cast<std::size_t>(length));
   }
   [[nodiscard]] bool keeps_ascii() const override { return true; }
@@ -63,7 +69,8 @@ class Lowercase final : public Normalizer {
   void apply(std::string& text) const override {
     rewrite(text, [](std::string& out, UChar32 c) {
       append_utf8(out, static_cast<char32_t>(c == 0x130 ? 'i' : u_tolower(c)));
-      if (c == 0x130) append_utf8(out, 0x307);  // the one letter whose lower case is two code points
+      if (c == 0x130)
+        append_utf8(out, 0x307);  // the one letter whose lower case is two code points
     });
   }
 };
@@ -110,7 +117,8 @@ class Prepend final : public Normalizer {
 
 class Replace final : public Normalizer {
  public:
-  Replace(TextPattern pattern, std::string content, const std::string& where) : pattern_(std::move(pattern.text)), content_(std::move(content)) {
+  Replace(TextPattern pattern, std::string content, const std::string& where)
+      : pattern_(std::move(pattern.text)), content_(std::move(content)) {
     if (pattern.is_regex) regex_.emplace(pattern_, where);
   }
   void apply(std::string& text) const override {
@@ -123,7 +131,9 @@ class Replace final : public Normalizer {
     if (regex_) {
       regex_->for_each_match(text, use);
     } else if (!pattern_.empty()) {
-      for (auto at = text.find(pattern_); at != std::string::npos; at = text.find(pattern_, at + pattern_.size())) use(at, at + pattern_.size());
+      for (auto at = text.find(pattern_); at != std::string::npos;
+           at = text.find(pattern_, at + pattern_.size()))
+        use(at, at + pattern_.size());
     }
     if (from == 0 && out.empty()) return;
     out.append(text, from);
@@ -174,7 +184,8 @@ class Sequence final : public Normalizer {
 };
 
 std::unique_ptr<Normalizer> read_bert(JsonSection& section) {
-  if (!section.boolean("clean_text", true)) section.unsupported("clean_text", "false is not supported");
+  if (!section.boolean("clean_text", true))
+    section.unsupported("clean_text", "false is not supported");
   NormalizerOptions options;
   options.tokenize_chinese_chars = section.boolean("handle_chinese_chars", true);
   options.lower_case = section.boolean("lowercase", true);
@@ -209,7 +220,8 @@ std::unique_ptr<Normalizer> read_normalizer(JsonSection section, int depth) {
     out = std::make_unique<Prepend>(section.string("prepend"));
   } else if (type == "Replace") {
     auto pattern = read_pattern(section, "pattern");
-    out = std::make_unique<Replace>(std::move(pattern), section.string("content"), section.where("pattern"));
+    out = std::make_unique<Replace>(std::move(pattern), section.string("content"),
+                                    section.where("pattern"));
   } else if (type == "BertNormalizer") {
     out = read_bert(section);
   } else if (type == "ByteLevel") {
@@ -217,15 +229,18 @@ std::unique_ptr<Normalizer> read_normalizer(JsonSection section, int depth) {
   } else if (type == "Sequence") {
     if (depth > 4) section.unsupported("normalizers", "is a sequence in a sequence, over 4 deep");
     std::vector<std::unique_ptr<Normalizer>> steps;
-    for (auto& step : section.sections("normalizers")) steps.push_back(read_normalizer(step, depth + 1));
+    for (auto& step : section.sections("normalizers"))
+      steps.push_back(read_normalizer(step, depth + 1));
     if (steps.size() == 1) {
       section.finish();
       return std::move(steps.front());
     }
     out = std::make_unique<Sequence>(std::move(steps));
   } else {
-    section.unsupported("type", "'" + type + "' is not supported; there are: NFC NFD NFKC NFKD Lowercase StripAccents Strip Prepend Replace BertNormalizer "
-                                "ByteLevel Sequence");
+    section.unsupported("type", "'" + type +
+                                    "' is not supported; there are: NFC NFD NFKC NFKD Lowercase "
+                                    "StripAccents Strip Prepend Replace BertNormalizer "
+                                    "ByteLevel Sequence");
   }
   section.finish();
   return out;

@@ -32,14 +32,16 @@ namespace {
 using Kind = Template::Kind;
 using HasId = std::function<bool(std::int64_t)>;
 
-std::vector<std::int64_t> read_ids(JsonSection& specials, const std::string& name, const HasId& has_id) {
+std::vector<std::int64_t> read_ids(JsonSection& specials, const std::string& name,
+                                   const HasId& has_id) {
   auto special = specials.section(name.c_str());
   special.ignore("id");
   special.ignore("tokens");
   const auto& list = special.value("ids");
   std::vector<std::int64_t> out;
   for (const auto& id : list) {
-    if (!id.is_number_integer() || !has_id(id.get<std::int64_t>())) special.corrupt("ids", "has " + id.dump() + ", which is no token's id");
+    if (!id.is_number_integer() || !has_id(id.get<std::int64_t>()))
+      special.corrupt("ids", "has " + id.dump() + ", which is no token's id");
     out.push_back(id.get<std::int64_t>());
   }
   special.finish();
@@ -69,15 +71,18 @@ std::vector<Template::Item> read_items(JsonSection& section, const char* key, co
     out.push_back(std::move(next));
   }
   const bool pair = std::string_view{key} == "pair";
-  if (firsts != 1 || seconds != (pair ? 1 : 0)) section.unsupported(key, "should hold each text once");
+  if (firsts != 1 || seconds != (pair ? 1 : 0))
+    section.unsupported(key, "should hold each text once");
   return out;
 }
 
 /// ["[SEP]", 102]
 std::int64_t read_named_id(JsonSection& section, const char* key, const HasId& has_id) {
   const auto& value = section.value(key);
-  if (!value.is_array() || value.size() != 2 || !value[1].is_number_integer() || !has_id(value[1].get<std::int64_t>()))
-    section.corrupt(key, "should be a token and its id, not " + value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  if (!value.is_array() || value.size() != 2 || !value[1].is_number_integer() ||
+      !has_id(value[1].get<std::int64_t>()))
+    section.corrupt(key, "should be a token and its id, not " +
+                             value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   return value[1].get<std::int64_t>();
 }
 
@@ -98,7 +103,8 @@ Template read(JsonSection section, const HasId& has_id, int depth) {
     last.type_id = bert ? 1 : 0;
     const Template::Item first{Kind::First, {}, 0}, second{Kind::Second, {}, last.type_id};
     out.single = {cls, first, sep};
-    out.pair = bert ? std::vector{cls, first, sep, second, last} : std::vector{cls, first, sep, sep, second, last};
+    out.pair = bert ? std::vector{cls, first, sep, second, last}
+                    : std::vector{cls, first, sep, sep, second, last};
     section.ignore("trim_offsets");
     section.ignore("add_prefix_space");
   } else if (type == "ByteLevel") {  // concerns offsets only
@@ -107,7 +113,9 @@ Template read(JsonSection section, const HasId& has_id, int depth) {
   } else if (type == "Sequence") {
     out = read_sequence(section, has_id, depth);
   } else {
-    section.unsupported("type", "'" + type + "' is not supported; there are: TemplateProcessing BertProcessing RobertaProcessing ByteLevel Sequence");
+    section.unsupported("type", "'" + type +
+                                    "' is not supported; there are: TemplateProcessing "
+                                    "BertProcessing RobertaProcessing ByteLevel Sequence");
   }
   section.finish();
   return out;

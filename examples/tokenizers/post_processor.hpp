@@ -23,11 +23,13 @@ struct Template {
   /// The texts and nothing else.
   [[nodiscard]] static Template plain();
   /// <bos> text <eos>, each where asked for; in a pair round both texts.
-  [[nodiscard]] static Template bos_eos(std::optional<std::int64_t> bos, std::optional<std::int64_t> eos);
+  [[nodiscard]] static Template bos_eos(std::optional<std::int64_t> bos,
+                                        std::optional<std::int64_t> eos);
   [[nodiscard]] static std::size_t num_special(const std::vector<Item>& items);
 };
 
 /// The `post_processor` of a tokenizer.json. `has_id(id)` says whether a token has that id.
-[[nodiscard]] Template read_post_processor(JsonSection section, const std::function<bool(std::int64_t)>& has_id);
+[[nodiscard]] Template read_post_processor(JsonSection section,
+                                           const std::function<bool(std::int64_t)>& has_id);
 
 }  // namespace troupe::detail

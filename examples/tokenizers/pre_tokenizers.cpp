@@ -13,7 +13,8 @@
 namespace troupe::detail {
 
 void Pieces::begin(std::string_view whole, bool starts_input) {
-  if (whole.size() > kMaxTextBytes) throw Failure{Errc::InvalidArgument, "a text of over 1 GB cannot be encoded at once"};
+  if (whole.size() > kMaxTextBytes)
+    throw Failure{Errc::InvalidArgument, "a text of over 1 GB cannot be encoded at once"};
   text = whole;
   at_start = starts_input;
   ranges.clear();
@@ -22,27 +23,42 @@ void Pieces::begin(std::string_view whole, bool starts_input) {
 
 namespace {
 
-enum class Behavior : std::uint8_t { Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous };
+enum class Behavior : std::uint8_t {
+  Removed,
+  Isolated,
+  MergedWithPrevious,
+  MergedWithNext,
+  Contiguous
+};
 
 Behavior read_behavior(JsonSection& section, Behavior otherwise) {
   const auto text = section.string_or_none("behavior");
   if (!text) return otherwise;
-  constexpr std::array<std::pair<std::string_view, Behavior>, 5> names{{{"Removed", Behavior::Removed},
-                                                                       {"Isolated", Behavior::Isolated},
-                                                                       {"MergedWithPrevious", Behavior::MergedWithPrevious},
-                                                                       {"MergedWithNext", Behavior::MergedWithNext},
-                                                                       {"Contiguous", Behavior::Contiguous}}};
+  constexpr std::array<std::pair<std::string_view, Behavior>, 5> names{
+      {{"Removed", Behavior::Removed},
+       {"Isolated", Behavior::Isolated},
+       {"MergedWithPrevious", Behavior::MergedWithPrevious},
+       {"MergedWithNext", Behavior::MergedWithNext},
+       {"Contiguous", Behavior::Contiguous}}};
   for (const auto& [name, value] : names) {
     if (*text == name) return value;
   }
-  section.corrupt("behavior", "is '" + *text + "'; there are: Removed Isolated MergedWithPrevious MergedWithNext Contiguous");
+  section.corrupt(
+      "behavior",
+      "is '" + *text +
+          "'; there are: Removed Isolated MergedWithPrevious MergedWithNext Contiguous");
 }
 
 /// Matches and what lies between them, in order; from them, the pieces.
 class Cutter {
  public:
   Cutter(Range range, Behavior behavior, bool invert, std::vector<Range>& out)
-      : at_(range.begin), end_(range.end), first_(out.size()), behavior_(behavior), invert_(invert), out_(out) {}
+      : at_(range.begin),
+        end_(range.end),
+        first_(out.size()),
+        behavior_(behavior),
+        invert_(invert),
+        out_(out) {}
 
   void match(std::size_t begin, std::size_t end) {
     if (begin > at_) add(at_, begin, invert_);
@@ -59,8 +75,9 @@ class Cutter {
   void add(std::size_t begin, std::size_t end, bool is_match) {
     const Range piece{static_cast<std::uint32_t>(begin), static_cast<std::uint32_t>(end)};
     const bool first = out_.size() == first_;
-    const bool join = !first && ((behavior_ == Behavior::Contiguous && is_match == previous_match_) ||
-                                 (behavior_ == Behavior::MergedWithPrevious && is_match && !previous_match_));
+    const bool join =
+        !first && ((behavior_ == Behavior::Contiguous && is_match == previous_match_) ||
+                   (behavior_ == Behavior::MergedWithPrevious && is_match && !previous_match_));
     if (join) {
       out_.back().end = piece.end;
     } else if (!(behavior_ == Behavior::Removed && is_match)) {
@@ -108,7 +125,8 @@ void split_chars(Pieces& pieces, Behavior behavior, F&& is_match) {
 
 class CharSplit final : public PreTokenizer {
  public:
-  CharSplit(bool (*is_match)(UChar32), Behavior behavior) : is_match_(is_match), behavior_(behavior) {}
+  CharSplit(bool (*is_match)(UChar32), Behavior behavior)
+      : is_match_(is_match), behavior_(behavior) {}
   void run(Pieces& pieces) const override { split_chars(pieces, behavior_, is_match_); }
 
  private:
@@ -158,11 +176,15 @@ class PatternSplit final : public PreTokenizer {
     pieces.split([&](Range range, std::vector<Range>& out) {
       Cutter cutter{range, behavior_, invert_, out};
       const auto piece = pieces.text.substr(range.begin, range.end - range.begin);
-      const auto use = [&](std::size_t begin, std::size_t end) { cutter.match(range.begin + begin, range.begin + end); };
+      const auto use = [&](std::size_t begin, std::size_t end) {
+        cutter.match(range.begin + begin, range.begin + end);
+      };
       if (regex_) {
         regex_->for_each_match(piece, use);
       } else if (!text_.empty()) {
-        for (auto at = piece.find(text_); at != std::string_view::npos; at = piece.find(text_, at + text_.size())) use(at, at + text_.size());
+        for (auto at = piece.find(text_); at != std::string_view::npos;
+             at = piece.find(text_, at + text_.size()))
+          use(at, at + text_.size());
       }
       cutter.finish();
     });
@@ -179,7 +201,9 @@ class Gpt4Split final : public PreTokenizer {
  public:
   explicit Gpt4Split(std::size_t max_digits) : max_digits_(max_digits) {}
   void run(Pieces& pieces) const override {
-    pieces.split([&](Range range, std::vector<Range>& out) { split_gpt4(pieces.text, range, max_digits_, out); });
+    pieces.split([&](Range range, std::vector<Range>& out) {
+      split_gpt4(pieces.text, range, max_digits_, out);
+    });
   }
 
  private:
@@ -189,7 +213,8 @@ class Gpt4Split final : public PreTokenizer {
 class Gpt2Split final : public PreTokenizer {
  public:
   void run(Pieces& pieces) const override {
-    pieces.split([&](Range range, std::vector<Range>& out) { split_gpt2(pieces.text, range, out); });
+    pieces.split(
+        [&](Range range, std::vector<Range>& out) { split_gpt2(pieces.text, range, out); });
   }
 };
 
@@ -215,12 +240,14 @@ class SpellBytes final : public PreTokenizer {
 class Metaspace final : public PreTokenizer {
  public:
   enum class Prepend : std::uint8_t { Always, Never, First };
-  Metaspace(std::string replacement, Prepend prepend, bool split) : replacement_(std::move(replacement)), prepend_(prepend), split_(split) {}
+  Metaspace(std::string replacement, Prepend prepend, bool split)
+      : replacement_(std::move(replacement)), prepend_(prepend), split_(split) {}
 
   void run(Pieces& pieces) const override {
     const bool at_start = pieces.at_start;
     pieces.rewrite([&](std::string_view piece, bool first, std::string& out) {
-      const bool wanted = prepend_ == Prepend::Always || (prepend_ == Prepend::First && first && at_start);
+      const bool wanted =
+          prepend_ == Prepend::Always || (prepend_ == Prepend::First && first && at_start);
       const bool has = piece.starts_with(' ') || piece.starts_with(replacement_);
       if (wanted && !has) out += replacement_;
       for (const char c : piece) {
@@ -235,7 +262,8 @@ class Metaspace final : public PreTokenizer {
     pieces.split([&](Range range, std::vector<Range>& out) {
       Cutter cutter{range, Behavior::MergedWithNext, false, out};
       const auto piece = pieces.text.substr(range.begin, range.end - range.begin);
-      for (auto at = piece.find(replacement_); at != std::string_view::npos; at = piece.find(replacement_, at + replacement_.size()))
+      for (auto at = piece.find(replacement_); at != std::string_view::npos;
+           at = piece.find(replacement_, at + replacement_.size()))
         cutter.match(range.begin + at, range.begin + at + replacement_.size());
       cutter.finish();
     });
@@ -251,11 +279,16 @@ std::unique_ptr<PreTokenizer> read_metaspace(JsonSection& section) {
   const auto replacement = section.string("replacement");
   section.ignore("str_rep");
   const auto add_prefix = section.boolean("add_prefix_space", true);
-  const auto scheme = section.string_or_none("prepend_scheme").value_or(add_prefix ? "always" : "never");
+  const auto scheme =
+      section.string_or_none("prepend_scheme").value_or(add_prefix ? "always" : "never");
   if (replacement.empty()) section.corrupt("replacement", "is empty");
-  if (scheme != "always" && scheme != "never" && scheme != "first") section.corrupt("prepend_scheme", "is '" + scheme + "'; there are: always never first");
-  if (!add_prefix && scheme != "never") section.corrupt("prepend_scheme", "contradicts add_prefix_space");
-  const auto prepend = scheme == "always" ? Metaspace::Prepend::Always : scheme == "first" ? Metaspace::Prepend::First : Metaspace::Prepend::Never;
+  if (scheme != "always" && scheme != "never" && scheme != "first")
+    section.corrupt("prepend_scheme", "is '" + scheme + "'; there are: always never first");
+  if (!add_prefix && scheme != "never")
+    section.corrupt("prepend_scheme", "contradicts add_prefix_space");
+  const auto prepend = scheme == "always"  ? Metaspace::Prepend::Always
+                       : scheme == "first" ? Metaspace::Prepend::First
+                                           : Metaspace::Prepend::Never;
   return std::make_unique<Metaspace>(replacement, prepend, section.boolean("split", true));
 }
 
@@ -263,16 +296,21 @@ std::unique_ptr<PreTokenizer> read_split(JsonSection& section) {
   const auto pattern = read_pattern(section, "pattern");
   const auto behavior = read_behavior(section, Behavior::Isolated);
   const bool invert = section.boolean("invert", false);
-  constexpr std::string_view head = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}";
-  constexpr std::string_view tail = "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+  constexpr std::string_view head =
+      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}";
+  constexpr std::string_view tail =
+      "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
   // These match every character, so kept pieces and isolated ones are the same.
   const bool whole = (behavior == Behavior::Isolated) || (behavior == Behavior::Removed && invert);
   if (pattern.is_regex && whole && pattern.text.starts_with(head) && pattern.text.ends_with(tail)) {
-    const auto middle = pattern.text.substr(head.size(), pattern.text.size() - head.size() - tail.size());
+    const auto middle =
+        pattern.text.substr(head.size(), pattern.text.size() - head.size() - tail.size());
     if (middle.empty()) return std::make_unique<Gpt4Split>(1);
     if (middle == "{1,3}") return std::make_unique<Gpt4Split>(3);
   }
-  if (pattern.is_regex && whole && pattern.text == "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+")
+  if (pattern.is_regex && whole &&
+      pattern.text ==
+          "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+")
     return std::make_unique<Gpt2Split>();
   return std::make_unique<PatternSplit>(pattern, behavior, invert, section.where("pattern"));
 }
@@ -296,10 +334,12 @@ void read_steps(JsonSection section, PreTokenizers& out, int depth) {
   } else if (type == "Split") {
     steps.push_back(read_split(section));
   } else if (type == "Digits") {
-    const auto behavior = section.boolean("individual_digits", false) ? Behavior::Isolated : Behavior::Contiguous;
+    const auto behavior =
+        section.boolean("individual_digits", false) ? Behavior::Isolated : Behavior::Contiguous;
     steps.push_back(std::make_unique<CharSplit>(is_digit_char, behavior));
   } else if (type == "Punctuation") {
-    steps.push_back(std::make_unique<CharSplit>(is_punctuation, read_behavior(section, Behavior::Isolated)));
+    steps.push_back(
+        std::make_unique<CharSplit>(is_punctuation, read_behavior(section, Behavior::Isolated)));
   } else if (type == "Whitespace") {
     steps.push_back(std::make_unique<WordSplit>());
   } else if (type == "WhitespaceSplit") {
@@ -320,8 +360,10 @@ void read_steps(JsonSection section, PreTokenizers& out, int depth) {
     if (depth > 4) section.unsupported("pretokenizers", "is a sequence in a sequence, over 4 deep");
     for (auto& step : section.sections("pretokenizers")) read_steps(step, out, depth + 1);
   } else {
-    section.unsupported("type", "'" + type + "' is not supported; there are: ByteLevel Split Digits Punctuation Whitespace WhitespaceSplit "
-                                "CharDelimiterSplit BertPreTokenizer Metaspace Sequence");
+    section.unsupported("type", "'" + type +
+                                    "' is not supported; there are: ByteLevel Split Digits "
+                                    "Punctuation Whitespace WhitespaceSplit "
+                                    "CharDelimiterSplit BertPreTokenizer Metaspace Sequence");
   }
   section.finish();
 }

@@ -12,10 +12,12 @@
 
 namespace troupe::detail {
 
-/// What tokenizer_config.json, special_tokens_map.json, added_tokens.json and chat_template.jinja say.
+/// What tokenizer_config.json, special_tokens_map.json, added_tokens.json and chat_template.jinja
+/// say.
 struct PretrainedConfig {
-  nlohmann::ordered_json json = nlohmann::ordered_json::object();  ///< tokenizer_config.json, to be saved again
-  std::string file;                                                ///< its path, for messages
+  nlohmann::ordered_json json =
+      nlohmann::ordered_json::object();  ///< tokenizer_config.json, to be saved again
+  std::string file;                      ///< its path, for messages
   SpecialTokens tokens;
   std::vector<AddedToken> added;  ///< of added_tokens_decoder and added_tokens.json, by id
   std::string tokenizer_class;
@@ -29,8 +31,10 @@ struct PretrainedConfig {
 
 /// Throws Failure{FileCorrupt} naming file and key; files that are not there are as empty ones.
 [[nodiscard]] PretrainedConfig read_pretrained_config(const std::filesystem::path& directory);
-/// Writes tokenizer_config.json with the tokens' roles as they are now, and chat_template.jinja where it came from there.
-void save_pretrained_config(const PretrainedConfig& config, const std::map<std::int32_t, AddedToken>& added,
+/// Writes tokenizer_config.json with the tokens' roles as they are now, and chat_template.jinja
+/// where it came from there.
+void save_pretrained_config(const PretrainedConfig& config,
+                            const std::map<std::int32_t, AddedToken>& added,
                             const std::filesystem::path& directory);
 
 }  // namespace troupe::detail

@@ -15,11 +15,14 @@ std::optional<std::int64_t> PretrainedTokenizer::token_to_id(std::string_view to
 std::string PretrainedTokenizer::id_to_token(std::int64_t id) const {
   if (const auto* const added = added_.find_id(id)) return added->content;
   if (auto token = model_token(id)) return *std::move(token);
-  throw Failure{Errc::InvalidArgument, "no token has the id " + std::to_string(id) + "; there are ids up to " + std::to_string(vocab_size() - 1)};
+  throw Failure{Errc::InvalidArgument, "no token has the id " + std::to_string(id) +
+                                           "; there are ids up to " +
+                                           std::to_string(vocab_size() - 1)};
 }
 
 std::size_t PretrainedTokenizer::vocab_size() const noexcept {
-  const auto added = added_.by_id().empty() ? 0 : static_cast<std::size_t>(added_.by_id().rbegin()->first) + 1;
+  const auto added =
+      added_.by_id().empty() ? 0 : static_cast<std::size_t>(added_.by_id().rbegin()->first) + 1;
   return std::max(model_size(), added);
 }
 
@@ -51,8 +54,9 @@ bool PretrainedTokenizer::make_special(const std::string& content) {
 std::size_t PretrainedTokenizer::add_special_tokens(const SpecialTokens& tokens) {
   std::size_t added = 0;
   auto& mine = config_.tokens;
-  constexpr std::optional<std::string> SpecialTokens::*roles[] = {&SpecialTokens::bos, &SpecialTokens::eos, &SpecialTokens::unk, &SpecialTokens::sep,
-                                                                 &SpecialTokens::pad, &SpecialTokens::cls, &SpecialTokens::mask};
+  constexpr std::optional<std::string> SpecialTokens::*roles[] = {
+      &SpecialTokens::bos, &SpecialTokens::eos, &SpecialTokens::unk, &SpecialTokens::sep,
+      &SpecialTokens::pad, &SpecialTokens::cls, &SpecialTokens::mask};
   for (const auto role : roles) {
     if (!(tokens.*role)) continue;
     added += make_special(*(tokens.*role)) ? 1 : 0;
@@ -60,7 +64,8 @@ std::size_t PretrainedTokenizer::add_special_tokens(const SpecialTokens& tokens)
   }
   for (const auto& token : tokens.additional) {
     added += make_special(token) ? 1 : 0;
-    if (std::ranges::find(mine.additional, token) == mine.additional.end()) mine.additional.push_back(token);
+    if (std::ranges::find(mine.additional, token) == mine.additional.end())
+      mine.additional.push_back(token);
   }
   prepare_added();
   return added;
@@ -70,15 +75,20 @@ void PretrainedTokenizer::add_configured_tokens() {
   for (const auto& token : config_.added) {
     if (const auto* const known = added_.find(token.content)) {
       if (known->id != token.id) {
-        throw Failure{Errc::FileCorrupt, config_.file + ": added_tokens_decoder gives '" + token.content + "' the id " + std::to_string(token.id) +
-                                             ", the tokenizer's own file " + std::to_string(known->id)};
+        throw Failure{Errc::FileCorrupt,
+                      config_.file + ": added_tokens_decoder gives '" + token.content +
+                          "' the id " + std::to_string(token.id) + ", the tokenizer's own file " +
+                          std::to_string(known->id)};
       }
       continue;
     }
     const auto id = id_for(token.content);
     if (id != token.id) {
-      throw Failure{Errc::FileCorrupt, config_.file + ": '" + token.content + "' is said to have the id " + std::to_string(token.id) + ", but it is " +
-                                           (token_to_id(token.content) ? "the model's token " : "added as ") + std::to_string(id)};
+      throw Failure{Errc::FileCorrupt,
+                    config_.file + ": '" + token.content + "' is said to have the id " +
+                        std::to_string(token.id) + ", but it is " +
+                        (token_to_id(token.content) ? "the model's token " : "added as ") +
+                        std::to_string(id)};
     }
     added_.add(token);
     added_.index(id);
@@ -89,10 +99,12 @@ void PretrainedTokenizer::add_configured_tokens() {
 void PretrainedTokenizer::apply_bos_eos(bool has_post_processor) {
   if (has_post_processor && !config_.add_bos && !config_.add_eos) return;
   const auto ids = special_ids();
-  template_ = Template::bos_eos(config_.add_bos.value_or(false) ? ids.bos : std::nullopt, config_.add_eos.value_or(false) ? ids.eos : std::nullopt);
+  template_ = Template::bos_eos(config_.add_bos.value_or(false) ? ids.bos : std::nullopt,
+                                config_.add_eos.value_or(false) ? ids.eos : std::nullopt);
 }
 
-void PretrainedTokenizer::append(std::string_view first, const std::string_view* second, const EncodeOptions& options, TokenBatch& out) const {
+void PretrainedTokenizer::append(std::string_view first, const std::string_view* second,
+                                 const EncodeOptions& options, TokenBatch& out) const {
   thread_local std::vector<std::int64_t> first_ids, second_ids;
   first_ids.clear();
   second_ids.clear();
@@ -101,8 +113,9 @@ void PretrainedTokenizer::append(std::string_view first, const std::string_view*
   static const Template bare = Template::plain();
   const auto& chosen = options.add_special_tokens ? template_ : bare;
   const auto& items = second ? chosen.pair : chosen.single;
-  const auto [keep_first, keep_second] = kept_lengths(first_ids.size(), second ? std::optional{second_ids.size()} : std::nullopt,
-                                                      Template::num_special(items), options.max_length, options.truncation);
+  const auto [keep_first, keep_second] =
+      kept_lengths(first_ids.size(), second ? std::optional{second_ids.size()} : std::nullopt,
+                   Template::num_special(items), options.max_length, options.truncation);
   for (const auto& item : items) {
     const auto* ids = &item.ids;
     std::size_t begin = 0, count = item.ids.size();

@@ -11,22 +11,30 @@
 
 namespace troupe::detail {
 
-/// What tokenizers out of files have in common: roles, added tokens, what is put round a text, truncation.
+/// What tokenizers out of files have in common: roles, added tokens, what is put round a text,
+/// truncation.
 class PretrainedTokenizer : public Tokenizer {
  public:
   [[nodiscard]] std::optional<std::int64_t> token_to_id(std::string_view token) const final;
   [[nodiscard]] std::string id_to_token(std::int64_t id) const final;
   [[nodiscard]] std::size_t vocab_size() const noexcept final;
-  [[nodiscard]] const SpecialTokens& special_tokens() const noexcept final { return config_.tokens; }
+  [[nodiscard]] const SpecialTokens& special_tokens() const noexcept final {
+    return config_.tokens;
+  }
   [[nodiscard]] bool is_special(std::int64_t id) const noexcept final;
   std::size_t add_special_tokens(const SpecialTokens& tokens) final;
-  [[nodiscard]] const std::string& chat_template() const noexcept final { return config_.chat_template; }
-  [[nodiscard]] std::optional<std::size_t> model_max_length() const noexcept final { return config_.model_max_length; }
+  [[nodiscard]] const std::string& chat_template() const noexcept final {
+    return config_.chat_template;
+  }
+  [[nodiscard]] std::optional<std::size_t> model_max_length() const noexcept final {
+    return config_.model_max_length;
+  }
 
  protected:
   explicit PretrainedTokenizer(PretrainedConfig config) : config_(std::move(config)) {}
 
-  void append(std::string_view first, const std::string_view* second, const EncodeOptions& options, TokenBatch& out) const final;
+  void append(std::string_view first, const std::string_view* second, const EncodeOptions& options,
+              TokenBatch& out) const final;
 
   /// Ids of one text without what is put round it.
   virtual void append_ids(std::string_view text, std::vector<std::int64_t>& out) const = 0;
@@ -40,9 +48,11 @@ class PretrainedTokenizer : public Tokenizer {
 
   /// The id a token has, or will have once added.
   [[nodiscard]] std::int32_t id_for(std::string_view content) const;
-  /// Added tokens of tokenizer_config.json and added_tokens.json, then those that have a role; as transformers does.
+  /// Added tokens of tokenizer_config.json and added_tokens.json, then those that have a role; as
+  /// transformers does.
   void add_configured_tokens();
-  /// add_bos_token and add_eos_token, where they are said or nothing else says what is put round a text.
+  /// add_bos_token and add_eos_token, where they are said or nothing else says what is put round a
+  /// text.
   void apply_bos_eos(bool has_post_processor);
 
   PretrainedConfig config_;

@@ -6,16 +6,16 @@
 
 namespace troupe::detail {
 
-/// Walks the fields of one protobuf message. A message that is cut off or has an unknown wire type ends the walk with
-/// `broken()`.
+/// Walks the fields of one protobuf message. A message that is cut off or has an unknown wire type
+/// ends the walk with `broken()`.
 class ProtobufReader {
  public:
   explicit ProtobufReader(std::string_view bytes) : rest_(bytes) {}
 
   struct Field {
     std::uint32_t number = 0;
-    std::uint64_t value = 0;    ///< varint, or the bits of a fixed one
-    std::string_view bytes;  ///< of a string or message
+    std::uint64_t value = 0;  ///< varint, or the bits of a fixed one
+    std::string_view bytes;   ///< of a string or message
   };
   [[nodiscard]] std::optional<Field> next();
   [[nodiscard]] bool broken() const { return broken_; }

@@ -26,8 +26,9 @@ class Translator {
 
  private:
   [[noreturn]] void refuse(const std::string& what) const {
-    throw Failure{Errc::Unsupported, where_ + ": " + what + " in the pattern '" + std::string(in_) +
-                                         "' is not supported: Oniguruma and ICU read it differently"};
+    throw Failure{Errc::Unsupported,
+                  where_ + ": " + what + " in the pattern '" + std::string(in_) +
+                      "' is not supported: Oniguruma and ICU read it differently"};
   }
 
   void step() {
@@ -63,7 +64,8 @@ class Translator {
     if (two == "[:" || two == "&&" || two == "--") refuse("'" + std::string(two) + "' in a set");
     if (c == '[') return open_set();
     if (c == ']') --depth_;
-    if (c == '{' || c == '}' || c == '$' || c == '&' || c == '"') out_ += '\\';  // ICU gives some of them a meaning
+    if (c == '{' || c == '}' || c == '$' || c == '&' || c == '"')
+      out_ += '\\';  // ICU gives some of them a meaning
     keep(1);
   }
 
@@ -86,17 +88,35 @@ class Translator {
       at_ += 2;
     };
     switch (c) {
-      case 's': return replace(R"(\p{White_Space})");
-      case 'S': return replace(R"(\P{White_Space})");
-      case 'd': return replace(R"(\p{Nd})");
-      case 'D': return replace(R"(\P{Nd})");
-      case 'w': return replace("[" + std::string(word) + "]");
-      case 'W': return replace("[^" + std::string(word) + "]");
-      case 'v': return replace(R"(\x0B)");
-      case 'n': case 'r': case 't': case 'f': case 'a': case 'e': return keep(2);
-      case 'p': case 'P': return property();
-      case 'x': case 'u': return keep(2);
-      default: break;
+      case 's':
+        return replace(R"(\p{White_Space})");
+      case 'S':
+        return replace(R"(\P{White_Space})");
+      case 'd':
+        return replace(R"(\p{Nd})");
+      case 'D':
+        return replace(R"(\P{Nd})");
+      case 'w':
+        return replace("[" + std::string(word) + "]");
+      case 'W':
+        return replace("[^" + std::string(word) + "]");
+      case 'v':
+        return replace(R"(\x0B)");
+      case 'n':
+      case 'r':
+      case 't':
+      case 'f':
+      case 'a':
+      case 'e':
+        return keep(2);
+      case 'p':
+      case 'P':
+        return property();
+      case 'x':
+      case 'u':
+        return keep(2);
+      default:
+        break;
     }
     const auto byte = static_cast<unsigned char>(c);
     if (byte >= 0x80 || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'))
@@ -106,7 +126,9 @@ class Translator {
 
   void property() {
     const auto end = in_.find('}', at_);
-    if (in_.size() <= at_ + 3 || in_[at_ + 2] != '{' || in_[at_ + 3] == '^' || end == std::string_view::npos) refuse("this use of '\\p'");
+    if (in_.size() <= at_ + 3 || in_[at_ + 2] != '{' || in_[at_ + 3] == '^' ||
+        end == std::string_view::npos)
+      refuse("this use of '\\p'");
     keep(end + 1 - at_);
   }
 
@@ -149,8 +171,10 @@ struct Regex::Impl {
   }
 };
 
-Regex::Regex(const std::string& pattern, const std::string& where) : impl_(std::make_unique<Impl>()) {
-  if (pattern.size() > kMaxPatternBytes) throw Failure{Errc::Unsupported, where + ": a pattern of over 10,000 bytes"};
+Regex::Regex(const std::string& pattern, const std::string& where)
+    : impl_(std::make_unique<Impl>()) {
+  if (pattern.size() > kMaxPatternBytes)
+    throw Failure{Errc::Unsupported, where + ": a pattern of over 10,000 bytes"};
   impl_->where = where;
   const auto translated = Translator{pattern, where}.run();
   UErrorCode error = U_ZERO_ERROR;
@@ -161,14 +185,17 @@ Regex::Regex(const std::string& pattern, const std::string& where) : impl_(std::
   impl_->pattern = uregex_openUText(&text, UREGEX_MULTILINE | UREGEX_UNIX_LINES, &place, &error);
   utext_close(&text);
   if (U_FAILURE(error))
-    throw Failure{Errc::FileCorrupt, where + ": '" + pattern + "' is no regular expression that ICU takes: " + u_errorName(error)};
+    throw Failure{Errc::FileCorrupt,
+                  where + ": '" + pattern +
+                      "' is no regular expression that ICU takes: " + u_errorName(error)};
 }
 
 Regex::~Regex() = default;
 Regex::Regex(Regex&&) noexcept = default;
 Regex& Regex::operator=(Regex&&) noexcept = default;
 
-void Regex::for_each_match(std::string_view text, const std::function<void(std::size_t, std::size_t)>& use) const {
+void Regex::for_each_match(std::string_view text,
+                           const std::function<void(std::size_t, std::size_t)>& use) const {
   auto* const pattern = impl_->take();
   UErrorCode error = U_ZERO_ERROR;
   UText utf8 = UTEXT_INITIALIZER;
@@ -182,8 +209,9 @@ void Regex::for_each_match(std::string_view text, const std::function<void(std::
   utext_close(&utf8);
   impl_->give(pattern);
   if (U_FAILURE(error)) {
-    throw Failure{Errc::DataMalformed, impl_->where + ": the pattern cannot be matched against a text of " +
-                                           std::to_string(text.size()) + " bytes: " + u_errorName(error)};
+    throw Failure{Errc::DataMalformed,
+                  impl_->where + ": the pattern cannot be matched against a text of " +
+                      std::to_string(text.size()) + " bytes: " + u_errorName(error)};
   }
 }
 

@@ -8,7 +8,8 @@
 
 namespace troupe::detail {
 
-/// A tokenizer.model: its tables, read here with bounds, and the sentencepiece library, which encodes.
+/// A tokenizer.model: its tables, read here with bounds, and the sentencepiece library, which
+/// encodes.
 ///
 /// Threads: const members, any number at once.
 class SentencePieceModel {
@@ -25,7 +26,8 @@ class SentencePieceModel {
   SentencePieceModel(SentencePieceModel&&) noexcept;
   SentencePieceModel& operator=(SentencePieceModel&&) noexcept;
 
-  /// Appends the ids of `text`. @param prefix with the space before the first word that the model asks for, if it does.
+  /// Appends the ids of `text`. @param prefix with the space before the first word that the model
+  /// asks for, if it does.
   void encode(std::string_view text, bool prefix, std::vector<std::int64_t>& out) const;
 
   [[nodiscard]] const std::vector<Piece>& pieces() const { return pieces_; }
@@ -49,8 +51,8 @@ class SentencePieceModel {
   bool adds_prefix_ = true;
 };
 
-/// Whether the double array in a model's precompiled_charsmap stays inside itself, whatever text is looked up: the library does
-/// not check that. Empty: there is none, which is fine.
+/// Whether the double array in a model's precompiled_charsmap stays inside itself, whatever text is
+/// looked up: the library does not check that. Empty: there is none, which is fine.
 [[nodiscard]] bool is_sound_charsmap(std::string_view charsmap);
 
 }  // namespace troupe::detail

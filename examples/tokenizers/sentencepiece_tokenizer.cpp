@@ -20,7 +20,10 @@ class SentencePieceTokenizer final : public PretrainedTokenizer {
       : PretrainedTokenizer(std::move(config)), bytes_(std::move(bytes)), model_(bytes_, file) {
     check_class(file);
     for (const auto& piece : model_.pieces()) vocabulary_.add(piece.text);
-    for (const auto& [role, id] : {std::pair{&config_.tokens.bos, model_.bos()}, {&config_.tokens.eos, model_.eos()}, {&config_.tokens.unk, model_.unk()}, {&config_.tokens.pad, model_.pad()}}) {
+    for (const auto& [role, id] : {std::pair{&config_.tokens.bos, model_.bos()},
+                                   {&config_.tokens.eos, model_.eos()},
+                                   {&config_.tokens.unk, model_.unk()},
+                                   {&config_.tokens.pad, model_.pad()}}) {
       if (!*role && id >= 0) *role = model_.pieces()[static_cast<std::size_t>(id)].text;
     }
     add_configured_tokens();
@@ -28,7 +31,8 @@ class SentencePieceTokenizer final : public PretrainedTokenizer {
     apply_bos_eos(false);
   }
 
-  [[nodiscard]] std::string decode(std::span<const std::int64_t> ids, bool skip_special_tokens) const override {
+  [[nodiscard]] std::string decode(std::span<const std::int64_t> ids,
+                                   bool skip_special_tokens) const override {
     std::string out, bytes;
     const auto flush = [&] {
       append_fallback_bytes(out, bytes);
@@ -38,8 +42,10 @@ class SentencePieceTokenizer final : public PretrainedTokenizer {
       const auto* const added = added_.find_id(id);
       if (added && added->special && skip_special_tokens) continue;
       if (!added && (id < 0 || static_cast<std::size_t>(id) >= model_.pieces().size())) continue;
-      const auto& text = added ? added->content : model_.pieces()[static_cast<std::size_t>(id)].text;
-      const bool is_byte = !added && model_.pieces()[static_cast<std::size_t>(id)].type == SentencePieceModel::Type::Byte;
+      const auto& text =
+          added ? added->content : model_.pieces()[static_cast<std::size_t>(id)].text;
+      const bool is_byte = !added && model_.pieces()[static_cast<std::size_t>(id)].type ==
+                                         SentencePieceModel::Type::Byte;
       if (const int byte = is_byte ? byte_of_token(text) : -1; byte >= 0) {
         bytes += static_cast<char>(byte);
         continue;
@@ -67,7 +73,8 @@ class SentencePieceTokenizer final : public PretrainedTokenizer {
     std::string storage;
     const bool legacy = config_.legacy.value_or(false);
     added_.split_raw(
-        valid_utf8(text, storage), [&](std::string_view part, std::size_t at) { model_.encode(part, legacy || at == 0, out); },
+        valid_utf8(text, storage),
+        [&](std::string_view part, std::size_t at) { model_.encode(part, legacy || at == 0, out); },
         [&](std::int32_t id) { out.push_back(id); });
   }
   [[nodiscard]] std::optional<std::int64_t> model_id(std::string_view token) const override {
@@ -96,9 +103,13 @@ class SentencePieceTokenizer final : public PretrainedTokenizer {
  private:
   void check_class(const std::string& file) const {
     const auto& name = config_.tokenizer_class;
-    if (name.empty() || name.starts_with("LlamaTokenizer") || name == "PreTrainedTokenizerFast" || name == "TokenizersBackend") return;
-    throw Failure{Errc::Unsupported, config_.file + ": tokenizer_class '" + name + "' with " + file + " is not supported (LlamaTokenizer is); "
-                                                    "save it with transformers as tokenizer.json"};
+    if (name.empty() || name.starts_with("LlamaTokenizer") || name == "PreTrainedTokenizerFast" ||
+        name == "TokenizersBackend")
+      return;
+    throw Failure{Errc::Unsupported, config_.file + ": tokenizer_class '" + name + "' with " +
+                                         file +
+                                         " is not supported (LlamaTokenizer is); "
+                                         "save it with transformers as tokenizer.json"};
   }
 
   static void append_piece(std::string& out, std::string_view text) {
@@ -118,7 +129,8 @@ class SentencePieceTokenizer final : public PretrainedTokenizer {
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(std::string bytes, const std::string& file, PretrainedConfig config) {
+std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(std::string bytes, const std::string& file,
+                                                        PretrainedConfig config) {
   return std::make_unique<SentencePieceTokenizer>(std::move(bytes), file, std::move(config));
 }
 

@@ -1,4 +1,5 @@
-// The two patterns that most byte-level tokenizers use, by hand: ten to twenty times as fast as a regular expression.
+// The two patterns that most byte-level tokenizers use, by hand: ten to twenty times as fast as a
+// regular expression.
 #include "pre_tokenizers.hpp"
 #include "unicode_text.hpp"
 
@@ -39,7 +40,8 @@ std::size_t contraction(const Cursor& in, std::size_t at, bool any_case) {
   return 0;
 }
 
-/// A run of white space [at, after): all but its last character when something follows, which that one goes with.
+/// A run of white space [at, after): all but its last character when something follows, which that
+/// one goes with.
 std::size_t white_space(const Cursor& in, std::size_t at, std::size_t after) {
   if (after == in.end) return after;
   auto last = after;
@@ -64,13 +66,15 @@ std::size_t next_gpt4(const Cursor& in, std::size_t at, std::size_t max_digits) 
   const auto kind = in.kind(at, after);
   if (kind == CharKind::Letter) return in.skip(after, CharKind::Letter);
   if (kind == CharKind::Number) {
-    for (std::size_t digits = 1, behind = after; digits < max_digits && after < in.end; ++digits, after = behind) {
+    for (std::size_t digits = 1, behind = after; digits < max_digits && after < in.end;
+         ++digits, after = behind) {
       if (in.kind(after, behind) != CharKind::Number) break;
     }
     return after;
   }
   std::size_t second = 0;
-  if (!in.is_break(at) && after < in.end && in.kind(after, second) == CharKind::Letter) return in.skip(second, CharKind::Letter);
+  if (!in.is_break(at) && after < in.end && in.kind(after, second) == CharKind::Letter)
+    return in.skip(second, CharKind::Letter);
   const auto begin = in.is(at, ' ') ? after : at;
   if (begin < in.end && in.kind(begin, second) == CharKind::Other) {
     auto end = in.skip(second, CharKind::Other);
@@ -100,7 +104,8 @@ void split_gpt2(std::string_view text, Range range, std::vector<Range>& out) {
   cut(range, out, [&](std::size_t at) { return next_gpt2(in, at); });
 }
 
-void split_gpt4(std::string_view text, Range range, std::size_t max_digits, std::vector<Range>& out) {
+void split_gpt4(std::string_view text, Range range, std::size_t max_digits,
+                std::vector<Range>& out) {
   const Cursor in{text, range.end};
   cut(range, out, [&](std::size_t at) { return next_gpt4(in, at, max_digits); });
 }

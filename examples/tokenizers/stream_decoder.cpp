@@ -7,12 +7,15 @@ namespace troupe {
 namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
-constexpr std::size_t kMaxWaiting = 16;  // ids: bytes that never become a character are then given out as they decode
-constexpr std::size_t kContext = 8;      // ids of the text before that decide how the next one is spaced
+constexpr std::size_t kMaxWaiting =
+    16;  // ids: bytes that never become a character are then given out as they decode
+constexpr std::size_t kContext =
+    8;  // ids of the text before that decide how the next one is spaced
 
 }  // namespace
 
-StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, std::span<const std::int64_t> before, bool skip_special_tokens)
+StreamDecoder::StreamDecoder(const Tokenizer& tokenizer, std::span<const std::int64_t> before,
+                             bool skip_special_tokens)
     : tokenizer_(&tokenizer), skip_special_tokens_(skip_special_tokens) {
   for (const auto id : before.last(std::min(before.size(), kContext))) {
     if (!skip_special_tokens || !tokenizer.is_special(id)) window_.push_back(id);

@@ -49,13 +49,15 @@ enum class CharKind : std::uint8_t { Letter, Number, Space, Other };
 }
 
 [[nodiscard]] bool is_ascii(std::string_view text) noexcept;
-/// `text` when it is UTF-8; else a copy in `storage` with U+FFFD for each longest run of bytes that is not.
+/// `text` when it is UTF-8; else a copy in `storage` with U+FFFD for each longest run of bytes that
+/// is not.
 [[nodiscard]] std::string_view valid_utf8(std::string_view text, std::string& storage);
 
-/// GPT-2's spelling of bytes as printable characters: '!' to '~' and most of Latin-1 as they are, the others from U+0100.
+/// GPT-2's spelling of bytes as printable characters: '!' to '~' and most of Latin-1 as they are,
+/// the others from U+0100.
 struct ByteAlphabet {
-  std::array<std::string, 256> spelled;          ///< UTF-8 of each byte's character
-  std::array<std::int16_t, 0x144> byte_of;       ///< by code point; -1: none
+  std::array<std::string, 256> spelled;     ///< UTF-8 of each byte's character
+  std::array<std::int16_t, 0x144> byte_of;  ///< by code point; -1: none
 };
 [[nodiscard]] const ByteAlphabet& byte_alphabet();
 

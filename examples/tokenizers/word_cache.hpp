@@ -64,8 +64,9 @@ class WordCache {
       count_ = 1;
       at = static_cast<std::size_t>(hash) & kMask;
     }
-    Slot slot{static_cast<std::uint32_t>(hash >> 32), static_cast<std::uint32_t>(words_.size()), 0,
-              static_cast<std::uint16_t>(fresh_.size()), static_cast<std::uint8_t>(word.size()), true};
+    Slot slot{
+        static_cast<std::uint32_t>(hash >> 32),    static_cast<std::uint32_t>(words_.size()), 0,
+        static_cast<std::uint16_t>(fresh_.size()), static_cast<std::uint8_t>(word.size()),    true};
     words_ += word;
     if (fresh_.size() == 1) {
       slot.id = fresh_.front();

@@ -9,14 +9,16 @@ namespace troupe {
 
 class Tokenizer;
 
-/// Text of ids that come one at a time, as `generate` makes them: whole characters only, at the earliest id that
-/// settles them. What all calls return, joined, is `decode` of all ids.
+/// Text of ids that come one at a time, as `generate` makes them: whole characters only, at the
+/// earliest id that settles them. What all calls return, joined, is `decode` of all ids.
 ///
 /// Threads: one caller. The tokenizer must outlive it.
 class StreamDecoder {
  public:
-  /// @param before ids that the text goes on from (a prompt): the first new word then keeps the space before it.
-  explicit StreamDecoder(const Tokenizer& tokenizer, std::span<const std::int64_t> before = {}, bool skip_special_tokens = true);
+  /// @param before ids that the text goes on from (a prompt): the first new word then keeps the
+  /// space before it.
+  explicit StreamDecoder(const Tokenizer& tokenizer, std::span<const std::int64_t> before = {},
+                         bool skip_special_tokens = true);
 
   /// The text that `id` completes; empty while a character is not whole.
   [[nodiscard]] std::string push(std::int64_t id);

@@ -24,7 +24,7 @@ struct EncodeOptions {
 /// Ids of many texts, end to end: two or three allocations however many texts there are.
 struct TokenBatch {
   std::vector<std::int64_t> ids;
-  std::vector<std::int64_t> type_ids;     ///< as long as `ids`, or empty when not asked for
+  std::vector<std::int64_t> type_ids;      ///< as long as `ids`, or empty when not asked for
   std::vector<std::size_t> offsets = {0};  ///< text i has ids[offsets[i]] up to ids[offsets[i + 1]]
 
   [[nodiscard]] std::size_t size() const noexcept { return offsets.size() - 1; }
@@ -46,27 +46,34 @@ struct SpecialIds {
 
 /// Text to token ids and back, with the ids of the same files in transformers.
 ///
-/// Text is UTF-8; each longest run of bytes that is not counts as one U+FFFD, as Python's errors="replace" makes it.
-/// Threads: const members may be called from any number of threads; add_special_tokens has no other call beside it.
-/// Errors: Failure, which names file and key where there is one.
+/// Text is UTF-8; each longest run of bytes that is not counts as one U+FFFD, as Python's
+/// errors="replace" makes it. Threads: const members may be called from any number of threads;
+/// add_special_tokens has no other call beside it. Errors: Failure, which names file and key where
+/// there is one.
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  /// Ids of one text. Throws Failure{InvalidArgument} when `max_length` cannot hold the special tokens, or the side that
-  /// `truncation` names is too short to be cut as far as needed.
-  [[nodiscard]] std::vector<std::int64_t> encode(std::string_view text, const EncodeOptions& options = {}) const;
+  /// Ids of one text. Throws Failure{InvalidArgument} when `max_length` cannot hold the special
+  /// tokens, or the side that `truncation` names is too short to be cut as far as needed.
+  [[nodiscard]] std::vector<std::int64_t> encode(std::string_view text,
+                                                 const EncodeOptions& options = {}) const;
   /// The same for a pair. An empty second text counts as a text.
   [[nodiscard]] std::vector<std::int64_t> encode(std::string_view first, std::string_view second,
                                                  const EncodeOptions& options = {}) const;
-  [[nodiscard]] TokenBatch encode_batch(std::span<const std::string_view> texts, const EncodeOptions& options = {}) const;
-  [[nodiscard]] TokenBatch encode_batch(std::span<const std::string> texts, const EncodeOptions& options = {}) const;
+  [[nodiscard]] TokenBatch encode_batch(std::span<const std::string_view> texts,
+                                        const EncodeOptions& options = {}) const;
+  [[nodiscard]] TokenBatch encode_batch(std::span<const std::string> texts,
+                                        const EncodeOptions& options = {}) const;
   /// Pairs; throws Failure{InvalidArgument} when the two lists differ in length.
-  [[nodiscard]] TokenBatch encode_batch(std::span<const std::string_view> firsts, std::span<const std::string_view> seconds,
+  [[nodiscard]] TokenBatch encode_batch(std::span<const std::string_view> firsts,
+                                        std::span<const std::string_view> seconds,
                                         const EncodeOptions& options = {}) const;
 
-  /// Text of `ids`, UTF-8 whatever they are. Ids out of range are left out. For one id after another: StreamDecoder.
-  [[nodiscard]] virtual std::string decode(std::span<const std::int64_t> ids, bool skip_special_tokens = true) const = 0;
+  /// Text of `ids`, UTF-8 whatever they are. Ids out of range are left out. For one id after
+  /// another: StreamDecoder.
+  [[nodiscard]] virtual std::string decode(std::span<const std::int64_t> ids,
+                                           bool skip_special_tokens = true) const = 0;
 
   [[nodiscard]] virtual std::optional<std::int64_t> token_to_id(std::string_view token) const = 0;
   /// The token as its file spells it. Throws Failure{InvalidArgument} for an id that is none.
@@ -79,8 +86,9 @@ class Tokenizer {
   /// True for what `decode` leaves out with `skip_special_tokens`.
   [[nodiscard]] virtual bool is_special(std::int64_t id) const noexcept = 0;
 
-  /// Gives roles to tokens and adds those that are not there yet, ids appended; returns how many are new. An embedding
-  /// with fewer than vocab_size() rows must then be resized. Tokens are taken whole out of texts from then on.
+  /// Gives roles to tokens and adds those that are not there yet, ids appended; returns how many
+  /// are new. An embedding with fewer than vocab_size() rows must then be resized. Tokens are taken
+  /// whole out of texts from then on.
   virtual std::size_t add_special_tokens(const SpecialTokens& tokens) = 0;
 
   /// Writes what load_tokenizer and transformers read again, added tokens included.
@@ -93,15 +101,16 @@ class Tokenizer {
 
  protected:
   /// Appends the ids of one text or pair to `out`, and closes it with an offset.
-  virtual void append(std::string_view first, const std::string_view* second, const EncodeOptions& options,
-                      TokenBatch& out) const = 0;
+  virtual void append(std::string_view first, const std::string_view* second,
+                      const EncodeOptions& options, TokenBatch& out) const = 0;
 };
 
-/// Reads the tokenizer of a model directory, choosing by the files there, the first of: tokenizer.json (WordPiece or
-/// BPE), tokenizer.model (SentencePiece), vocab.txt (BERT's WordPiece), vocab.json with merges.txt (GPT-2's BPE); with
-/// tokenizer_config.json, special_tokens_map.json, added_tokens.json and chat_template.jinja where they are.
-/// Throws Failure{FileNotFound, FileCorrupt, Unsupported} naming file and key: what is not supported is refused, never
-/// done in another way.
+/// Reads the tokenizer of a model directory, choosing by the files there, the first of:
+/// tokenizer.json (WordPiece or BPE), tokenizer.model (SentencePiece), vocab.txt (BERT's
+/// WordPiece), vocab.json with merges.txt (GPT-2's BPE); with tokenizer_config.json,
+/// special_tokens_map.json, added_tokens.json and chat_template.jinja where they are. Throws
+/// Failure{FileNotFound, FileCorrupt, Unsupported} naming file and key: what is not supported is
+/// refused, never done in another way.
 [[nodiscard]] std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& directory);
 
 }  // namespace troupe

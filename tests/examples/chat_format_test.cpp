@@ -11,35 +11,56 @@ namespace {
 
 using test::failure_of;
 
-const std::vector<ChatMessage> kTalk{{"user", "Hi"}, {"assistant", "Hello."}, {"user", " Bye "}, {"assistant", "So long"}};
+const std::vector<ChatMessage> kTalk{
+    {"user", "Hi"}, {"assistant", "Hello."}, {"user", " Bye "}, {"assistant", "So long"}};
 
 TEST(ChatFormat, WritesChatMl) {
-  EXPECT_EQ(format_chat(ChatFormat::ChatMl, std::span{kTalk}.first(1), true), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+  EXPECT_EQ(format_chat(ChatFormat::ChatMl, std::span{kTalk}.first(1), true),
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
   EXPECT_EQ(format_chat(ChatFormat::SmolLm2, std::span{kTalk}.first(1)),
-            "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n");
+            "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
+            "Face<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n");
   const ChatMessage system[] = {{"system", "Be brief"}};
   EXPECT_EQ(format_chat(ChatFormat::SmolLm2, system), "<|im_start|>system\nBe brief<|im_end|>\n");
   const ChatMessage odd[] = {{"tool", "x"}};
-  EXPECT_EQ(failure_of([&] { (void)format_chat(ChatFormat::ChatMl, odd); }), "InvalidArgument a message has the role 'tool'; there are: system user assistant");
+  EXPECT_EQ(failure_of([&] { (void)format_chat(ChatFormat::ChatMl, odd); }),
+            "InvalidArgument a message has the role 'tool'; there are: system user assistant");
 }
 
 TEST(ChatFormat, WritesLlama2) {
-  EXPECT_EQ(format_chat(ChatFormat::Llama2, kTalk), "<s>[INST] Hi [/INST] Hello. </s><s>[INST] Bye [/INST] So long </s>");
+  EXPECT_EQ(format_chat(ChatFormat::Llama2, kTalk),
+            "<s>[INST] Hi [/INST] Hello. </s><s>[INST] Bye [/INST] So long </s>");
   const ChatMessage system[] = {{"system", "Be brief"}, {"user", "Hi"}};
-  EXPECT_EQ(format_chat(ChatFormat::Llama2, system, true), "<s>[INST] <<SYS>>\nBe brief\n<</SYS>>\n\nHi [/INST]");
-  EXPECT_NE(failure_of([&] { (void)format_chat(ChatFormat::Llama2, std::span{kTalk}.subspan(1)); }).find("message 0 should be of the role 'user'"), std::string::npos);
-  EXPECT_NE(failure_of([&] { (void)format_chat(ChatFormat::Llama2, kTalk, true); }).find("the last message should be the user's"), std::string::npos);
+  EXPECT_EQ(format_chat(ChatFormat::Llama2, system, true),
+            "<s>[INST] <<SYS>>\nBe brief\n<</SYS>>\n\nHi [/INST]");
+  EXPECT_NE(failure_of([&] {
+              (void)format_chat(ChatFormat::Llama2, std::span{kTalk}.subspan(1));
+            }).find("message 0 should be of the role 'user'"),
+            std::string::npos);
+  EXPECT_NE(failure_of([&] {
+              (void)format_chat(ChatFormat::Llama2, kTalk, true);
+            }).find("the last message should be the user's"),
+            std::string::npos);
 }
 
 TEST(ChatFormat, RecognisesTemplatesAndRefusesOthers) {
   const std::string smollm2 =
-      "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
-      "Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}";
+      "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ "
+      "'<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
+      "Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + "
+      "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}";
   EXPECT_EQ(recognize_chat_format(smollm2), ChatFormat::SmolLm2);
-  EXPECT_EQ(recognize_chat_format("{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}{% endfor %}"), ChatFormat::ChatMl);
-  EXPECT_EQ(recognize_chat_format("{{ bos_token + '[INST] ' + ('<<SYS>>' + x + content.strip() + ' [/INST]' }}"), ChatFormat::Llama2);
-  for (const auto* other : {"", "{{ x }}", "<|im_start|><|im_end|>{{ tools }}", "<|im_start|>You are Qwen<|im_end|>", "{{ '[INST] ' + message['content'] }}"}) {
-    const auto text = failure_of([&] { (void)recognize_chat_format(other, "chat_template.jinja"); });
+  EXPECT_EQ(recognize_chat_format("{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + "
+                                  "m['content'] + '<|im_end|>' + '\n'}}{% endfor %}"),
+            ChatFormat::ChatMl);
+  EXPECT_EQ(recognize_chat_format(
+                "{{ bos_token + '[INST] ' + ('<<SYS>>' + x + content.strip() + ' [/INST]' }}"),
+            ChatFormat::Llama2);
+  for (const auto* other :
+       {"", "{{ x }}", "<|im_start|><|im_end|>{{ tools }}", "<|im_start|>You are Qwen<|im_end|>",
+        "{{ '[INST] ' + message['content'] }}"}) {
+    const auto text =
+        failure_of([&] { (void)recognize_chat_format(other, "chat_template.jinja"); });
     EXPECT_NE(text.find("Unsupported chat_template.jinja: "), std::string::npos) << other << text;
   }
 }
@@ -65,7 +86,8 @@ TEST(ChatFormat, MasksThePromptOfACompletion) {
   EXPECT_EQ(format_completion("2+2?", "4"), prompt + "4<END_A>");
   const auto row = encode_completion(*tokenizer, prompt, "4<END_A>");
   EXPECT_EQ(row.ids.size(), 9U);
-  EXPECT_EQ(row.labels, (std::vector<std::int64_t>{-100, -100, -100, -100, -100, -100, -100, row.ids[7], row.ids[8]}));
+  EXPECT_EQ(row.labels, (std::vector<std::int64_t>{-100, -100, -100, -100, -100, -100, -100,
+                                                   row.ids[7], row.ids[8]}));
   EXPECT_EQ(encode_completion(*tokenizer, prompt, "4<END_A>", 8).labels.size(), 8U);
 }
 

@@ -1,4 +1,5 @@
-// LibTorch, Apache Arrow and the sentencepiece library in one process: two of them export a variable of the same name.
+// LibTorch, Apache Arrow and the sentencepiece library in one process: two of them export a
+// variable of the same name.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/ones.h>
 #include <arrow/api.h>
@@ -15,10 +16,12 @@ namespace troupe {
 namespace {
 
 TEST(OneProcess, HoldsLibTorchArrowAndSentencePiece) {
-  const std::shared_ptr<const Tokenizer> tokenizer = load_tokenizer(test::golden("tokenizers") / "sentencepiece_bpe");
+  const std::shared_ptr<const Tokenizer> tokenizer =
+      load_tokenizer(test::golden("tokenizers") / "sentencepiece_bpe");
   arrow::StringBuilder texts;
   ASSERT_TRUE(texts.AppendValues({"the light", "and the day"}).ok());
-  const auto rows = arrow::RecordBatch::Make(arrow::schema({arrow::field("text", arrow::utf8())}), 2, {*texts.Finish()});
+  const auto rows = arrow::RecordBatch::Make(arrow::schema({arrow::field("text", arrow::utf8())}),
+                                             2, {*texts.Finish()});
   const auto out = tokenize_stage(tokenizer, {.text = "text"})(rows);
   const auto& lists = static_cast<const arrow::ListArray&>(*out->GetColumnByName("input_ids"));
   EXPECT_EQ(static_cast<std::size_t>(lists.value_length(0)), tokenizer->encode("the light").size());

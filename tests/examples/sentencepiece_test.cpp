@@ -1,6 +1,5 @@
-#include <gtest/gtest.h>
-
 #include <dlfcn.h>
+#include <gtest/gtest.h>
 
 #include <troupe/tokenizer.hpp>
 
@@ -20,9 +19,11 @@ const fs::path& bpe() {
 
 /// The model with a tokenizer_config.json beside it.
 std::unique_ptr<Tokenizer> with_config(const std::string& config) {
-  const auto folder = fs::temp_directory_path() / ("troupe_sentencepiece_" + std::to_string(::getpid()));
+  const auto folder =
+      fs::temp_directory_path() / ("troupe_sentencepiece_" + std::to_string(::getpid()));
   fs::create_directories(folder);
-  fs::copy_file(bpe() / "tokenizer.model", folder / "tokenizer.model", fs::copy_options::overwrite_existing);
+  fs::copy_file(bpe() / "tokenizer.model", folder / "tokenizer.model",
+                fs::copy_options::overwrite_existing);
   std::ofstream{folder / "tokenizer_config.json"} << config;
   struct Gone {
     fs::path path;
@@ -58,7 +59,9 @@ TEST(SentencePiece, FallsBackToBytesAndReadsThemBack) {
   const auto tokenizer = load_tokenizer(bpe());
   const std::string text = " two  spaces, \xF0\x9F\xA6\x8A and \xE6\xBC\xA2";
   EXPECT_EQ(tokenizer->decode(tokenizer->encode(text)), text);
-  EXPECT_EQ(tokenizer->decode(std::vector<std::int64_t>{*tokenizer->token_to_id("<0xF0>"), *tokenizer->token_to_id("<0x9F>")}), "\xEF\xBF\xBD\xEF\xBF\xBD");
+  EXPECT_EQ(tokenizer->decode(std::vector<std::int64_t>{*tokenizer->token_to_id("<0xF0>"),
+                                                        *tokenizer->token_to_id("<0x9F>")}),
+            "\xEF\xBF\xBD\xEF\xBF\xBD");
 }
 
 TEST(SentencePiece, AddsEosWhereItsConfigSaysSo) {
@@ -70,7 +73,8 @@ TEST(SentencePiece, SavesAddedTokensWithTheModel) {
   auto tokenizer = load_tokenizer(bpe());
   const auto size = tokenizer->vocab_size();
   EXPECT_EQ(tokenizer->add_special_tokens({.pad = "<pad>", .additional = {"<START_Q>"}}), 2U);
-  const auto folder = fs::temp_directory_path() / ("troupe_sentencepiece_saved_" + std::to_string(::getpid()));
+  const auto folder =
+      fs::temp_directory_path() / ("troupe_sentencepiece_saved_" + std::to_string(::getpid()));
   tokenizer->save(folder);
   const auto again = load_tokenizer(folder);
   fs::remove_all(folder);
@@ -81,15 +85,30 @@ TEST(SentencePiece, SavesAddedTokensWithTheModel) {
 
 TEST(SentencePiece, RefusesWhatIsNoModel) {
   const auto bytes = test::read_file(bpe() / "tokenizer.model");
-  const auto refused = [](const std::string& text) { return failure_of([&] { detail::SentencePieceModel{text, "tokenizer.model"}; }); };
-  EXPECT_EQ(refused(""), "FileCorrupt tokenizer.model: holds no pieces: is it a SentencePiece model?");
-  EXPECT_EQ(refused("version https"), "FileCorrupt tokenizer.model: is no SentencePiece model, or cut off");
+  const auto refused = [](const std::string& text) {
+    return failure_of([&] { detail::SentencePieceModel{text, "tokenizer.model"}; });
+  };
+  EXPECT_EQ(refused(""),
+            "FileCorrupt tokenizer.model: holds no pieces: is it a SentencePiece model?");
+  EXPECT_EQ(refused("version https"),
+            "FileCorrupt tokenizer.model: is no SentencePiece model, or cut off");
   EXPECT_NE(refused(bytes.substr(0, bytes.size() / 2)).find("FileCorrupt"), std::string::npos);
-  EXPECT_NE(refused(bytes + std::string("\x12\x03\x18\x04", 4) + std::string(1, '\0')).find("FileCorrupt"), std::string::npos);
-  EXPECT_NE(refused(bytes + std::string("\x12\x02\x18\x04", 4)).find("model_type is neither unigram nor BPE"), std::string::npos);
-  EXPECT_NE(refused(bytes + std::string("\x12\x04\xC8\x02\xFF\x7F", 6)).find("trainer_spec names the id 16383"), std::string::npos);
-  EXPECT_NE(refused(bytes + std::string("\x1A\x06\x12\x04oops", 8)).find("precompiled_charsmap is broken"), std::string::npos);
-  EXPECT_NE(failure_of([] { (void)with_config(R"({"tokenizer_class": "T5Tokenizer"})"); }).find("tokenizer_class 'T5Tokenizer'"), std::string::npos);
+  EXPECT_NE(refused(bytes + std::string("\x12\x03\x18\x04", 4) + std::string(1, '\0'))
+                .find("FileCorrupt"),
+            std::string::npos);
+  EXPECT_NE(refused(bytes + std::string("\x12\x02\x18\x04", 4))
+                .find("model_type is neither unigram nor BPE"),
+            std::string::npos);
+  EXPECT_NE(refused(bytes + std::string("\x12\x04\xC8\x02\xFF\x7F", 6))
+                .find("trainer_spec names the id 16383"),
+            std::string::npos);
+  EXPECT_NE(refused(bytes + std::string("\x1A\x06\x12\x04oops", 8))
+                .find("precompiled_charsmap is broken"),
+            std::string::npos);
+  EXPECT_NE(failure_of([] {
+              (void)with_config(R"({"tokenizer_class": "T5Tokenizer"})");
+            }).find("tokenizer_class 'T5Tokenizer'"),
+            std::string::npos);
 }
 
 TEST(SentencePiece, ChecksThatACharsmapStaysInsideItself) {
@@ -100,8 +119,10 @@ TEST(SentencePiece, ChecksThatACharsmapStaysInsideItself) {
     return detail::is_sound_charsmap(out + strings);
   };
   std::vector<std::uint32_t> units(512);
-  units[0] = 256U << 10;             // children of the root from 256 on
-  units[256 ^ 'a'] = 'a' | 0x100U | (((256U ^ 'a') ^ 400U) << 10);  // "a" has a value, at 400 where its children begin
+  units[0] = 256U << 10;  // children of the root from 256 on
+  units[256 ^ 'a'] =
+      'a' | 0x100U |
+      (((256U ^ 'a') ^ 400U) << 10);  // "a" has a value, at 400 where its children begin
   units[400] = 0x80000000U;
   EXPECT_TRUE(sound(units, std::string("b\0", 2)));
   units[256 ^ 'a'] = 'a' | (2000U << 10);

@@ -45,10 +45,10 @@ TEST(SequencePacker, DropsALastSequenceThatIsNotFull) {
 
 TEST(SequencePacker, KeepsDocumentsWholeWhereTheyFit) {
   SequencePacker packer{{.context_length = 5, .mode = PackMode::Whole, .separator = 9}};
-  packer.add(Ids{1, 2, 3});              // 4 with the separator
+  packer.add(Ids{1, 2, 3});                   // 4 with the separator
   packer.add(Ids{4, 5, 9}, Ids{-100, 5, 9});  // has it already
-  packer.add(Ids{6, 7, 8, 8, 8, 8, 8});  // cut
-  packer.add(Ids{7});                    // beside the second
+  packer.add(Ids{6, 7, 8, 8, 8, 8, 8});       // cut
+  packer.add(Ids{7});                         // beside the second
   packer.finish();
   const auto rows = all_of(packer);
   ASSERT_EQ(rows.size(), 3U);
@@ -62,7 +62,8 @@ TEST(SequencePacker, KeepsDocumentsWholeWhereTheyFit) {
 TEST(SequencePacker, LosesNoIdAndKeepsToItsMemory) {
   std::mt19937 draw{3};
   for (const auto mode : {PackMode::Split, PackMode::Whole}) {
-    SequencePacker packer{{.context_length = 16, .mode = mode, .separator = 999, .open_sequences = 3}};
+    SequencePacker packer{
+        {.context_length = 16, .mode = mode, .separator = 999, .open_sequences = 3}};
     std::multiset<std::int64_t> in, out;
     std::size_t rows = 0;
     const auto take = [&] {
@@ -70,7 +71,8 @@ TEST(SequencePacker, LosesNoIdAndKeepsToItsMemory) {
         ++rows;
         ASSERT_EQ(row->ids.size(), 16U);
         EXPECT_LE(row->boundaries.back(), 16);
-        for (std::int64_t i = 0; i < row->boundaries.back(); ++i) out.insert(row->ids[static_cast<std::size_t>(i)]);
+        for (std::int64_t i = 0; i < row->boundaries.back(); ++i)
+          out.insert(row->ids[static_cast<std::size_t>(i)]);
       }
     };
     std::int64_t next = 1000, total = 0;
@@ -90,7 +92,8 @@ TEST(SequencePacker, LosesNoIdAndKeepsToItsMemory) {
 }
 
 TEST(SequencePacker, RefusesWhatCannotBe) {
-  EXPECT_EQ(failure_of([] { SequencePacker{{}}; }), "InvalidArgument context_length should be at least 1");
+  EXPECT_EQ(failure_of([] { SequencePacker{{}}; }),
+            "InvalidArgument context_length should be at least 1");
   EXPECT_EQ(failure_of([] {
               SequencePacker packer{{.context_length = 4}};
               packer.add(Ids{1, 2}, Ids{1});
@@ -109,8 +112,12 @@ TEST(PadRows, PadsOnEitherSideToAMultiple) {
   EXPECT_EQ(left.ids, (Ids{1, 2, 3, 0, 0, 4}));
   EXPECT_EQ(left.attention_mask, (Ids{1, 1, 1, 0, 0, 1}));
   EXPECT_EQ(left.type_ids, left.ids);
-  EXPECT_EQ(failure_of([&] { (void)pad_rows(rows, {.length = 2}); }), "InvalidArgument a row of 3 ids does not fit into the length 2");
-  EXPECT_EQ(failure_of([&] { (void)pad_rows(rows, {}, std::vector<Ids>{{1, 2}, {3}}); }), "InvalidArgument row 0 has another number of labels than of ids");
+  EXPECT_EQ(failure_of([&] { (void)pad_rows(rows, {.length = 2}); }),
+            "InvalidArgument a row of 3 ids does not fit into the length 2");
+  EXPECT_EQ(failure_of([&] {
+              (void)pad_rows(rows, {}, std::vector<Ids>{{1, 2}, {3}});
+            }),
+            "InvalidArgument row 0 has another number of labels than of ids");
   EXPECT_EQ(pad_rows({}, {}).rows, 0U);
 }
 
@@ -138,7 +145,8 @@ TEST(BucketByLength, TakesEveryRowOnceAndLikeLengthsTogether) {
   EXPECT_EQ(seen, order);
   EXPECT_LT(static_cast<double>(padded), 1.1 * static_cast<double>(real));
   EXPECT_EQ(bucket_by_length(lengths, order, {.batch_size = 8, .drop_last = true}).size(), 125U);
-  EXPECT_NE(bucket_by_length(lengths, order, {.batch_size = 8, .seed = 1}), bucket_by_length(lengths, order, {.batch_size = 8, .seed = 2}));
+  EXPECT_NE(bucket_by_length(lengths, order, {.batch_size = 8, .seed = 1}),
+            bucket_by_length(lengths, order, {.batch_size = 8, .seed = 2}));
 }
 
 TEST(MaskPrompt, LeavesTheAnswer) { EXPECT_EQ(mask_prompt(Ids{5, 6, 7}, 2), (Ids{-100, -100, 7})); }

@@ -1,5 +1,7 @@
-// Ids and texts of a tokenizer for the strings on standard input, for tests/examples/compare_tokenizers.py.
-//   tokenize_lines DIRECTORY < strings (a JSON string or pair a line) > {"ids", "type_ids", "text", "text_with_special"} a line
+// Ids and texts of a tokenizer for the strings on standard input, for
+// tests/examples/compare_tokenizers.py.
+//   tokenize_lines DIRECTORY < strings (a JSON string or pair a line) > {"ids", "type_ids", "text",
+//   "text_with_special"} a line
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <troupe/errors.hpp>

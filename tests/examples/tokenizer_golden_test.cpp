@@ -1,5 +1,5 @@
-// Every kind of tokenizer beside what Hugging Face's tokenizers 0.23.3 and the sentencepiece library make of the same strings
-// (tests/examples/make_tokenizers.py).
+// Every kind of tokenizer beside what Hugging Face's tokenizers 0.23.3 and the sentencepiece
+// library make of the same strings (tests/examples/make_tokenizers.py).
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -59,20 +59,24 @@ TEST_P(TokenizerKind, GivesTheSameFromManyThreads) {
   std::vector<TokenBatch> seen(4);
   {
     std::vector<std::jthread> threads;
-    for (auto& batch : seen) threads.emplace_back([&] { batch = tokenizer_->encode_batch(strings_); });
+    for (auto& batch : seen)
+      threads.emplace_back([&] { batch = tokenizer_->encode_batch(strings_); });
   }
   for (const auto& batch : seen) EXPECT_EQ(batch.ids, expected.ids);
 }
 
 TEST_P(TokenizerKind, SavesWhatItLoadsAgain) {
-  const auto copy = fs::temp_directory_path() / ("troupe_tokenizer_" + GetParam() + std::to_string(::getpid()));
-  EXPECT_EQ(tokenizer_->add_special_tokens({.additional = {"<START_Q>", "<END_Q>", "<START_Q>"}}), 2U);
+  const auto copy =
+      fs::temp_directory_path() / ("troupe_tokenizer_" + GetParam() + std::to_string(::getpid()));
+  EXPECT_EQ(tokenizer_->add_special_tokens({.additional = {"<START_Q>", "<END_Q>", "<START_Q>"}}),
+            2U);
   tokenizer_->save(copy);
   const auto again = load_tokenizer(copy);
   fs::remove_all(copy);
   EXPECT_EQ(again->vocab_size(), tokenizer_->vocab_size());
   EXPECT_EQ(again->special_tokens().additional, (std::vector<std::string>{"<START_Q>", "<END_Q>"}));
-  for (const auto& text : strings_) EXPECT_EQ(again->encode(text + "<START_Q>x"), tokenizer_->encode(text + "<START_Q>x")) << text;
+  for (const auto& text : strings_)
+    EXPECT_EQ(again->encode(text + "<START_Q>x"), tokenizer_->encode(text + "<START_Q>x")) << text;
 }
 
 /// All of a text at once, and id by id; whole characters each time.
@@ -83,7 +87,8 @@ TEST_P(TokenizerKind, StreamsTheTextThatDecodeGives) {
     std::string joined;
     for (const auto id : ids) {
       const auto part = stream.push(id);
-      EXPECT_TRUE(part.empty() || (static_cast<unsigned char>(part.front()) & 0xC0) != 0x80) << text;
+      EXPECT_TRUE(part.empty() || (static_cast<unsigned char>(part.front()) & 0xC0) != 0x80)
+          << text;
       joined += part;
     }
     joined += stream.finish();
@@ -91,7 +96,8 @@ TEST_P(TokenizerKind, StreamsTheTextThatDecodeGives) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, TokenizerKind, ::testing::ValuesIn(kinds(golden()["kinds"])), [](const auto& param) { return param.param; });
+INSTANTIATE_TEST_SUITE_P(All, TokenizerKind, ::testing::ValuesIn(kinds(golden()["kinds"])),
+                         [](const auto& param) { return param.param; });
 
 TEST(SentencePieceGolden, GivesTheLibrarysIds) {
   const auto& all = golden()["sentencepiece"];
@@ -109,13 +115,19 @@ TEST(SmolLm2Golden, GivesTheReferencesIds) {
   const char* const given = std::getenv("TROUPE_SMOLLM2");
   const char* const cache = std::getenv("TROUPE_CACHE");
   const char* const home = std::getenv("HOME");
-  const auto folder = given ? fs::path{given} : fs::path{cache ? cache : std::string(home ? home : "") + "/.cache/troupe"} / "smollm2" / "model";
-  if (!fs::exists(folder / "tokenizer.json")) GTEST_SKIP() << "there is no " << folder / "tokenizer.json" << "; tools/bootstrap smollm2 makes it";
+  const auto folder =
+      given ? fs::path{given}
+            : fs::path{cache ? cache : std::string(home ? home : "") + "/.cache/troupe"} /
+                  "smollm2" / "model";
+  if (!fs::exists(folder / "tokenizer.json"))
+    GTEST_SKIP() << "there is no " << folder / "tokenizer.json"
+                 << "; tools/bootstrap smollm2 makes it";
   const auto wanted = test::read_json(test::golden("tokenizers") / "smollm2_real.json");
   const auto tokenizer = load_tokenizer(folder);
   EXPECT_EQ(tokenizer->vocab_size(), 49152U);
   for (std::size_t i = 0; i < wanted["strings"].size(); ++i) {
-    const auto ids = tokenizer->encode(wanted["strings"][i].get<std::string>(), {.add_special_tokens = false});
+    const auto ids =
+        tokenizer->encode(wanted["strings"][i].get<std::string>(), {.add_special_tokens = false});
     EXPECT_EQ(json(ids), wanted["ids"][i]) << wanted["strings"][i];
     EXPECT_EQ(tokenizer->decode(ids), wanted["text"][i]) << wanted["strings"][i];
   }

@@ -28,6 +28,10 @@ int manifest(const std::uint8_t* data, std::size_t size);
 /// rank_00000.troupe, in the same two ways.
 int rank_file(const std::uint8_t* data, std::size_t size);
 
+/// Tokenizers: a tokenizer.json and a SentencePiece model, loaded and used (tokenizer_entries.cpp; not among `targets`).
+int tokenizer_json(const std::uint8_t* data, std::size_t size);
+int tokenizer_model(const std::uint8_t* data, std::size_t size);
+
 /// Valid contents to begin from, for the two above.
 [[nodiscard]] std::vector<std::string> manifest_seeds();
 [[nodiscard]] std::vector<std::string> rank_file_seeds();
