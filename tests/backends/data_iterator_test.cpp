@@ -78,7 +78,7 @@ TEST(DataIterator, GivesAllRowsInBatchesOfTheAskedSize) {
 }
 
 TEST(DataIterator, KnowsTheLastBatchAlsoWhereAFilterHidesIt) {
-  const auto even_then_nothing = Dataset{numbers({40})}.filter([](const Row& row) { return row.get<std::int64_t>("id") < 12; });
+  const auto even_then_nothing = Dataset{numbers({40})}.filter(std::function<bool(const Row&)>{[](const Row& row) { return row.get<std::int64_t>("id") < 12; }});
   for (const auto& [rows, expected] : {std::pair{Dataset{numbers({40})}, 10}, std::pair{even_then_nothing, 3}}) {
     const DataIterator iterator{rows, small()};
     int batches = 0, last = 0;
