@@ -51,7 +51,11 @@ FinetuneData read_finetune_data(const LlamaFinetuneOptions& o, const LlamaConfig
   const auto tags = o.dataset_config.empty() ? CompletionTags{} : read_completion_tags(o.dataset_config);
   const auto examples = read_text_examples(o.train_path, tags);
   const auto test_examples = o.test_path.empty() ? std::vector<TextExample>{} : read_text_examples(o.test_path, tags);
-  if (!o.dataset_config.empty() || (is_json(o.train_path) && has_prompts(examples))) data.tokenizer->add_special_tokens({.additional = tags.all()});
+  if (!o.dataset_config.empty() || (is_json(o.train_path) && has_prompts(examples))) {
+    SpecialTokens added;
+    added.additional = tags.all();
+    data.tokenizer->add_special_tokens(added);
+  }
   data.pad_id = pad_id_of(*data.tokenizer);
 
   const auto rows_of = [&](const std::vector<TextExample>& from, const std::string& path) {

@@ -40,7 +40,10 @@ std::string failure_of(const std::function<void()>& act) {
 
 std::unique_ptr<Tokenizer> tokenizer() {
   auto made = load_tokenizer(fs::path{TROUPE_TEST_GOLDEN} / "tokenizers" / "gpt2");
-  made->add_special_tokens({.eos = "<eos>", .additional = CompletionTags{}.all()});
+  SpecialTokens added;
+  added.eos = "<eos>";
+  added.additional = CompletionTags{}.all();
+  made->add_special_tokens(added);
   return made;
 }
 
