@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <troupe/black_box.hpp>
 #include <troupe/data/data_loader.hpp>
 #include <troupe/data/samplers.hpp>
 #include <troupe/data/sharding.hpp>
@@ -103,7 +104,9 @@ class DataLoader::Iterator::Epoch {
       finish();
       return std::nullopt;
     }
+    mark_phase(StepPhase::Data);
     auto batch = prefetcher_ ? prefetcher_->next() : content_.load(position_.num_batches);
+    mark_phase(StepPhase::Forward);
     if (shared_->current == this) shared_->batch = content_.indices_of(position_.num_batches);
     ++position_.num_batches;
     if (shared_->current == this) {
