@@ -116,6 +116,7 @@ void on_crash(int signal, siginfo_t* info, void* context) {
 void on_stack_signal(int, siginfo_t*, void* context) {
   const int saved = errno;
   auto* box = process_box.load();
+  if (!box) box = current_black_box();  // a thread's own, of a rank that is one
   const auto place = box ? box->next_stack.fetch_add(1) : 0;
   if (box && place < BlackBox::max_stacks) write_stack(box->stacks[place], context);
   errno = saved;
@@ -160,6 +161,23 @@ int stack_signal() noexcept { return SIGRTMAX - 3; }
 std::shared_ptr<BlackBoxMemory> process_black_box() noexcept { return process_memory; }
 
 void take_handler_stack() { thread_local const HandlerStack stack; }
+
+bool can_ask_threads_for_stacks() noexcept {
+  static const bool is_ours = [] {
+    struct sigaction before {};
+    if (sigaction(stack_signal(), nullptr, &before) != 0) return false;
+    if (before.sa_flags & SA_SIGINFO) return before.sa_sigaction == on_stack_signal;
+    if (before.sa_handler != SIG_DFL) return false;
+    void* frames[4];
+    (void)backtrace(frames, 4);  // loads what it needs
+    struct sigaction action {};
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
+    sigemptyset(&action.sa_mask);
+    action.sa_sigaction = on_stack_signal;
+    return sigaction(stack_signal(), &action, nullptr) == 0;
+  }();
+  return is_ours;
+}
 
 void record_crashes_in(std::shared_ptr<BlackBoxMemory> box) {
   void* frames[4];

@@ -11,6 +11,10 @@ namespace troupe::detail {
 /// Once a process, for as long as it lives.
 void record_crashes_in(std::shared_ptr<BlackBoxMemory> box);
 
+/// For ranks that are threads of this program: on `stack_signal()` such a rank's training thread writes its stack into its own box. False: the
+/// program has a handler of its own for that signal. Threads: any.
+[[nodiscard]] bool can_ask_threads_for_stacks() noexcept;
+
 /// The real-time signal that makes the thread it is sent to write its stack; the group's process sends it (rank_stacks.hpp).
 [[nodiscard]] int stack_signal() noexcept;
 

@@ -6,14 +6,19 @@
 #include "rank_worker.hpp"
 
 #include <troupe/config.hpp>
+#include <troupe/device_errors.hpp>
+#include <troupe/failure_rules.hpp>
 #include <troupe/rank.hpp>
 
 #include <pthread.h>
 #include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <caf/actor_system.hpp>
 #include <caf/stateful_actor.hpp>
+#include <fstream>
+#include <sstream>
 #include <thread>
 #include <vector>
 
@@ -24,11 +29,17 @@ namespace {
 /// Control actor to itself: the worker had its time to end after an abort.
 struct WorkerOverdue {};
 
+/// Control actor to itself: has the thread written its stack?
+struct StackDue {
+  int looks_left = 0;
+};
+
 }  // namespace
 
 }  // namespace troupe
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::WorkerOverdue)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::StackDue)
 
 namespace troupe {
 
@@ -42,9 +53,13 @@ RunError error_of(std::exception_ptr exception, int rank) {
   } catch (const Failure& failure) {
     error.code = failure.code();
     error.message = failure.what();
+    // What a library of the GPU said says more than that a call of it failed.
+    const bool is_vague = error.code == Errc::Internal || error.code == Errc::Unsupported || error.code == Errc::StartFailed;
+    if (const auto device = device_error(error.message); device && is_vague) error.code = device->code;
   } catch (const std::exception& other) {
-    error.code = ran_out_of_memory(other) ? Errc::OutOfMemory : Errc::TrainFunctionFailed;
     error.message = other.what();
+    const auto device = device_error(error.message);
+    error.code = ran_out_of_memory(other) ? Errc::OutOfMemory : device ? device->code : Errc::TrainFunctionFailed;
   } catch (...) {
     error.code = Errc::TrainFunctionFailed;
     error.message = "the train function threw something that is no std::exception";
@@ -185,7 +200,7 @@ struct RankState {
 
   void end(const WorkerEnded& ended) {
     std::exchange(worker, nullptr)->join();  // it is past its last line
-    if (ended.error) return lose(*ended.error, true);
+    if (ended.error) return lose(*ended.error, failure_rule(ended.error->code).keeps_process);
     if (told_to_exit) return lose(error_of(std::make_exception_ptr(Failure{Errc::Aborted, "the rank was told to exit"}), run.rank), true);
     self->send(group, RankDone{run.attempt, run.rank, channel->stop_calls(), ended.unused_config_keys});
     self->quit();
@@ -195,10 +210,32 @@ struct RankState {
     if (const auto* box = channel->box()) self->send(group, Beat{run.attempt, run.rank, beat_of(*box)});
   }
 
-  // The threads of a program that the user started are not interrupted for it.
-  void tell_stacks() {
-    std::string text = "no stacks: the rank is a thread of this program; placement as processes shows them, or gdb -p " + std::to_string(getpid()) + "\n";
-    if (const auto* box = channel->box()) text += "last events of rank " + std::to_string(run.rank) + ":\n" + detail::events_text(*box, std::chrono::steady_clock::now());
+  // Of the threads of a program that the user started only the rank's own is interrupted.
+  void ask_stack() {
+    auto* box = channel->box();
+    const auto thread = box ? box->training_thread.load() : 0;
+    if (thread == 0 || !detail::can_ask_threads_for_stacks()) return tell_stack();
+    for (auto& stack : box->stacks) stack.ready.store(0);
+    box->next_stack.store(0);
+    if (syscall(SYS_tgkill, getpid(), thread, detail::stack_signal()) != 0) return tell_stack();
+    stack_due({30});
+  }
+
+  void stack_due(StackDue due) {
+    if (channel->box()->stacks[0].ready.load() != 0 || due.looks_left == 0) return tell_stack();
+    self->delayed_send(self, std::chrono::milliseconds{10}, StackDue{due.looks_left - 1});
+  }
+
+  void tell_stack() {
+    const auto* box = channel->box();
+    std::string text;
+    if (box && box->stacks[0].ready.load() != 0) {
+      std::ostringstream maps;
+      maps << std::ifstream{"/proc/self/maps"}.rdbuf();
+      text = detail::stacks_text(*box, maps.str());
+    }
+    if (text.empty()) text = "its thread wrote no stack; gdb -p " + std::to_string(getpid()) + " shows it\n";
+    if (box) text += "last events of rank " + std::to_string(run.rank) + ":\n" + detail::events_text(*box, std::chrono::steady_clock::now());
     self->send(group, StacksTold{run.attempt, run.rank, std::move(text)});
   }
 
@@ -250,8 +287,9 @@ caf::behavior running(RankActor* self) {
         if (!state.is_stale(order.attempt)) state.tell_beat();
       },
       [&state](const AskStacks& order) {
-        if (!state.is_stale(order.attempt)) state.tell_stacks();
+        if (!state.is_stale(order.attempt)) state.ask_stack();
       },
+      [&state](StackDue due) { state.stack_due(due); },
       [&state](const WorkerEnded& ended) { state.end(ended); },
       [&state](WorkerOverdue) { state.self->quit(); },
   };

@@ -61,6 +61,7 @@ struct ProxyState {
   std::optional<RunError> own_error;  // why the proxy ended it
   std::optional<RankDone> done;
   std::optional<RankLost> lost;
+  std::optional<std::uint64_t> resize_after;  // calls of should_stop()
 
   ~ProxyState() {
     if (process) process->kill();
@@ -184,6 +185,7 @@ struct ProxyState {
   void rank_done(const RankDone& news) {
     if (!is_mine(news)) return;
     done = news;
+    if (resize_after && news.calls > *resize_after && !was_killed) return read_output();  // the next attempt takes the process
     process->finish();
     kill_later(stop_grace);
   }
@@ -195,6 +197,10 @@ struct ProxyState {
       process->finish();
       return kill_later(stop_grace);
     }
+    read_output();
+  }
+
+  void read_output() {
     process->read_output([me = caf::actor_cast<caf::actor>(self)](std::vector<std::string> lines) {
       caf::anon_send(me, OutputRead{std::move(lines)});
     });
@@ -204,6 +210,11 @@ struct ProxyState {
   void output_read(const OutputRead& news) {
     if (!process || was_killed) return;  // its end follows
     pool->give_back(std::exchange(process, nullptr));
+    if (done && !lost) {
+      pool.reset();
+      self->send(group, std::move(*done));
+      return self->quit();
+    }
     lose(lost->error, news.last_lines, true);
     self->quit();
   }
@@ -239,7 +250,10 @@ caf::behavior proxy(ProxyActor* self, std::shared_ptr<ProcessPool> pool, std::sh
   return {
       [&state](const RunRank& order) { state.tell_rank(order); },
       [&state](const CountForStop& order) { state.tell_rank(order); },
-      [&state](const StopAfter& order) { state.tell_rank(order); },
+      [&state](const StopAfter& order) {
+        if (order.is_resize && order.attempt == state.attempt) state.resize_after = order.calls;
+        state.tell_rank(order);
+      },
       [&state](const BarrierPassed& order) { state.tell_rank(order); },
       [&state](const AbortRank& order) { state.abort(order); },
       [&state](KillOverdue) { state.kill(); },

@@ -25,7 +25,8 @@ void TrainerState::watch_growth() {
 
 void TrainerState::try_to_grow(Attempt due) {
   const bool is_busy = own_error || stop_requests > 0 || is_resizing() || growth.is_looking;
-  if (due != attempt || !group || phase != Phase::Running || is_busy) return;
+  const bool is_due = growth.at && self->clock().now() >= *growth.at;  // a resize may have put it off since
+  if (due != attempt || !group || phase != Phase::Running || is_busy || !is_due) return;
   const auto next = next_growth(world_size, wanted_by_user(), growth.failed_tries, setup.scaling);
   if (!next) return;
   note({{"event", "growth_tried"}, {"places", next->places}, {"reason", next->reason}});
@@ -44,7 +45,7 @@ void TrainerState::places_found(const PlacesFound& news) {
   }
   wanted_world_size = decision.world_size;
   growth.is_agreed = true;
-  self->send(group, StopGroup{attempt, true});
+  self->send(group, StopGroup{attempt, true, true});
 }
 
 void TrainerState::take_wanted_size() {

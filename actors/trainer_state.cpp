@@ -179,7 +179,7 @@ void TrainerState::resize(const ResizeRun& order) {
   if (phase != Phase::Running) {
     world_size = phase == Phase::Pausing || phase == Phase::Opening ? wanted_world_size : world_size;
   } else if (is_resizing() && group) {
-    self->send(group, StopGroup{attempt});
+    self->send(group, StopGroup{attempt, true});
   }
 }
 
@@ -251,6 +251,9 @@ bool TrainerState::goes_on_after_failure(bool got_on) {
   auto before = failures_so_far();
   if (last_error) before.same = failures_by_code[last_error->code]++;
   verdict = after_group_ended(last_error, stop_requests > 0, got_on, before, setup.run.failure);
+  if (verdict.step == NextStep::Retry && must_end_program(last_error->code, setup.scaling.placement)) {
+    verdict = {NextStep::Fail, "ranks are threads of this program, whose GPU context is lost; Placement::Processes replaces the process and goes on"};
+  }
   fruitless = got_on ? 0 : fruitless + 1;
   const int ran = world_size;
   const int next = next_world_size(last_error, world_size, fruitless, setup.scaling);

@@ -46,7 +46,7 @@ caf::message_handler rank_news(GroupState& state) {
 caf::message_handler orders(GroupState& state) {
   return {
       [&state](const StopGroup& order) {
-        if (!state.is_stale(order.attempt)) state.stop(order.is_patient);
+        if (!state.is_stale(order.attempt)) state.stop(order);
       },
       [&state](const FindPlaces& order) {
         if (!state.is_stale(order.attempt)) state.find_places(order.count);

@@ -155,11 +155,12 @@ void GroupState::fail_barriers_without(const std::set<int>& gone) {
 
 // ---- soft stop ----------------------------------------------------------------------------------------------
 
-void GroupState::stop(bool is_patient) {
+void GroupState::stop(const StopGroup& how) {
   if (phase == Phase::Ending) return;
-  if (!is_patient && !std::exchange(stop_is_timed, true)) wait_at_most(order.run.stop_grace, Wait::Stop);
+  if (!how.is_patient && !std::exchange(stop_is_timed, true)) wait_at_most(order.run.stop_grace, Wait::Stop);
   if (phase == Phase::Stopping) return;
   phase = Phase::Stopping;
+  stop_is_resize = how.is_resize;
   tell_ranks(CountForStop{order.attempt});
 }
 
@@ -173,7 +174,7 @@ void GroupState::release_stop() {
   const auto target = stop_target(world_size(), stop_counts);
   if (!target) return;
   stop_after = target;
-  tell_ranks(StopAfter{order.attempt, *target});
+  tell_ranks(StopAfter{order.attempt, *target, stop_is_resize});
 }
 
 void GroupState::stop_overdue() {

@@ -47,7 +47,7 @@ struct GroupState {
   std::map<int, std::uint64_t> stop_counts;
   std::optional<std::uint64_t> stop_after;  // calls of should_stop(), once agreed
   bool was_stopped = false;
-  bool stop_is_timed = false;
+  bool stop_is_timed = false, stop_is_resize = false;
   bool has_ended_silent = false;
   std::map<std::uint64_t, Barrier> barriers;
   bool barrier_timer_set = false;
@@ -65,8 +65,7 @@ struct GroupState {
   void rank_lost(int rank, const RunError& error);
   void barrier_reached(BarrierReached news);
   void stop_counted(int rank, std::uint64_t calls);
-  /// @param is_patient ranks that come to no boundary are not ended for it.
-  void stop(bool is_patient);
+  void stop(const StopGroup& how);
   void find_places(int count);
   /// Records the cause and ends every rank by force.
   void fail(Errc code, const std::string& reason, bool at_once = false);

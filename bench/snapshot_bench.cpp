@@ -2,7 +2,7 @@
 // of about 200 ms with and without one in turn; beside a memcpy of a rank's share. And what looking for bad numbers adds (Policy::Skip).
 // Ranks are threads, then processes.
 //
-//   snapshot_bench [--json FILE] [--dir DIR_IN_MEMORY] [--strategy ddp|zero2|zero3] [--rounds N]    a table and FILE (about 60 s)
+//   snapshot_bench [--json FILE] [--dir DIR_IN_MEMORY] [--strategy ddp|zero2|zero3] [--rounds N]    a table and FILE (about 32 s)
 #include "comm_ranks.hpp"
 #include "fake_context.hpp"
 
@@ -146,7 +146,7 @@ int main(int argc, char** argv) {
   if (argc == 9 && std::string{argv[1]} == "--rank") return ranks::main_of_ranks(argc, argv);
   try {
     std::string json, strategy = "ddp", parent = "/dev/shm";
-    int rounds = 12;
+    int rounds = 6;
     for (int i = 1; i + 1 < argc; i += 2) {
       const std::string key = argv[i];
       if (key == "--json") json = argv[i + 1];

@@ -8,6 +8,8 @@ namespace troupe {
 
 bool worth_retrying(Errc code) noexcept { return failure_rule(code).retry; }
 
+bool must_end_program(Errc code, Placement placement) noexcept { return placement == Placement::Threads && !failure_rule(code).keeps_process; }
+
 Verdict after_group_ended(const std::optional<RunError>& error, bool stop_requested, bool got_on, const FailuresSoFar& before,
                           const FailureConfig& config) {
   const int failures = before.counted;
@@ -71,9 +73,12 @@ std::optional<StateCopy> newest_copy(const std::vector<CheckpointRecord>& checkp
 
 std::optional<RunError> first_cause(const std::vector<RunError>& errors, const std::set<int>& returned) {
   if (errors.empty()) return std::nullopt;
-  const auto cause = std::find_if(errors.begin(), errors.end(),
-                                  [](const RunError& error) { return error.code != Errc::Aborted; });
-  if (cause != errors.end()) return *cause;
+  for (const bool networks_too : {false, true}) {
+    const auto cause = std::find_if(errors.begin(), errors.end(), [&](const RunError& error) {
+      return error.code != Errc::Aborted && (networks_too || error.code != Errc::NetworkFailed);
+    });
+    if (cause != errors.end()) return *cause;
+  }
   auto echo = errors.front();
   if (!returned.empty()) {
     echo.code = Errc::CollectiveMismatch;

@@ -30,8 +30,10 @@ constexpr FailureRule rules[] = {
      "take a smaller micro-batch and accumulate more, use activation checkpointing, shard or offload more (docs/sharding.md), or give it more memory; "
      "`troupe estimate-memory` says what a model takes"},
     {Errc::DeviceFailed, true, 3, "a new process has a sound device context; three times means that a kernel or an index is wrong",
-     "run with CUDA_LAUNCH_BLOCKING=1 to see the call; of an assertion the index that is out of range is usually a label or a token id"},
-    {Errc::DeviceLost, true, 2, "another process may get memory pages or a device that are sound", "look for Xid messages in the kernel's log, and reset or leave out the GPU"},
+     "run with CUDA_LAUNCH_BLOCKING=1 to see the call; of an assertion the index that is out of range is usually a label or a token id",
+     false},
+    {Errc::DeviceLost, true, 2, "another process may get memory pages or a device that are sound", "look for Xid messages in the kernel's log, and reset or leave out the GPU",
+     false},
     {Errc::NetworkFailed, true, -1, "connections break by passing causes", "look at the other ranks' errors first; NCCL_DEBUG=WARN says which interface it was"},
 };
 

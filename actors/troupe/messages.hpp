@@ -55,6 +55,7 @@ struct CountForStop {
 struct StopAfter {
   Attempt attempt = 0;
   std::uint64_t calls = 0;
+  bool is_resize = false;  ///< another attempt follows: processes of ranks that stop are kept for it. Does not travel to them
 };
 
 /// All ranks reached barrier or broadcast number `sequence`; `bytes` are rank 0's. Or it failed: then `error` is not Ok
@@ -165,6 +166,7 @@ struct StartGroup {
 /// Soft stop at an agreed step boundary. No answer; GroupEnded follows.
 struct StopGroup {
   Attempt attempt = 0;
+  bool is_resize = false;   ///< another attempt follows, with another number of ranks
   bool is_patient = false;  ///< ranks that come to no boundary are not ended by force: the attempt goes on until they do
 };
 

@@ -1,6 +1,7 @@
 #include "loader_epoch.hpp"
 
 #include <algorithm>
+#include <troupe/black_box.hpp>
 #include <utility>
 
 namespace troupe {
@@ -59,6 +60,7 @@ std::optional<Batch> DataLoader::Iterator::Epoch::next() {
   const bool more = looks_ahead_ ? ahead_.has_value() : left_ > 0;
   auto waited = Clock::now() - from;
   if (const auto asked = shared_->asked) asked(more);
+  mark_phase(StepPhase::Data);
   from = Clock::now();
   std::optional<Ahead> taken;
   if (more && looks_ahead_) {
@@ -85,6 +87,7 @@ std::optional<Batch> DataLoader::Iterator::Epoch::next() {
     shared_->batch = std::move(taken->meta.indices);
   }
   if (!first_) first_ = now;
+  mark_phase(StepPhase::Forward);
   return batch;
 }
 

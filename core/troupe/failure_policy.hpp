@@ -80,7 +80,10 @@ struct StateCopy {
 /// Whether an error with this code may vanish when the same thing is tried again.
 [[nodiscard]] bool worth_retrying(Errc code) noexcept;
 
-/// Why a group failed: the first error that is not the echo of another (Aborted). When all are echoes and some ranks
+/// The process in which a rank failed so cannot be used again, and it is the program's own: no restart inside it helps.
+[[nodiscard]] bool must_end_program(Errc code, Placement placement) noexcept;
+
+/// Why a group failed: the first error that is not the echo of another (Aborted, or NetworkFailed beside others). When all are echoes and some ranks
 /// have returned, those returned early, and the others waited for them: CollectiveMismatch, which says so.
 /// @param errors   in order of arrival.
 /// @param returned ranks whose train function returned.

@@ -14,6 +14,7 @@ struct FailureRule {
   int most = -1;            ///< attempts that fail this way after which it is given up, whatever `max_failures` allows; -1: no such limit
   std::string_view why;     ///< "memory may have been short for a moment"
   std::string_view advice;  ///< what a person can do
+  bool keeps_process = true;  ///< the process in which it happened can be a rank again
 };
 
 /// The rule of a kind of failure; of a number that this program does not know, Internal's.

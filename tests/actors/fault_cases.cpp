@@ -1,13 +1,20 @@
 #include "fault_cases.hpp"
 
 #include <troupe/file_system.hpp>
+#include <troupe/pending_save.hpp>
 
+#include <sys/mount.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <memory>
+#include <optional>
+#include <stdexcept>
 #include <thread>
+#include <vector>
 
 namespace troupe {
 
@@ -51,6 +58,49 @@ void files(TrainContext& context, const Config& config) {
   context.report({{"failed", failed}, {"took_s", took.count()}});
 }
 
+/// With all of its ranks the last one throws before it has done anything in the attempts named; with fewer the others step until they are stopped.
+void grows(TrainContext& context, const Config& config) {
+  const bool is_whole = context.world_size() == config.get<std::int64_t>("ranks");
+  const auto failing = config.get<std::vector<std::int64_t>>("fails_in");
+  const bool fails = is_whole && std::ranges::count(failing, static_cast<std::int64_t>(context.attempt())) > 0;
+  if (fails && context.world_rank() + 1 == context.world_size()) throw std::runtime_error{"no luck yet"};
+  for (int step = 0; step < (is_whole ? 3 : 100'000) && !context.should_stop(); ++step) {
+    float value = 1;
+    context.communicator().all_reduce(Buffer{&value, sizeof value, DType::F32}, ReduceOp::Sum).wait().or_throw();
+    std::this_thread::sleep_for(std::chrono::milliseconds{1});
+    context.step_completed();
+  }
+  context.report({{"pid", static_cast<std::int64_t>(getpid())}, {"ranks", context.world_size()}});
+}
+
+/// A checkpoint of 64 KB a step, by rank 0; with `read_only_at` it makes the storage read-only at that step.
+void saves(TrainContext& context, const Config& config) {
+  for (std::int64_t step = 1; step <= config.get<std::int64_t>("steps"); ++step) {
+    float value = 1;
+    context.communicator().all_reduce(Buffer{&value, sizeof value, DType::F32}, ReduceOp::Sum).wait().or_throw();
+    if (context.world_rank() == 0) {
+      if (step == config.get_or<std::int64_t>("read_only_at", 0)) {
+        const auto storage = config.get<std::string>("storage");
+        for (int i = 0; i < 500 && mount("none", storage.c_str(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr) != 0; ++i) {
+          std::this_thread::sleep_for(std::chrono::milliseconds{5});  // while a file is being written
+        }
+      }
+      std::optional<Checkpoint> checkpoint;
+      try {
+        const auto directory = context.checkpoint_dir();
+        real_file_system().write_atomically(directory / "weights", std::string(64 << 10, static_cast<char>('a' + step)));
+        checkpoint = Checkpoint{directory};
+      } catch (const Failure& failure) {
+        auto pending = std::make_shared<PendingSave>();
+        pending->finish({failure.code(), failure.what()});
+        checkpoint = Checkpoint{std::filesystem::path{config.get<std::string>("storage")} / "run" / ".staging" / "none", 1, std::move(pending)};
+      }
+      context.report({{"step", step}}, checkpoint);
+    }
+    context.step_completed();
+  }
+}
+
 void terminate(TrainContext&, const Config&) {
   std::thread{[] { throw std::runtime_error{"thrown on a thread of its own"}; }}.join();
 }
@@ -71,6 +121,6 @@ void overflow(TrainContext&, const Config&) {
 
 }  // namespace
 
-TrainFunctions fault_cases() { return {{"steps", steps}, {"files", files}, {"terminate", terminate}, {"overflow", overflow}}; }
+TrainFunctions fault_cases() { return {{"steps", steps}, {"files", files}, {"grows", grows}, {"saves", saves}, {"terminate", terminate}, {"overflow", overflow}}; }
 
 }  // namespace troupe

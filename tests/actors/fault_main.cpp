@@ -19,8 +19,12 @@ int main(int argc, char** argv) {
     options.run.name = "run";
     options.run.storage_path = std::getenv("TROUPE_TEST_STORAGE");
     options.run.progress = false;
+    if (std::getenv("TROUPE_TEST_THREADS")) options.scaling.placement = troupe::Placement::Threads;
+    if (const char* ranks = std::getenv("TROUPE_TEST_RANKS")) options.scaling.num_workers = std::atoi(ranks);
+    if (const char* failures = std::getenv("TROUPE_TEST_MAX_FAILURES")) options.run.failure.max_failures = std::atoi(failures);
+    const char* function = std::getenv("TROUPE_TEST_FUNCTION");
     const auto config = nlohmann::ordered_json::parse(std::getenv("TROUPE_TEST_CONFIG"));
-    return troupe::TorchTrainer{session, "steps", troupe::Config(config), options}.fit().exit_code();
+    return troupe::TorchTrainer{session, function ? function : "steps", troupe::Config(config), options}.fit().exit_code();
   }
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();

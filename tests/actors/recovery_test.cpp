@@ -1,17 +1,20 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <troupe/pending_save.hpp>
 #include <troupe/torch_trainer.hpp>
 
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <utility>
 
 #include "scenario.hpp"
 
@@ -33,6 +36,7 @@ void add_over_ranks(TrainContext& context, float& value) {
 
 void strike(const std::string& fault) {
   if (fault == "throw") throw std::runtime_error{"boom"};
+  if (fault == "assert") throw std::runtime_error{"CUDA error: device-side assert triggered"};
   if (fault == "exit") _exit(7);
   std::raise(fault == "abort" ? SIGABRT : SIGKILL);
 }
@@ -55,11 +59,35 @@ void fail_at_first(TrainContext& context, const Config& config) {
   context.report({{"sum", static_cast<double>(sum)}});
 }
 
+/// A save of attempt 1 ends in attempt 2, on a process that lived on.
+void save_late(TrainContext& context, const Config&) {
+  static std::shared_ptr<PendingSave> old;
+  const auto write = [&] {
+    const auto directory = context.checkpoint_dir();
+    std::ofstream{directory / "attempt"} << context.attempt();
+    return directory;
+  };
+  if (context.attempt() == 1 && context.world_rank() == 0) {
+    old = std::make_shared<PendingSave>();
+    context.report({{"old", 1}}, Checkpoint{write(), 1, old});
+  }
+  float one = 1;
+  add_over_ranks(context, one);
+  if (context.attempt() == 1 && context.world_rank() == 1) throw std::runtime_error{"boom"};
+  if (context.attempt() == 2 && context.world_rank() == 0 && old) {
+    for (int again = 0; again < 3; ++again) std::exchange(old, std::make_shared<PendingSave>())->finish({});
+    old.reset();
+    context.report({{"new", 1}}, Checkpoint{write()});
+  }
+  add_over_ranks(context, one);
+}
+
 class RecoveryTest : public testing::Test {
  protected:
   TempDir directory_;
   TrainerOptions options_;
   Config config_;
+  std::string function_ = "fail_at_first";
   std::chrono::steady_clock::duration took_{};
 
   void SetUp() override {
@@ -83,7 +111,7 @@ class RecoveryTest : public testing::Test {
   }
   Result fit() {
     const auto before = std::chrono::steady_clock::now();
-    auto result = TorchTrainer{*session, "fail_at_first", config_, options_}.fit();
+    auto result = TorchTrainer{*session, function_, config_, options_}.fit();
     took_ = std::chrono::steady_clock::now() - before;
     EXPECT_TRUE(waitpid(-1, nullptr, WNOHANG) < 0 && errno == ECHILD) << "a process is left";
     return result;
@@ -112,7 +140,9 @@ TEST_F(RecoveryTest, ReplacesOnlyTheProcessThatWasKilled) {
   EXPECT_NE((pid[{2, 1}]), (pid[{1, 1}]));
   EXPECT_THAT(journal(), HasSubstr("SIGKILL"));
   for (const auto& report : result.history) {
-    if (const auto made = report.metrics.number("made_in")) EXPECT_EQ(*made, report.rank == 1 ? static_cast<double>(report.attempt) : 1);
+    if (const auto made = report.metrics.number("made_in")) {
+      EXPECT_EQ(*made, report.rank == 1 ? static_cast<double>(report.attempt) : 1);
+    }
   }
 }
 
@@ -163,6 +193,55 @@ TEST_F(RecoveryTest, ReplacesRanksThatExitOrAbort) {
   }
 }
 
+TEST_F(RecoveryTest, ReplacesAProcessWhoseGpuContextIsLost) {
+  set_fault("assert", 1, 0);
+  const auto result = fit();
+  ASSERT_TRUE(result.ok()) << result.error->message;
+  auto pid = pids(result);
+  EXPECT_EQ((pid[{2, 0}]), (pid[{1, 0}]));
+  EXPECT_NE((pid[{2, 1}]), (pid[{1, 1}]));
+  EXPECT_THAT(journal(), HasSubstr("DeviceFailed"));
+}
+
+TEST_F(RecoveryTest, DoesNotGoOnInAProgramWhoseGpuContextIsLost) {
+  options_.scaling.placement = Placement::Threads;
+  set_fault("assert", 1, 0);
+  const auto result = fit();
+  ASSERT_TRUE(result.error);
+  EXPECT_EQ(result.error->code, Errc::DeviceFailed);
+  EXPECT_THAT(journal(), HasSubstr("Placement::Processes replaces the process"));
+}
+
+TEST_F(RecoveryTest, StartsEveryProcessAnewWhenOneRankFailsTooOften) {
+  options_.run.failure.max_rank_failures = 1;
+  set_fault("throw", 2, 0);
+  const auto result = fit();
+  ASSERT_TRUE(result.ok()) << result.error->message;
+  auto pid = pids(result);
+  for (int rank = 0; rank < 3; ++rank) {
+    EXPECT_EQ((pid[{2, rank}]), (pid[{1, rank}])) << rank;
+    EXPECT_NE((pid[{3, rank}]), (pid[{2, rank}])) << rank;
+  }
+  for (const auto& report : result.history) {
+    if (const auto made = report.metrics.number("made_in"); made && report.attempt == 3) {
+      EXPECT_EQ(*made, 3);
+    }
+  }
+}
+
+TEST_F(RecoveryTest, CountsWhatAnOldAttemptSaidOnlyOnceAndCommitsNothingOfIt) {
+  function_ = "save_late";
+  const auto result = fit();
+  ASSERT_TRUE(result.ok()) << result.error->message;
+  ASSERT_EQ(result.checkpoints.size(), 1u);
+  std::ifstream file{result.checkpoints[0].checkpoint.path() / "attempt"};
+  int attempt = 0;
+  file >> attempt;
+  EXPECT_EQ(attempt, 2);
+  EXPECT_EQ(std::ranges::count_if(result.history, [](const auto& report) { return report.metrics.number("old").has_value(); }), 1);
+  EXPECT_EQ(std::ranges::count_if(result.history, [](const auto& report) { return report.metrics.number("new").has_value(); }), 1);
+}
+
 TEST_F(RecoveryTest, GivesUpAfterMaxFailures) {
   set_fault("kill", 9, 0);
   options_.run.failure.max_failures = 2;
@@ -176,7 +255,7 @@ TEST_F(RecoveryTest, GivesUpAfterMaxFailures) {
 }  // namespace troupe
 
 int main(int argc, char** argv) {
-  troupe::Session session{argc, argv, {{"fail_at_first", troupe::fail_at_first}}};
+  troupe::Session session{argc, argv, {{"fail_at_first", troupe::fail_at_first}, {"save_late", troupe::save_late}}};
   troupe::session = &session;
   testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
