@@ -93,6 +93,7 @@ class WorkerPool::Pipe final : public BatchPipe {
 
   [[nodiscard]] std::optional<LoadedBatch> next() override {
     auto& p = *pool_;
+    if (p.broken_) throw Failure{Errc::Aborted, "DataLoader: the data workers of this epoch have ended; begin it again"};
     order_more();
     const auto limit = p.options_.timeout.count() ? std::optional{Clock::now() + p.options_.timeout} : std::nullopt;
     for (;;) {
@@ -151,8 +152,9 @@ class WorkerPool::Pipe final : public BatchPipe {
     return ordered_ - handed_ >= static_cast<std::int64_t>(pool_->workers_.size()) * pool_->options_.prefetch_factor;
   }
 
-  [[noreturn]] void timed_out() const {
-    const auto& p = *pool_;
+  [[noreturn]] void timed_out() {
+    auto& p = *pool_;
+    p.broken_ = true;  // the next epoch has others
     std::string who;
     for (std::size_t w = 0; w < p.workers_.size(); ++w) {
       const auto& outstanding = p.workers_[w].outstanding;
@@ -349,6 +351,7 @@ void WorkerPool::lost(std::size_t number, bool before_ready) {
     text += " while it was to load ";
     text += meta.indices.empty() ? "from the stream" : "batch " + std::to_string(meta.number) + ", which begins with sample " + std::to_string(meta.indices.front());
   }
+  end_all();
   throw Failure{killed ? Errc::RankKilled : Errc::RankExited, text};
 }
 
