@@ -149,7 +149,7 @@ TEST(DatasetFaults, LeavesNothingBehindWhereverTheConsumerStops) {
 TEST(DatasetFaults, EndsAFullShuffleInTheMiddle) {
   const LeakCheck check;
   test::NumbersSource::Options options;
-  options.sizes = {10'000'000};
+  options.sizes = {1'000'000};
   options.delay = std::chrono::microseconds{200};
   const auto began = std::chrono::steady_clock::now();
   {
