@@ -5,6 +5,7 @@
 #include <arrow/io/interfaces.h>
 #include <arrow/record_batch.h>
 #include <arrow/util/compression.h>
+#include <arrow/util/utf8.h>
 
 #include <algorithm>
 #include <cstring>
@@ -77,6 +78,7 @@ TextFiles::TextFiles(const Paths& paths, const FileOptions& files, const LineOpt
   if (lines.fragment_bytes < 1 || lines.max_line_bytes < 1 || lines.max_line_bytes > (1 << 30)) {
     throw Failure{Errc::InvalidArgument, "fragment_bytes must be at least 1 and max_line_bytes from 1 to 1 GiB"};
   }
+  arrow::util::InitializeUTF8();  // until then Arrow finds all bytes valid
   format_.split.max_record_bytes = lines.max_line_bytes;
   for (std::size_t i = 0; i < files_.size(); ++i) {
     const auto& file = files_[i];
