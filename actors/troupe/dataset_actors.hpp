@@ -29,7 +29,7 @@ struct MapOnOptions {
   std::chrono::milliseconds deadline{60'000};  ///< of one answer
   std::int64_t batch_size = 0;     ///< rows a message has at most; 0: a block as it comes
   bool changes_num_rows = false;   ///< an answer may have another number of rows than its question
-  std::shared_ptr<arrow::Schema> schema;  ///< of the answers; nothing: seen from the first
+  std::shared_ptr<arrow::Schema> schema = {};  ///< of the answers; nothing: seen from the first
 };
 
 /// A step of `dataset` that users' own actors do: `Dataset::map_batches` by message. Batches go to them in turn, and come out in the order in which

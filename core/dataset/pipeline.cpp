@@ -126,6 +126,7 @@ Batch Pipeline::take(std::int64_t at_most) {
   if (count > 0) rows = count == part.rows->num_rows() ? part.rows : part.rows->Slice(part.taken, count);
   part.taken += count;
   part.made_before += count;
+  if (count > 0 && ranges_of(part.epoch)[part.range].padding) padding_rows_ += count;
   at_.epoch = part.epoch;
   at_.range = part.range;
   at_.first = part.first;
