@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <troupe/tokenize_stage.hpp>
 
 #include "golden.hpp"

@@ -1,6 +1,7 @@
 #include <arrow/api.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <troupe/tokenize_stage.hpp>
 
 #include "golden.hpp"

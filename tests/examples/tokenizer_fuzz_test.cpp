@@ -1,6 +1,7 @@
 // The fuzzers' functions on the golden tokenizers and on a fixed series of damaged copies.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 
 #include "../fuzz/targets.hpp"
