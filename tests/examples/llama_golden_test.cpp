@@ -87,7 +87,7 @@ TEST_F(llama_golden, BothLayoutsOfTheConfigurationSayTheSame) {
     EXPECT_EQ(c.rope_scaling.rope_type, "default");
     EXPECT_EQ(c.dtype, DType::F32);
     EXPECT_EQ(c.eos_token_ids, std::vector<std::int64_t>{2});
-    EXPECT_EQ(c.num_parameters(), 155'584);
+    EXPECT_EQ(c.num_parameters(), 151'872);
   }
 }
 
