@@ -1,6 +1,7 @@
 // Between steps: what is done when the loop asks for its next batch. Snapshots in memory.
 #include "accelerator_impl.hpp"
 
+#include <troupe/black_box.hpp>
 #include <troupe/errors.hpp>
 
 #include <algorithm>
@@ -18,6 +19,7 @@ void Accelerator::Impl::window_ended() {
 void Accelerator::Impl::asked(int loader, bool more) {
   const bool known = std::ranges::any_of(loaders, [&](const Loader& l) { return l.id == loader; });
   if (!known) return;
+  mark_phase(StepPhase::Other);  // the loader marks what follows
   const bool used = std::exchange(boundary.batch_out, false);
   if (boundary.window_ended && boundary.used.contains(loader)) {
     boundary.window_ended = false;
