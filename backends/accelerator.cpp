@@ -2,6 +2,7 @@
 #include "c10d/tensor_buffer.hpp"
 #include "gradients.hpp"
 
+#include <troupe/black_box.hpp>
 #include <troupe/errors.hpp>
 #include <troupe/parameter_source.hpp>
 
@@ -161,6 +162,7 @@ Scope Accelerator::autocast() {
 
 void Accelerator::backward(const at::Tensor& given) {
   auto& i = *impl_;
+  mark_phase(StepPhase::Backward);
   // An injected fault, if so.
   const auto loss = i.context.wants_bad_number() ? given * std::numeric_limits<double>::quiet_NaN() : given;
   i.note_loss(loss);
@@ -185,6 +187,7 @@ void Accelerator::backward(const at::Tensor& given) {
     }
     throw;
   }
+  mark_phase(StepPhase::Update);
   if (!i.gate->sync) return;
   i.end_window();
   i.window_ended();

@@ -1,6 +1,7 @@
 // Between steps: what is done when the loop asks for its next batch. Snapshots in memory.
 #include "accelerator_impl.hpp"
 
+#include <troupe/black_box.hpp>
 #include <troupe/errors.hpp>
 
 #include <algorithm>
@@ -20,6 +21,7 @@ void Accelerator::Impl::asked(int loader, bool more) {
                      std::ranges::any_of(streams, [&](const Stream& s) { return s.id == loader; });
   if (!known) return;
   note_asked(loader, more);
+  mark_phase(StepPhase::Other);  // the loader marks what follows
   const bool used = std::exchange(boundary.batch_out, false);
   if (boundary.window_ended && boundary.used.contains(loader)) {
     boundary.window_ended = false;
