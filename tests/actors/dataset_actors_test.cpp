@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <deque>
 #include <thread>
 
 namespace troupe {
@@ -64,16 +65,20 @@ TEST_F(DatasetActors, HaveRowsMappedInTheirOrder) {
 TEST_F(DatasetActors, AreSentNoMoreThanTheirCredits) {
   std::atomic<int> now{0}, most{0};
   // Answers later than it is asked, so that questions pile up as far as they may.
-  const auto slow = system_.spawn([&](caf::event_based_actor* self) -> caf::behavior {
+  using Answer = caf::atom_constant<caf::atom("answer")>;
+  const auto waiting = std::make_shared<std::deque<std::pair<std::shared_ptr<arrow::RecordBatch>, caf::response_promise>>>();
+  const auto slow = system_.spawn([&, waiting](caf::event_based_actor* self) -> caf::behavior {
     return {
-        [&, self](const MapBatch& order) -> caf::result<MappedBatch> {
+        [&, waiting, self](const MapBatch& order) -> caf::result<MappedBatch> {
           most = std::max(most.load(), ++now);
-          auto promise = self->make_response_promise();
-          self->delayed_send(self, 2ms, order.rows, promise);
-          return caf::delegated<MappedBatch>{};
+          waiting->emplace_back(order.rows, self->make_response_promise());
+          self->delayed_send(self, 2ms, Answer::value);
+          return waiting->back().second;
         },
-        [&](const std::shared_ptr<arrow::RecordBatch>& rows, caf::response_promise& promise) {
+        [&, waiting](Answer) {
           --now;
+          auto [rows, promise] = std::move(waiting->front());
+          waiting->pop_front();
           promise.deliver(MappedBatch{doubled(rows)});
         },
     };

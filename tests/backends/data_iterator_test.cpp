@@ -268,20 +268,20 @@ TEST(DataIterator, SaysHowLongTheLoopWaited) {
 TEST(DataIterator, NamesTheStageThatStalls) {
   auto setup = small();
   setup.execution.stall_deadline = std::chrono::milliseconds{200};
-  std::atomic<bool> end{false};
+  const auto end = std::make_shared<std::atomic<bool>>(false);  // its thread may outlive the stream
   const auto rows = Dataset{numbers({20})}.map_batches(
-      [&](const std::shared_ptr<arrow::RecordBatch>& batch) {
-        while (!end) std::this_thread::sleep_for(std::chrono::milliseconds{5});
+      [end](const std::shared_ptr<arrow::RecordBatch>& batch) {
+        while (!*end) std::this_thread::sleep_for(std::chrono::milliseconds{5});
         return batch;
       },
-      {.name = "sleepy"});
+      {.name = "sleepy", .concurrency = 1});
   const DataIterator iterator{rows, setup};
   EXPECT_THAT(failure_of(
                   [&] {
                     auto range = iterator.iter_batches({.batch_size = 4});
                     std::thread later{[&] {
                       std::this_thread::sleep_for(std::chrono::milliseconds{600});
-                      end = true;
+                      *end = true;
                     }};
                     const std::unique_ptr<std::thread, void (*)(std::thread*)> joined{&later, [](std::thread* t) { t->join(); }};
                     (void)range.begin();
