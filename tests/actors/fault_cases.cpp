@@ -3,7 +3,6 @@
 #include <troupe/file_system.hpp>
 #include <troupe/pending_save.hpp>
 
-#include <sys/mount.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -73,18 +72,12 @@ void grows(TrainContext& context, const Config& config) {
   context.report({{"pid", static_cast<std::int64_t>(getpid())}, {"ranks", context.world_size()}});
 }
 
-/// A checkpoint of 64 KB a step, by rank 0; with `read_only_at` it makes the storage read-only at that step.
+/// A checkpoint of 64 KB a step, by rank 0.
 void saves(TrainContext& context, const Config& config) {
   for (std::int64_t step = 1; step <= config.get<std::int64_t>("steps"); ++step) {
     float value = 1;
     context.communicator().all_reduce(Buffer{&value, sizeof value, DType::F32}, ReduceOp::Sum).wait().or_throw();
     if (context.world_rank() == 0) {
-      if (step == config.get_or<std::int64_t>("read_only_at", 0)) {
-        const auto storage = config.get<std::string>("storage");
-        for (int i = 0; i < 500 && mount("none", storage.c_str(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr) != 0; ++i) {
-          std::this_thread::sleep_for(std::chrono::milliseconds{5});  // while a file is being written
-        }
-      }
       std::optional<Checkpoint> checkpoint;
       try {
         const auto directory = context.checkpoint_dir();
