@@ -158,10 +158,6 @@ class Programs(unittest.TestCase):
         file.write_text("".join(lines))
         self.fails(self.run_program("bert_mrpc_streaming", "--num_workers=2"), "pairs_train.tsv", "5")
 
-    def test_pipeline_trains_on_what_actors_make(self):
-        done = subprocess.run([str(PROGRAMS / "pipeline")], capture_output=True, text=True, timeout=60, cwd=self.root)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-
     def test_embed_runs_in_a_foreign_actor_system(self):
         done = subprocess.run([str(PROGRAMS / "embed")], capture_output=True, text=True, timeout=60, cwd=self.root)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
