@@ -13,6 +13,7 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
   auto& state = self->state;
   state.self = self;
   state.setup = std::move(setup);
+  if (state.setup.outlives_handles) state.own_handle = caf::actor{self};
   state.open();
   self->set_exit_handler([&state](const caf::exit_msg& exit) { state.exited(exit); });
   return {
@@ -69,6 +70,7 @@ caf::actor spawn_trainer(caf::actor_system& system, const Session& session, std:
   validate(setup.data, session.datasets());
   setup.run.chaos = chaos_in_force(setup.run.chaos);
   setup.listeners = std::move(listeners);
+  setup.outlives_handles = true;
   setup.make_placer = [&session, kept = std::make_shared<KeptObjects>(),
                        pool = std::make_shared<detail::ProcessPool>(session, setup.scaling, setup.run)](const StartGroup& group) {
     if (group.is_fresh) {

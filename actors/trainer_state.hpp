@@ -27,6 +27,7 @@ struct TrainerSetup {
   PlacerFactory make_placer;
   std::function<caf::actor(caf::actor_system&, caf::actor)> spawn_keeper = spawn_checkpoint_keeper;
   std::optional<std::uint32_t> seed = {};  ///< of the jitter of pauses; nothing: drawn
+  bool outlives_handles = false;           ///< the run goes on when nobody holds the Trainer any more
 };
 
 /// The Trainer to itself: the pause before the next attempt is over.
@@ -53,6 +54,7 @@ struct TrainerState {
   enum class Phase : std::uint8_t { Opening, Running, Settling, Pausing, Finishing };
 
   caf::event_based_actor* self = nullptr;
+  caf::actor own_handle;  ///< keeps the Trainer until it quits, where it outlives its handles
   TrainerSetup setup;
   caf::actor keeper;
   caf::actor group;

@@ -15,7 +15,7 @@ void register_types(caf::actor_system_config& config);
 /// Spawns a Trainer in any actor system. Every listener gets RunStarted for each attempt, then ReportArrived…,
 /// Progressed… (now and then), CheckpointCommitted… or CheckpointFailed…, with an object store CheckpointUploaded…, RunWarning when something
 /// went wrong that does not end the run, and at last RunEnded. The Trainer takes StopRun from anyone and
-/// quits after RunEnded; asked to exit, it ends the run at once first.
+/// quits after RunEnded; asked to exit, it ends the run at once first. The run goes on when its handle is dropped.
 ///
 /// @param session must outlive the actor.
 /// @param options `on_report` is not called: listeners are the callbacks here.
