@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace troupe {
 
@@ -30,6 +31,7 @@ void Accelerator::Impl::forget_window() {
   window_steps = 0;
   divisor = 1;
   weights = {};
+  window_start = {};
 }
 
 Accelerator::Impl::Model& Accelerator::Impl::prepared(const char* call, const torch::nn::Module* model) {
@@ -51,6 +53,7 @@ Scope Accelerator::accumulate() {
                     "accumulate: the last window ended with a backward without a weight, after others with one; give all or none"};
     }
     i.window_steps = 0;
+    i.window_start.holds = std::exchange(i.window_start.is_noted, false);
   }
   ++i.window_steps;
   const bool last = i.accumulation.sync_with_dataloader && i.ending_loader();

@@ -32,6 +32,7 @@ void Accelerator::Impl::asked(int loader, bool more) {
   else boundary.asked.erase(loader);  // an evaluation that is over
   boundary.batch_out = more;
   if (used) context.step_completed();
+  if (more && accumulation.num_steps > 1 && !is_inside_window()) note_window_start();
 }
 
 std::int64_t Accelerator::Impl::num_updates() const {
@@ -139,6 +140,7 @@ void Accelerator::Impl::stop_snapshots(const std::string& why, bool tell) {
 
 bool Accelerator::snapshot() {
   auto& i = *impl_;
+  if (i.is_inside_window()) throw Failure{Errc::InvalidArgument, "snapshot: an accumulation window is open; call it after an update"};
   i.check_savable("snapshot");
   i.boundary.window_ended = false;
   return i.pass_boundary();

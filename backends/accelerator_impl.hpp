@@ -138,6 +138,30 @@ struct Accelerator::Impl {
     bool told_not_finite = false;
     SnapshotCounts counts;
   } snapshots;
+  /// Where prepared loaders and the context's streams stand.
+  struct DataPositions {
+    std::vector<LoaderRecord> loaders;
+    std::map<std::string, std::string> shared, own;  // what says more than numbers: of all ranks, and this rank's own
+  };
+  [[nodiscard]] DataPositions data_positions() const;
+  /// What batches change and updates do not, as the open accumulation window began; a save inside the window keeps that, and who resumes
+  /// computes the window's batches again. Noted when a prepared loader is asked for the window's first batch.
+  struct WindowStart {
+    bool is_noted = false;  // and no window has begun since
+    bool holds = false;     // for the window that is open
+    DataPositions positions;
+    std::string rng, default_generator;
+    struct Buffer {
+      std::optional<std::uint32_t> version;  // of the tensor; nothing: it has none
+      at::Tensor values;
+    };
+    std::map<const void*, Buffer> buffers;  // of prepared models, by TensorImpl
+  } window_start;
+  void note_window_start();
+  [[nodiscard]] bool is_inside_window() const noexcept { return !gate->sync; }
+  /// A buffer, as a save is to keep it.
+  [[nodiscard]] at::Tensor saved_buffer(const at::Tensor& buffer) const;
+
   /// A prepared loader was asked for a batch.
   void asked(int loader, bool more);
   void window_ended();
@@ -180,7 +204,7 @@ struct Accelerator::Impl {
   [[nodiscard]] TrainState train_state() const;
   [[nodiscard]] RankState rank_state() const;
   /// Buffers that may be this rank's alone by now, as bytes.
-  [[nodiscard]] static std::string own_buffers(const Model& model);
+  [[nodiscard]] std::string own_buffers(const Model& model) const;
   static void load_own_buffers(const Model& model, const std::string& bytes);
   static void note_buffers(Model& model);
   /// Throws Failure{InvalidArgument} when there is nothing whole to save now.

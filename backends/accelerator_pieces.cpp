@@ -109,7 +109,7 @@ std::vector<StatePiece> Accelerator::Impl::pieces_of(const Model& model) const {
     if (is_alias(item.value(), item.key())) continue;
     auto& piece = pieces.emplace_back();
     piece.name = item.key();
-    piece.local = item.value().detach();
+    piece.local = saved_buffer(item.value());
     piece.dtype = piece.local.scalar_type();
     piece.sizes = piece.local.sizes().vec();
     piece.count = piece.local.numel();
@@ -164,12 +164,9 @@ TrainState Accelerator::Impl::train_state() const {
     for (const auto& group : optimizer->groups()) lrs.push_back(group.lr);
   }
   for (const auto* scheduler : schedulers) state.scheduler_steps.push_back(scheduler->last_step());
-  for (const auto& l : loaders) {
-    const auto position = l.loader->position();
-    // What says more than numbers, of a stream, is beside them: for all ranks here, a rank's own in rank_state().
-    if (!position.stream.empty() && !l.loader->has_own_position()) state.objects[loader_key(state.loaders.size())] = l.loader->state_dict();
-    state.loaders.push_back({position.epoch, position.num_batches, l.loader->samples_consumed(), l.shared_seed});
-  }
+  auto positions = is_inside_window() ? window_start.positions : data_positions();
+  state.loaders = std::move(positions.loaders);
+  state.objects.merge(positions.shared);
   if (!loaders.empty()) state.epoch = state.loaders.front().epoch;
   else if (!streams.empty()) state.epoch = streams.front().stream->epoch();
   if (options.mixed_precision == Precision::FP16) {
@@ -187,20 +184,54 @@ TrainState Accelerator::Impl::train_state() const {
 
 RankState Accelerator::Impl::rank_state() const {
   RankState state;
-  state.rng = generator_bytes(rank_generator());
+  state.rng = is_inside_window() ? window_start.rng : generator_bytes(rank_generator());
   // torch's own dropout draws from the process's generator; ranks that are threads share it, and then no load can repeat them.
-  state.objects["default_generator"] = generator_bytes(at::detail::getDefaultCPUGenerator());
+  state.objects["default_generator"] = is_inside_window() ? window_start.default_generator : generator_bytes(at::detail::getDefaultCPUGenerator());
   for (std::size_t m = 0; m < models.size() && communicator.rank() > 0; ++m) {
     if (auto bytes = own_buffers(models[m]); !bytes.empty()) state.objects["buffers_" + std::to_string(m)] = std::move(bytes);
   }
-  for (std::size_t l = 0; l < loaders.size(); ++l) {
-    if (loaders[l].loader->has_own_position()) state.objects[loader_key(l)] = loaders[l].loader->state_dict();
-  }
-  save_streams(state.objects);
+  auto positions = is_inside_window() ? window_start.positions : data_positions();
+  state.objects.merge(positions.own);
   for (std::size_t i = 0; i < objects.size(); ++i) {
     if (objects[i].per_rank) state.objects["object_" + std::to_string(i)] = objects[i].save();
   }
   return state;
+}
+
+Accelerator::Impl::DataPositions Accelerator::Impl::data_positions() const {
+  DataPositions positions;
+  for (const auto& l : loaders) {
+    const auto position = l.loader->position();
+    const auto key = loader_key(positions.loaders.size());
+    if (l.loader->has_own_position()) positions.own[key] = l.loader->state_dict();
+    else if (!position.stream.empty()) positions.shared[key] = l.loader->state_dict();
+    positions.loaders.push_back({position.epoch, position.num_batches, l.loader->samples_consumed(), l.shared_seed});
+  }
+  save_streams(positions.own);
+  return positions;
+}
+
+at::Tensor Accelerator::Impl::saved_buffer(const at::Tensor& buffer) const {
+  const auto noted = window_start.buffers.find(buffer.unsafeGetTensorImpl());
+  const bool is_older = is_inside_window() && noted != window_start.buffers.end();
+  return is_older ? noted->second.values : buffer.detach();
+}
+
+void Accelerator::Impl::note_window_start() {
+  const at::NoGradGuard no_grad;
+  auto& w = window_start;
+  w.positions = data_positions();
+  w.rng = generator_bytes(rank_generator());
+  w.default_generator = generator_bytes(at::detail::getDefaultCPUGenerator());
+  for (const auto& model : models) {
+    for (const auto& buffer : model.module->buffers()) {
+      auto& noted = w.buffers[buffer.unsafeGetTensorImpl()];
+      const auto version = buffer.is_inference() ? std::nullopt : std::optional{buffer._version()};
+      if (noted.values.defined() && version && noted.version == version) continue;  // most never change
+      noted = {version, buffer.detach().clone()};
+    }
+  }
+  w.is_noted = true;
 }
 
 Accelerator::Impl::Collected Accelerator::Impl::collect() const {
@@ -232,15 +263,16 @@ void Accelerator::Impl::note_buffers(Model& model) {
   for (const auto& item : model.module->named_buffers()) model.buffer_digests.push_back(digest(item.value()));
 }
 
-std::string Accelerator::Impl::own_buffers(const Model& model) {
+std::string Accelerator::Impl::own_buffers(const Model& model) const {
   std::string text;
   std::size_t i = 0;
   for (const auto& item : model.module->named_buffers()) {
     const auto before = i < model.buffer_digests.size() ? std::optional{model.buffer_digests[i]} : std::nullopt;
     ++i;
-    if (before == digest(item.value())) continue;
+    const auto values = saved_buffer(item.value());
+    if (before == digest(values)) continue;
     append(text, item.key());
-    append(text, bytes_of(item.value().detach().contiguous()));
+    append(text, bytes_of(values.contiguous()));
   }
   return text;
 }

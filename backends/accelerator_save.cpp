@@ -89,7 +89,9 @@ ByteSize::ByteSize(const char* text) {
 
 void Accelerator::Impl::check_savable(const char* call) const {
   const auto refuse = [call](const std::string& why) { throw Failure{Errc::InvalidArgument, std::string{call} + ": " + why}; };
-  if (!gate->sync) refuse("an accumulation window is open, and gradients are not saved; call it after an update");
+  if (is_inside_window() && !window_start.holds) {
+    refuse("an accumulation window is open whose batches no prepared loader gave, and gradients are not saved; call it after an update, or prepare the loader");
+  }
   if (local_depth > 0) refuse("a LocalSGD is alive, and ranks differ until it averages; call it after it");
   if (joining) refuse("inside join_uneven_inputs ranks are not in step; call it after it");
 }

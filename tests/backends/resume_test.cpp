@@ -50,8 +50,9 @@ bool has_checkpoint(const std::filesystem::path& directory) {
   return false;
 }
 
-/// One life of the program: loads the newest checkpoint there is, saves every `save_every` updates, perhaps is cut short.
-void live(const ResumeCase& c, int ranks, int save_every, const Cut& cut, Record& run) {
+/// One life of the program: loads the newest checkpoint there is, saves every `save_every` updates (or batches, wherever in a window those are),
+/// perhaps is cut short.
+void live(const ResumeCase& c, int ranks, int save_every, const Cut& cut, Record& run, bool in_windows = false) {
   run_ranks(ranks, [&](TrainContext& context) {
     Training training{context, c};
     const bool resumes = has_checkpoint(c.project.project_dir / "checkpoints");
@@ -69,7 +70,8 @@ void live(const ResumeCase& c, int ranks, int save_every, const Cut& cut, Record
             EXPECT_EQ(known->second, loss) << c.name << ": rank " << context.world_rank() << ", epoch " << epoch << ", batch " << number;
           }
         }
-        if (training.num_updates >= saved + save_every && training.accelerator.sync_gradients()) {
+        const bool after_update = training.num_updates >= saved + save_every && training.accelerator.sync_gradients();
+        if (in_windows ? (batches + 1) % save_every == 0 : after_update) {
           training.accelerator.save_state();
           saved = training.num_updates;
         }
@@ -150,6 +152,77 @@ TEST_P(Interruptions, ResumeBitForBit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Settings, Interruptions, testing::Range(0, 10));
+
+/// Saves and cuts fall anywhere, also inside a window: the run that resumes computes the window's batches again.
+TEST(Resume, FromInsideAnAccumulationWindowMakesTheSameBits) {
+  auto replicate = ResumeCase{};
+  auto zero3 = sharded(ShardParameters), half = sharded(ShardParameters), async = ResumeCase{};
+  replicate.accumulation = 3;
+  zero3.accumulation = 4;
+  half.accumulation = 3, half.precision = Precision::FP16, half.workers = 2;
+  async.accumulation = 2, async.checkpoint.async = true;
+  int number = 0;
+  for (auto c : {replicate, zero3, half, async}) {
+    TempDirectory directory;
+    c.project = {.project_dir = directory.path / "whole", .automatic_checkpoint_naming = true, .total_limit = 1};
+    Record run;
+    live(c, 2, 100000, {}, run);
+    const auto expected = contents_of(directory.path / "whole" / "final");
+    for (const int save_every : {1, 5}) {
+      SCOPED_TRACE(c.name + " " + std::to_string(number) + ", saves every " + std::to_string(save_every) + " batches");
+      c.project.project_dir = directory.path / std::to_string(save_every);
+      for (const int cut : {save_every, save_every + 3, 7}) {
+        try {
+          live(c, 2, save_every, {cut, 1}, run, true);
+        } catch (const Interrupted&) {
+        }
+      }
+      live(c, 2, save_every, {}, run, true);
+      EXPECT_TRUE(contents_of(c.project.project_dir / "final") == expected);
+    }
+    ++number;
+  }
+}
+
+TEST(Resume, FromInsideAWindowOnOtherRanksNoSampleIsRepeatedOrMissed) {
+  TempDirectory directory;
+  auto c = sharded(ShardParameters);
+  c.accumulation = 4;
+  c.num_samples = 48;
+  run_ranks(2, [&](TrainContext& context) {
+    Training training{context, c};
+    int batches = 0;
+    for (const auto& batch : training.loader) {
+      training.step(batch);
+      if (++batches < 6) continue;  // 4 samples each over both ranks: the second window began after 16
+      EXPECT_FALSE(training.accelerator.sync_gradients());
+      training.accelerator.save_state(directory.path / "saved");
+      EXPECT_THROW((void)training.accelerator.snapshot(), Failure);
+      return;
+    }
+  });
+  run_ranks(4, [&](TrainContext& context) {
+    Training training{context, c};
+    training.accelerator.load_state(directory.path / "saved");
+    EXPECT_EQ(training.loader.samples_consumed(), 16);
+    EXPECT_EQ(training.optimizer->num_updates(0), 1);
+  });
+}
+
+TEST(Resume, AWindowWhoseBatchesNoPreparedLoaderGaveIsNotSaved) {
+  TempDirectory directory;
+  auto c = ResumeCase{};
+  c.accumulation = 2;
+  run_ranks(1, [&](TrainContext& context) {
+    Training training{context, c};
+    DataLoader other{std::make_shared<test::Ids>(8), {.batch_size = 2}};
+    for (const auto& batch : other) {
+      training.step(batch);
+      break;
+    }
+    EXPECT_THROW(training.accelerator.save_state(directory.path / "saved"), Failure);
+  });
+}
 
 TEST(Resume, OnOtherRanksNoSampleOfTheEpochIsRepeatedOrMissed) {
   struct Numbers final : MapDataset {
