@@ -4,6 +4,9 @@
 
 #include <caf/all.hpp>
 
+#include <algorithm>
+#include <map>
+#include <optional>
 #include <utility>
 
 namespace troupe {
@@ -16,11 +19,15 @@ struct CallStage {
   BatchReply reply;
 };
 
+/// The caller to itself: look whose deadline has passed.
+struct LookAtDeadlines {};
+
 }  // namespace
 
 }  // namespace troupe
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CallStage)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::LookAtDeadlines)
 
 namespace troupe {
 
@@ -28,34 +35,76 @@ namespace {
 
 struct CallerState {
   static inline const char* name = "troupe.stage_caller";
+  struct Call {
+    caf::actor who;
+    BatchReply reply;
+    caf::actor_clock::time_point due;
+  };
   std::vector<caf::actor> actors;
   MapOnOptions options;
-  std::size_t next = 0;
+  std::uint64_t calls = 0;
+  std::map<std::uint64_t, Call> open;  ///< by number
+  bool looks = false;                  ///< a LookAtDeadlines is on its way
+
+  [[nodiscard]] std::optional<Call> take(std::uint64_t number) {
+    const auto node = open.extract(number);
+    return node ? std::optional{node.mapped()} : std::nullopt;
+  }
+  [[nodiscard]] std::string about(const caf::actor& who) const {
+    return "stage " + options.name + ", actor " + std::to_string(who.id()) + " (" + caf::to_string(who) + "): ";
+  }
 };
 
-std::exception_ptr failure_of(const caf::error& error, const CallerState& state, const caf::actor& who, const std::string& text) {
-  const auto stage = "stage " + state.options.name + ", actor " + std::to_string(who.id()) + " (" + caf::to_string(who) + "): ";
-  if (error == caf::sec::request_timeout) {
-    return std::make_exception_ptr(Failure{Errc::DeadlinePassed, stage + "no answer within " + std::to_string(state.options.deadline.count()) + " ms"});
-  }
-  if (error == caf::sec::request_receiver_down || error.category() == caf::atom("exit")) {
-    return std::make_exception_ptr(Failure{Errc::Aborted, stage + "it is dead (" + text + ")"});
-  }
-  return std::make_exception_ptr(Failure{Errc::DataMalformed, stage + (error == caf::sec::unexpected_response ? "it answered with something else than a MappedBatch" : text)});
+std::exception_ptr failure(Errc code, const std::string& text) { return std::make_exception_ptr(Failure{code, text}); }
+
+std::exception_ptr failure_of(const caf::error& error, const std::string& about, const std::string& text) {
+  const bool is_dead = error == caf::sec::request_receiver_down || error == caf::sec::broken_promise || error.category() == caf::atom("exit");
+  if (is_dead) return failure(Errc::Aborted, about + "it is dead (" + text + ")");
+  return failure(Errc::DataMalformed, about + (error == caf::sec::unexpected_response ? "it answered with something else than a MappedBatch" : text));
 }
 
 /// Asks the stage's actors for the stream, which has no mailbox of its own.
+///
+/// Deadlines are looked at by one short timer: a request's own timer stays in CAF's clock after the answer has come, and keeps the caller, and all
+/// actors it knows, until the deadline.
 caf::behavior stage_caller(caf::stateful_actor<CallerState>* self, std::vector<caf::actor> actors, MapOnOptions options) {
   self->state.actors = std::move(actors);
   self->state.options = std::move(options);
+  const auto look_later = [self] {
+    using namespace std::chrono_literals;
+    if (self->state.open.empty() || std::exchange(self->state.looks, true)) return;
+    self->delayed_send(self, std::clamp<std::chrono::milliseconds>(self->state.options.deadline / 8, 1ms, 200ms), LookAtDeadlines{});
+  };
   return {
-      [self](const CallStage& order) {
+      [self, look_later](const CallStage& order) {
         auto& state = self->state;
-        const auto who = state.actors[state.next++ % state.actors.size()];
-        const auto reply = order.reply;
-        self->request(who, state.options.deadline, MapBatch{order.rows})
-            .then([reply](const MappedBatch& done) { reply(done.rows); },
-                  [self, who, reply](const caf::error& error) { reply.fail(failure_of(error, self->state, who, self->system().render(error))); });
+        const auto number = state.calls++;
+        const auto who = state.actors[number % state.actors.size()];
+        state.open.emplace(number, CallerState::Call{who, order.reply, self->clock().now() + state.options.deadline});
+        look_later();
+        self->request(who, caf::infinite, MapBatch{order.rows})
+            .then([self, number](const MappedBatch& done) {
+                    if (const auto call = self->state.take(number)) call->reply(done.rows);
+                  },
+                  [self, number](const caf::error& error) {
+                    const auto call = self->state.take(number);
+                    if (call) call->reply.fail(failure_of(error, self->state.about(call->who), self->system().render(error)));
+                  });
+      },
+      [self, look_later](LookAtDeadlines) {
+        auto& state = self->state;
+        state.looks = false;
+        const auto now = self->clock().now();
+        for (auto call = state.open.begin(); call != state.open.end();) {
+          if (call->second.due > now) {
+            ++call;
+            continue;
+          }
+          const auto late = std::move(call->second);
+          call = state.open.erase(call);
+          late.reply.fail(failure(Errc::DeadlinePassed, state.about(late.who) + "no answer within " + std::to_string(state.options.deadline.count()) + " ms"));
+        }
+        look_later();
       },
   };
 }

@@ -62,8 +62,8 @@ DataIterator TrainContext::dataset(const std::string& name) {
   };
   DataIterator iterator{std::move(rows), std::move(setup)};
   // An Accelerator does more when the loop asks for a batch; without one a batch handed out before is a step done.
-  iterator.training_stream()->set_asked([this, out = false](bool more) mutable {
-    if (std::exchange(out, more)) step_completed();
+  iterator.training_stream()->set_asked([this, out = std::make_shared<bool>(false)](bool more) {
+    if (std::exchange(*out, more)) step_completed();
   });
   known->add(name, iterator.training_stream());
   return iterator;

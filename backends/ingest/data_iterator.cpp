@@ -78,6 +78,7 @@ class DataIterator::Batches::Iterator::Pass {
       (void)may_have_more();
       coming_ = std::exchange(peeked_, std::nullopt);
     }
+    mark_phase(StepPhase::Forward);
     return batch;
   }
 
