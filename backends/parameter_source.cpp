@@ -16,6 +16,7 @@
 #include <array>
 #include <cstring>
 #include <set>
+#include <span>
 #include <string_view>
 
 namespace troupe {
@@ -25,7 +26,8 @@ namespace {
 /// What is read at once, so that pages of the file that are done with leave memory.
 constexpr std::int64_t window_bytes = std::int64_t{4} << 20;
 constexpr std::int64_t sampled = 256;  // bytes at each of three places of a tensor
-constexpr std::size_t page = 4096;
+constexpr std::uintptr_t page = 4096;
+constexpr std::uintptr_t fault_around = 64 << 10;  // what the kernel maps about a page that is read
 
 /// Tells one set of weights from another: no guard against those who want two that look the same.
 class Fnv {
@@ -44,16 +46,21 @@ class Fnv {
   std::uint64_t hash_ = 14695981039346656037ULL;
 };
 
-/// The mapping is private and nobody writes to it: its pages can be read again.
-void forget_pages(const std::byte* begin, std::size_t bytes) {
-  const auto from = (reinterpret_cast<std::uintptr_t>(begin) + page - 1) / page * page;
-  const auto to = (reinterpret_cast<std::uintptr_t>(begin) + bytes) / page * page;
-  if (from < to) ::madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+/// The mapping is private to `whole`'s file and nobody writes to it: its pages can be read again. Within `whole`, but for the ends' pages.
+void forget_pages(std::span<const std::byte> whole, const std::byte* begin, std::size_t bytes) {
+  const auto first = reinterpret_cast<std::uintptr_t>(whole.data()), from = reinterpret_cast<std::uintptr_t>(begin);
+  const auto least = first / page * page, most = (first + whole.size() + page - 1) / page * page;
+  const auto low = std::max(least, from / fault_around * fault_around);
+  const auto high = std::min(most, (from + bytes + fault_around - 1) / fault_around * fault_around);
+  if (low < high) ::madvise(reinterpret_cast<void*>(low), high - low, MADV_DONTNEED);
 }
 
 class DirectorySource final : public ParameterSource {
  public:
-  explicit DirectorySource(std::filesystem::path directory) : directory_(std::move(directory)), tensors_(read_model_weights(directory_)) {}
+  explicit DirectorySource(std::filesystem::path directory)
+      : directory_(std::move(directory)),
+        mapped_(std::filesystem::exists(directory_ / "model.safetensors") || std::filesystem::exists(directory_ / "model.safetensors.index.json")),
+        tensors_(read_model_weights(directory_)) {}
 
   void read(const std::string& name, std::int64_t first, const at::Tensor& values) const override {
     const auto found = tensors_.find(name);
@@ -76,8 +83,8 @@ class DirectorySource final : public ParameterSource {
     for (std::int64_t at = 0; at < count; at += window) {
       const auto part = flat.narrow(0, first + at, std::min(window, count - at));
       values.narrow(0, at, part.numel()).copy_(part);
-      if (flat.const_data_ptr() == tensor.storage.data() + tensor.offset) {
-        forget_pages(static_cast<const std::byte*>(part.const_data_ptr()), part.nbytes());
+      if (mapped_ && flat.const_data_ptr() == tensor.storage.data() + tensor.offset) {
+        forget_pages(tensor.storage, static_cast<const std::byte*>(part.const_data_ptr()), part.nbytes());
       }
     }
   }
@@ -91,7 +98,9 @@ class DirectorySource final : public ParameterSource {
       const auto size = static_cast<std::int64_t>(all.size());
       for (const auto begin : {std::int64_t{0}, size / 2, size - sampled}) {
         const auto from = std::clamp<std::int64_t>(begin, 0, size);
-        hash.add({reinterpret_cast<const char*>(all.data()) + from, static_cast<std::size_t>(std::min(sampled, size - from))});
+        const auto count = static_cast<std::size_t>(std::min(sampled, size - from));
+        hash.add({reinterpret_cast<const char*>(all.data()) + from, count});
+        if (count > 0 && mapped_) forget_pages(all, all.data() + from, count);
       }
     }
     return hash.hex();
@@ -99,6 +108,7 @@ class DirectorySource final : public ParameterSource {
 
  private:
   std::filesystem::path directory_;
+  bool mapped_;  // all of it; of pickles some may be memory of our own, which cannot be read again
   ForeignTensors tensors_;
 };
 

@@ -121,8 +121,8 @@ TEST(Llama, PaddingOnEitherSideChangesNothing) {
   const auto ones = at::ones({1, 8}, at::kLong);
   const auto left = model({{"input_ids", at::cat({pads, ids}, 1)}, {"attention_mask", at::cat({pads, ones}, 1)}}).logits_BTV;
   const auto right = model({{"input_ids", at::cat({ids, pads}, 1)}, {"attention_mask", at::cat({ones, pads}, 1)}}).logits_BTV;
-  EXPECT_LT(max_abs(left.narrow(1, 3, 8), alone), 1e-5);
-  EXPECT_LT(max_abs(right.narrow(1, 0, 8), alone), 1e-5);
+  EXPECT_LT(max_abs(left.narrow(1, 3, 8), alone), 5e-5);
+  EXPECT_LT(max_abs(right.narrow(1, 0, 8), alone), 5e-5);
 }
 
 TEST(Llama, PackedDocumentsDoNotSeeEachOther) {
@@ -134,8 +134,8 @@ TEST(Llama, PackedDocumentsDoNotSeeEachOther) {
   labels.narrow(1, 12, 2).fill_(-100);
   const auto packed = model({{"input_ids", ids}, {"document_ids", documents}, {"labels", labels}}, {.logits = Logits::All});
   const auto one = model({{"input_ids", a}, {"labels", a}}, {.logits = Logits::All}), two = model({{"input_ids", b}, {"labels", b}}, {.logits = Logits::All});
-  EXPECT_LT(max_abs(packed.logits_BTV.narrow(1, 0, 5), one.logits_BTV), 1e-5);
-  EXPECT_LT(max_abs(packed.logits_BTV.narrow(1, 5, 7), two.logits_BTV), 1e-5);
+  EXPECT_LT(max_abs(packed.logits_BTV.narrow(1, 0, 5), one.logits_BTV), 5e-5);
+  EXPECT_LT(max_abs(packed.logits_BTV.narrow(1, 5, 7), two.logits_BTV), 5e-5);
   EXPECT_EQ(packed.num_targets, 4 + 6);
   EXPECT_NEAR(packed.loss.item<double>() * 10, one.loss.item<double>() * 4 + two.loss.item<double>() * 6, 1e-4);
 }
@@ -163,7 +163,7 @@ TEST(Llama, TokensOneByOneThroughTheCacheAreAsTheRowAtOnce) {
   auto second = model({{"input_ids", ids.narrow(1, 4, 3)}}, {.cache = &cache}).logits_BTV;
   auto third = model({{"input_ids", ids.narrow(1, 7, 1)}}, {.cache = &cache}).logits_BTV;
   auto fourth = model({{"input_ids", ids.narrow(1, 8, 1)}}, {.cache = &cache}).logits_BTV;
-  EXPECT_LT(max_abs(at::cat({first, second, third, fourth}, 1), whole), 1e-5);
+  EXPECT_LT(max_abs(at::cat({first, second, third, fourth}, 1), whole), 5e-5);
   EXPECT_EQ(cache.length(), 9);
 }
 
