@@ -15,6 +15,8 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
   state.setup = std::move(setup);
   if (state.setup.outlives_handles) state.own_handle = caf::actor{self};
   state.open();
+  // What a listener does not handle comes back as an error, which ends an actor by default.
+  self->set_error_handler([](caf::error&) {});
   self->set_exit_handler([&state](const caf::exit_msg& exit) { state.exited(exit); });
   return {
       // from anyone

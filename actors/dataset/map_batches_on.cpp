@@ -58,7 +58,7 @@ struct CallerState {
 std::exception_ptr failure(Errc code, const std::string& text) { return std::make_exception_ptr(Failure{code, text}); }
 
 std::exception_ptr failure_of(const caf::error& error, const std::string& about, const std::string& text) {
-  const bool is_dead = error == caf::sec::request_receiver_down || error == caf::sec::broken_promise || error.category() == caf::atom("exit");
+  const bool is_dead = error == caf::sec::request_receiver_down || error.category() == caf::atom("exit");
   if (is_dead) return failure(Errc::Aborted, about + "it is dead (" + text + ")");
   return failure(Errc::DataMalformed, about + (error == caf::sec::unexpected_response ? "it answered with something else than a MappedBatch" : text));
 }
@@ -70,6 +70,20 @@ std::exception_ptr failure_of(const caf::error& error, const std::string& about,
 caf::behavior stage_caller(caf::stateful_actor<CallerState>* self, std::vector<caf::actor> actors, MapOnOptions options) {
   self->state.actors = std::move(actors);
   self->state.options = std::move(options);
+  // An actor that ends with an answer owed says nothing by itself.
+  for (const auto& actor : self->state.actors) self->monitor(actor);
+  self->set_down_handler([self](const caf::down_msg& down) {
+    auto& open = self->state.open;
+    for (auto call = open.begin(); call != open.end();) {
+      if (call->second.who.address() != down.source) {
+        ++call;
+        continue;
+      }
+      const auto lost = std::move(call->second);
+      call = open.erase(call);
+      lost.reply.fail(failure(Errc::Aborted, self->state.about(lost.who) + "it is dead (" + self->system().render(down.reason) + ")"));
+    }
+  });
   const auto look_later = [self] {
     using namespace std::chrono_literals;
     if (self->state.open.empty() || std::exchange(self->state.looks, true)) return;

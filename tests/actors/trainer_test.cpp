@@ -28,6 +28,15 @@ TEST_F(TrainerTest, RunsOneAttemptToItsEnd) {
   EXPECT_EQ(result.history.size(), 1u);
 }
 
+TEST_F(TrainerTest, GoesOnWhenAListenerDoesNotKnowTheNews) {
+  begin();
+  // What CAF answers for an actor that has no handler for a message.
+  caf::anon_send(trainer_, caf::make_error(caf::sec::unexpected_message));
+  time_.settle();
+  send_as_rank(Reported{1, 0, 0, Metrics{{"loss", 0.5}}, {}, 1});
+  EXPECT_TRUE(listener_->take<ReportArrived>());
+}
+
 TEST_F(TrainerTest, KeepsReportsInBatchesOfFiftyMilliseconds) {
   begin();
   for (std::uint64_t i = 0; i < 3; ++i) send_as_rank(Reported{1, 0, i, {}, {}, 1});
