@@ -195,7 +195,10 @@ TEST(Llama, RotaryScalingsAreTransformers) {
        {0.7654141, -0.9193046, 0.8949398, 0.9893237, 0.9989306, 0.9998931, 0.9999893, 0.9999989},
        {-0.6435381, -0.3935468, 0.4461869, 0.1457345, 0.0462335, 0.014625, 0.004625, 0.0014626}}};
   for (const auto& c : cases) {
-    LlamaConfig config{.hidden_size = 64, .num_attention_heads = 4, .max_position_embeddings = 64};
+    LlamaConfig config;
+    config.hidden_size = 64;
+    config.num_attention_heads = 4;
+    config.max_position_embeddings = 64;
     config.rope_scaling = c.scaling;
     detail::RopeTables tables{config};
     const auto table = tables.table(c.length, c.length);
