@@ -174,21 +174,32 @@ TEST(Llama, RotaryScalingsAreTransformers) {
     std::int64_t length;
     std::vector<double> cos, sin;
   };
+  const auto scaled = [](const char* type, double factor, std::int64_t original) {
+    RopeScaling scaling;
+    scaling.rope_type = type;
+    scaling.factor = factor;
+    scaling.original_max_position_embeddings = original;
+    return scaling;
+  };
   const Case cases[] = {
-      {{.rope_type = "linear", .factor = 4}, 50,
+      {scaled("linear", 4, 0), 50,
        {-0.9847652, -0.9766583, 0.6018346, 0.9575229, 0.9957249, 0.9995722, 0.9999572, 0.9999957},
        {0.1738895, 0.2147989, 0.7986208, 0.2883572, 0.0923681, 0.0292469, 0.0092499, 0.0029251}},
-      {{.rope_type = "dynamic", .factor = 2}, 100,
+      {scaled("dynamic", 2, 0), 100,
        {0.7654141, -0.4702767, -0.9874693, 0.6622024, 0.9712158, 0.997669, 0.999812, 0.9999849},
        {-0.6435381, -0.882519, 0.1578112, 0.749325, 0.2382014, 0.0682396, 0.0193901, 0.0055061}},
-      {{.rope_type = "yarn", .factor = 4, .original_max_position_embeddings = 16}, 50,
+      {scaled("yarn", 4, 16), 50,
        {0.871523, -1.1120518, 0.6852666, 1.0902638, 1.1337616, 1.1381423, 1.1385807, 1.1386245},
        {-0.7327514, 0.2445763, 0.9093331, 0.3283319, 0.1051731, 0.0333014, 0.0105322, 0.0033306}},
-      {{.rope_type = "llama3", .factor = 8, .low_freq_factor = 1, .high_freq_factor = 4, .original_max_position_embeddings = 32}, 50,
+      {scaled("llama3", 8, 32), 50,
        {0.7654141, -0.9193046, 0.8949398, 0.9893237, 0.9989306, 0.9998931, 0.9999893, 0.9999989},
        {-0.6435381, -0.3935468, 0.4461869, 0.1457345, 0.0462335, 0.014625, 0.004625, 0.0014626}}};
   for (const auto& c : cases) {
-    LlamaConfig config{.hidden_size = 64, .num_attention_heads = 4, .max_position_embeddings = 64, .rope_scaling = c.scaling};
+    LlamaConfig config;
+    config.hidden_size = 64;
+    config.num_attention_heads = 4;
+    config.max_position_embeddings = 64;
+    config.rope_scaling = c.scaling;
     detail::RopeTables tables{config};
     const auto table = tables.table(c.length, c.length);
     for (std::int64_t i = 0; i < 8; ++i) {
@@ -219,7 +230,9 @@ TEST_F(LlamaFiles, AModelIsReadAsItWasSavedTiedOrNotWholeOrInShards) {
       auto config = small();
       config.tie_word_embeddings = tied;
       config.attention_bias = true;
-      config.rope_scaling = {.rope_type = "llama3", .factor = 8, .original_max_position_embeddings = 16};
+      config.rope_scaling.rope_type = "llama3";
+      config.rope_scaling.factor = 8;
+      config.rope_scaling.original_max_position_embeddings = 16;
       auto model = make(config);
       shake(model);
       model->save_pretrained(folder_, shard);
