@@ -151,11 +151,7 @@ struct Accelerator::Impl {
     bool holds = false;     // for the window that is open
     DataPositions positions;
     std::string rng, default_generator;
-    struct Buffer {
-      std::optional<std::uint32_t> version;  // of the tensor; nothing: it has none
-      at::Tensor values;
-    };
-    std::map<const void*, Buffer> buffers;  // of prepared models, by TensorImpl
+    std::map<const void*, at::Tensor> buffers;  // of prepared models, by TensorImpl
   } window_start;
   void note_window_start();
   [[nodiscard]] bool is_inside_window() const noexcept { return !gate->sync; }

@@ -214,7 +214,7 @@ Accelerator::Impl::DataPositions Accelerator::Impl::data_positions() const {
 at::Tensor Accelerator::Impl::saved_buffer(const at::Tensor& buffer) const {
   const auto noted = window_start.buffers.find(buffer.unsafeGetTensorImpl());
   const bool is_older = is_inside_window() && noted != window_start.buffers.end();
-  return is_older ? noted->second.values : buffer.detach();
+  return is_older ? noted->second : buffer.detach();
 }
 
 void Accelerator::Impl::note_window_start() {
@@ -225,10 +225,10 @@ void Accelerator::Impl::note_window_start() {
   w.default_generator = generator_bytes(at::detail::getDefaultCPUGenerator());
   for (const auto& model : models) {
     for (const auto& buffer : model.module->buffers()) {
+      // Versions do not tell: batch norm's kernels write running statistics without counting.
       auto& noted = w.buffers[buffer.unsafeGetTensorImpl()];
-      const auto version = buffer.is_inference() ? std::nullopt : std::optional{buffer._version()};
-      if (noted.values.defined() && version && noted.version == version) continue;  // most never change
-      noted = {version, buffer.detach().clone()};
+      if (noted.defined() && noted.sizes() == buffer.sizes() && noted.scalar_type() == buffer.scalar_type()) noted.copy_(buffer);
+      else noted = buffer.detach().clone();
     }
   }
   w.is_noted = true;

@@ -178,7 +178,12 @@ TEST(Resume, FromInsideAnAccumulationWindowMakesTheSameBits) {
         }
       }
       live(c, 2, save_every, {}, run, true);
-      EXPECT_TRUE(contents_of(c.project.project_dir / "final") == expected);
+      const auto got = contents_of(c.project.project_dir / "final");
+      std::vector<std::string> other;
+      for (const auto& [name, text] : expected) {
+        if (!got.contains(name) || got.at(name) != text) other.push_back(name);
+      }
+      EXPECT_THAT(other, testing::IsEmpty());
     }
     ++number;
   }
