@@ -130,6 +130,7 @@ Json train(const Options& o, bool lora) {
 
 Json generation(const Options& o) {
   (void)at::get_num_threads();
+  at::internal::lazy_init_num_threads();
   at::set_num_threads(o.threads);
   auto model = load(o, o.dtype);
   const std::vector<std::vector<std::int64_t>> prompt(1, std::vector<std::int64_t>(16, 7));

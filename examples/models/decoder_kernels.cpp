@@ -29,6 +29,7 @@ TROUPE_MODEL_INLINE void multiply_block(const T* __restrict w, const float* __re
     for (int r = 0; r < R; ++r) {
       Floats value;
       load(value, w + r * columns + c);
+      __builtin_prefetch(w + (r + R) * columns + c);  // rows are too short for the processor's own guesses
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) sums[r][m] += value * rows[m];
     }
