@@ -165,7 +165,13 @@ std::int64_t status_kb(const char* key) {
 }
 
 TEST_F(LlamaResume, NoRankEverHoldsAWholeModelOfDeferredParameters) {
-  const LlamaConfig config{.vocab_size = 8000, .hidden_size = 512, .intermediate_size = 1536, .num_hidden_layers = 4, .num_attention_heads = 8, .max_position_embeddings = 64};
+  LlamaConfig config;
+  config.vocab_size = 8000;
+  config.hidden_size = 512;
+  config.intermediate_size = 1536;
+  config.num_hidden_layers = 4;
+  config.num_attention_heads = 8;
+  config.max_position_embeddings = 64;
   const auto model_kb = config.num_parameters() * 4 / 1024;  // 86 MB
   const auto largest_kb = config.vocab_size * config.hidden_size * 4 / 1024;
   {
