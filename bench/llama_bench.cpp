@@ -70,9 +70,18 @@ Options parse(int argc, char** argv) {
 
 LlamaForCausalLM load(const Options& o, DType dtype) {
   if (!o.model.empty()) return LlamaForCausalLM::from_pretrained(o.model, {.dtype = dtype});
-  return LlamaForCausalLM{LlamaConfig{.vocab_size = 49152, .hidden_size = 576, .intermediate_size = 1536, .num_hidden_layers = 30, .num_attention_heads = 9,
-                           .num_key_value_heads = 3, .max_position_embeddings = 8192, .rms_norm_eps = 1e-5, .rope_theta = 100000, .tie_word_embeddings = true},
-                          dtype};
+  LlamaConfig c;
+  c.vocab_size = 49152;
+  c.hidden_size = 576;
+  c.intermediate_size = 1536;
+  c.num_hidden_layers = 30;
+  c.num_attention_heads = 9;
+  c.num_key_value_heads = 3;
+  c.max_position_embeddings = 8192;
+  c.rms_norm_eps = 1e-5;
+  c.rope_theta = 100000;
+  c.tie_word_embeddings = true;
+  return LlamaForCausalLM{c, dtype};
 }
 
 double processor_s() {
