@@ -26,7 +26,8 @@ std::string column_of(const arrow::Schema& schema, const std::filesystem::path& 
 
 /// Appends one list.
 void append(arrow::ListBuilder& lists, const std::vector<std::int64_t>& values) {
-  const auto done = lists.Append() & static_cast<arrow::Int64Builder*>(lists.value_builder())->AppendValues(values);
+  auto done = lists.Append();  // before its values: it says where the list begins
+  if (done.ok()) done = static_cast<arrow::Int64Builder*>(lists.value_builder())->AppendValues(values);
   if (!done.ok()) throw Failure{Errc::OutOfMemory, "tokenising: " + done.ToString()};
 }
 
