@@ -1,9 +1,9 @@
 #include <algorithm>
-#include <array>
 #include <troupe/errors.hpp>
 #include <troupe/wordpiece.hpp>
 
 #include "bert_words.hpp"
+#include "clean_up.hpp"
 #include "truncation.hpp"
 #include "wordpiece_model.hpp"
 
@@ -17,29 +17,6 @@ struct Piece {
 };
 
 [[noreturn]] void refuse(const std::string& text) { throw Failure{Errc::InvalidArgument, text}; }
-
-void replace_all(std::string& text, std::string_view from, std::string_view to) {
-  for (auto at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) {
-    text.replace(at, from.size(), to);
-  }
-}
-
-/// Spaces that English puts nowhere; the reference applies it to one piece at a time.
-void clean_up(std::string& piece) {
-  constexpr std::array<std::pair<std::string_view, std::string_view>, 11> rules{
-      {{" .", "."},
-       {" ?", "?"},
-       {" !", "!"},
-       {" ,", ","},
-       {" ' ", "'"},
-       {" n't", "n't"},
-       {" 'm", "'m"},
-       {" do not", " don't"},
-       {" 's", "'s"},
-       {" 've", "'ve"},
-       {" 're", "'re"}}};
-  for (const auto& [from, to] : rules) replace_all(piece, from, to);
-}
 
 }  // namespace
 
@@ -198,7 +175,7 @@ std::string WordPiece::decode(const std::vector<std::int64_t>& ids,
     std::string piece = out.empty()               ? token
                         : token.starts_with("##") ? token.substr(2)
                                                   : " " + token;
-    clean_up(piece);
+    detail::clean_up_spaces(piece, true);  // the reference applies it to one piece at a time
     out += piece;
   }
   return out;

@@ -1,9 +1,9 @@
 #include "decoders.hpp"
 
 #include <algorithm>
-#include <array>
 #include <optional>
 
+#include "../text/clean_up.hpp"
 #include "normalizers.hpp"
 #include "regex.hpp"
 #include "unicode_text.hpp"
@@ -12,12 +12,6 @@ namespace troupe::detail {
 namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
-
-void replace_all(std::string& text, std::string_view from, std::string_view to) {
-  if (from.empty()) return;
-  for (auto at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size()))
-    text.replace(at, from.size(), to);
-}
 
 std::string joined(const std::vector<std::string>& tokens) {
   std::string out;
@@ -232,24 +226,6 @@ std::unique_ptr<Decoder> read_decoder(JsonSection section, int depth) {
   }
   section.finish();
   return out;
-}
-
-void clean_up_spaces(std::string& text, bool do_not) {
-  constexpr std::array<std::pair<std::string_view, std::string_view>, 11> rules{
-      {{" .", "."},
-       {" ?", "?"},
-       {" !", "!"},
-       {" ,", ","},
-       {" ' ", "'"},
-       {" n't", "n't"},
-       {" 'm", "'m"},
-       {" do not", " don't"},
-       {" 's", "'s"},
-       {" 've", "'ve"},
-       {" 're", "'re"}}};
-  for (const auto& [from, to] : rules) {
-    if (do_not || to != " don't") replace_all(text, from, to);
-  }
 }
 
 int byte_of_token(std::string_view token) {

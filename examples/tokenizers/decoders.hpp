@@ -21,10 +21,6 @@ class Decoder {
 
 [[nodiscard]] std::unique_ptr<Decoder> read_decoder(JsonSection section, int depth = 0);
 
-/// English spacing as transformers' clean_up_tokenization mends it; the WordPiece decoder of
-/// tokenizers has one rule more.
-void clean_up_spaces(std::string& text, bool do_not);
-
 /// <0x41> and the like: the byte; -1: another token.
 [[nodiscard]] int byte_of_token(std::string_view token);
 /// Appends `bytes` when they are UTF-8, else one U+FFFD for each: the rule of ByteFallback.

@@ -3,6 +3,7 @@
 #include <troupe/errors.hpp>
 
 #include "../text/bert_words.hpp"
+#include "../text/clean_up.hpp"
 #include "decoders.hpp"
 #include "models.hpp"
 #include "normalizers.hpp"
