@@ -1,4 +1,5 @@
 #include "../backends/resume_run.hpp"
+#include "../backends/weights_digest.hpp"
 #include "../core/dataset/numbers_source.hpp"
 #include "scenario.hpp"
 
@@ -36,16 +37,6 @@ Batch with_labels(const BatchColumns& columns) {
   return {{"id", at::remainder(ids_B, 11)}, {"label", at::remainder(ids_B, 3)}};
 }
 
-std::string digest_of(test::Training& training) {
-  std::uint64_t hash = 14695981039346656037ULL;  // FNV-1a
-  for (const auto& [name, tensor] : training.accelerator.get_state_dict(*training.net.ptr())) {
-    const auto flat = tensor.contiguous();
-    const auto* bytes = static_cast<const unsigned char*>(flat.const_data_ptr());
-    for (std::size_t i = 0; i < flat.nbytes(); ++i) hash = (hash ^ bytes[i]) * 1099511628211ULL;
-  }
-  return std::to_string(hash);
-}
-
 /// Two epochs and a half; the last report has the weights' digest and where the attempt went on from.
 void train(TrainContext& context, const Config& config) {
   auto c = config.get<std::string>("strategy") == "zero3" ? test::sharded(ShardingStrategy::ShardParameters) : test::ResumeCase{};
@@ -65,7 +56,7 @@ void train(TrainContext& context, const Config& config) {
       if (training.num_updates == updates) break;
     }
   }
-  const auto digest = digest_of(training);
+  const auto digest = test::digest_of(training);
   (void)training.accelerator.wait_for_saves();
   if (context.world_rank() == 0) context.report({{"digest", digest}, {"began", began}, {"updates", training.num_updates}});
 }

@@ -1,4 +1,5 @@
 #include "../backends/resume_run.hpp"
+#include "../backends/weights_digest.hpp"
 #include "scenario.hpp"
 
 #include <gmock/gmock.h>
@@ -37,16 +38,6 @@ test::ResumeCase case_of(const Config& config) {
   return c;
 }
 
-std::string digest_of(test::Training& training) {
-  std::uint64_t hash = 14695981039346656037ULL;  // FNV-1a
-  for (const auto& [name, tensor] : training.accelerator.get_state_dict(*training.net.ptr())) {
-    const auto flat = tensor.contiguous();
-    const auto* bytes = static_cast<const unsigned char*>(flat.const_data_ptr());
-    for (std::size_t i = 0; i < flat.nbytes(); ++i) hash = (hash ^ bytes[i]) * 1099511628211ULL;
-  }
-  return std::to_string(hash);
-}
-
 /// Trains for so many updates; the last report has the weights' digest and where the attempt went on from.
 void train(TrainContext& context, const Config& config) {
   const int updates = config.get<int>("updates"), checkpoint_every = config.get<int>("checkpoint_every");
@@ -69,7 +60,7 @@ void train(TrainContext& context, const Config& config) {
     }
   }
   if (stopped) return context.report({{"stopped_at", training.num_updates}}, training.accelerator.checkpoint());
-  const auto digest = digest_of(training);
+  const auto digest = test::digest_of(training);
   (void)training.accelerator.wait_for_saves();
   if (context.world_rank() == 0) context.report({{"digest", digest}, {"began", began}, {"updates", training.num_updates}});
 }
