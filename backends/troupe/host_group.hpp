@@ -1,0 +1,40 @@
+#pragma once
+
+#include <troupe/communicator.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace troupe {
+
+/// What a rank is told of a group that spans hosts.
+struct HostPlan {
+  std::vector<int> host_of;  ///< by rank; ranks of a host follow each other. Empty: the group is on one host
+  std::string address;       ///< of this rank's host on the cluster's network: the only one that it listens on, "10.0.0.2"
+  std::string key;           ///< 32 bytes, of this attempt alone: who has it belongs to the group
+  bool operator==(const HostPlan&) const = default;
+};
+
+/// Where a rank waits for its peers of other hosts: a TLS listener on an ephemeral port. TLS 1.3 with the attempt's key as external PSK
+/// (RFC 8446 §2.2, RFC 9258's concern met by a key of 256 random bits): no certificate is needed in a rank, and one of another attempt cannot join.
+class HostMeeting {
+ public:
+  virtual ~HostMeeting() = default;
+  /// "10.0.0.2:43210"; told to the other ranks over the control plane.
+  [[nodiscard]] virtual std::string endpoint() const = 0;
+  /// Connects with the others, given everyone's endpoint by rank, and makes this rank's seat: inside a host over `local` (its seat among
+  /// the ranks of its host), between hosts over sockets. Blocks until all are connected.
+  /// Throws Failure{DeadlinePassed} naming ranks that did not come, Failure{Aborted} after `abort`.
+  [[nodiscard]] virtual std::unique_ptr<Communicator> join(const std::vector<std::string>& endpoints, std::unique_ptr<Communicator> local,
+                                                           std::chrono::milliseconds timeout) = 0;
+  /// Ends a `join` that waits. Any thread.
+  virtual void abort(const std::string& reason) noexcept = 0;
+
+  /// Throws Failure{StartFailed} when `plan.address` is none of this host's.
+  [[nodiscard]] static std::unique_ptr<HostMeeting> open(const HostPlan& plan, int rank);
+};
+
+}  // namespace troupe
