@@ -15,6 +15,15 @@ namespace troupe::detail {
 
 class Pump;
 
+/// A whole line of a rank, "[rank 1] …\n".
+struct OutputLine {
+  bool is_error = false;  ///< of standard error
+  std::string text;
+};
+
+/// Writes to standard output or error; waits while nobody reads it, until `stopping`.
+void write_line(const OutputLine& line, const std::atomic<bool>& stopping);
+
 /// What a rank's process prints: whose it is, and its last lines. Threads: any.
 class RankOutput {
  public:
@@ -39,7 +48,8 @@ class RankOutput {
 /// On a thread of its own: when nobody reads this process's output, ranks that print wait, and nothing else does.
 class OutputRelay {
  public:
-  OutputRelay() = default;
+  /// @param sink gets the lines, on the relay's thread, instead of standard output and error
+  explicit OutputRelay(std::function<void(OutputLine)> sink = {});
   ~OutputRelay();
   OutputRelay(const OutputRelay&) = delete;
   OutputRelay& operator=(const OutputRelay&) = delete;
@@ -51,6 +61,7 @@ class OutputRelay {
 
  private:
   std::atomic<bool> stopping_{false};
+  std::function<void(OutputLine)> sink_;
   IoThread thread_;
 };
 

@@ -1,0 +1,277 @@
+#include "head.hpp"
+
+#include "head_run.hpp"
+
+#include <boost/asio/post.hpp>
+
+#include <algorithm>
+#include <future>
+
+namespace troupe::detail {
+
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr auto goodbye_limit = 500ms;
+constexpr std::size_t kept_ended_runs = 20;
+
+// One certificate may serve a row of nodes: "worker" those that call themselves "worker-0", "worker-1", …
+bool may_be_called(const std::string& name, const std::string& certificate) {
+  return name == certificate || name.starts_with(certificate + "-") || name.starts_with(certificate + ".");
+}
+
+bool is_name(const std::string& name) {
+  constexpr std::string_view allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+  return !name.empty() && name.size() <= 128 && name.find_first_not_of(allowed) == std::string::npos && name.front() != '.' && name.front() != '-';
+}
+
+}  // namespace
+
+/// A new peer, until it is a node.
+class Head::Door : public std::enable_shared_from_this<Door> {
+ public:
+  Door(Head& head, ClusterIdentity peer, std::weak_ptr<SecureLink> link) : head_(head), peer_(std::move(peer)), link_(std::move(link)) {}
+
+  void arrived(const Packet& packet) {
+    const auto link = link_.lock();
+    if (!link) return;
+    try {
+      auto message = decode(packet, false);
+      if (node_) return head_.heard(node_, std::move(message));
+      const auto* request = std::get_if<JoinNode>(&message);
+      if (!request) throw Failure{Errc::ProtocolError, "it sent " + node_type_name(packet.type) + " before it joined"};
+      node_ = head_.join(*request, peer_, link, address);
+    } catch (const Failure& failure) {
+      (void)link->send(encode(NodeRefused{failure.what()}));
+      link->finish();
+    }
+  }
+
+  void closed(const Outcome& outcome) {
+    const auto link = link_.lock();
+    if (link) head_.links_.erase(link);
+    if (node_) head_.lost(node_, outcome.ok() ? "it left" : outcome.text());
+    const std::lock_guard lock{head_.mutex_};
+    head_.has_links_ = !head_.links_.empty();
+    head_.changed_.notify_all();
+  }
+
+  std::string address;
+
+ private:
+  Head& head_;
+  const ClusterIdentity peer_;
+  const std::weak_ptr<SecureLink> link_;
+  std::shared_ptr<HeadNode> node_;
+};
+
+Head::Head(ClusterOptions options) : options_(std::move(options)) {}
+
+Head::~Head() {
+  stopping_ = true;
+  asio::post(io(), [this] {
+    if (listener_) listener_->close();
+    for (const auto& link : std::set{links_}) link->finish();
+  });
+  {
+    std::unique_lock lock{mutex_};
+    changed_.wait_for(lock, goodbye_limit, [this] { return !has_links_; });
+  }
+  thread_.stop();
+  disk_.stop();
+  output_.stop();
+  for (const auto& [name, node] : nodes_) node->link.reset();  // whose handlers own the node
+}
+
+void Head::listen() {
+  SecureListener::Options options;
+  options.listen = options_.listen;
+  options.link = node_link_options();
+  options.link.silence = options_.node_silence;
+  listener_ = SecureListener::open(io(), ClusterRole::Head, options_.security, options,
+                                   [this](const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link) { return greet(peer, link); });
+}
+
+std::string Head::address() const {
+  const auto& listen = options_.listen;
+  return listen.substr(0, listen.rfind(':')) + ":" + std::to_string(listener_->port());
+}
+
+SecureLink::Handlers Head::greet(const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link) {
+  if (peer.role != ClusterRole::Node) throw Failure{Errc::InvalidArgument, std::string("this head takes nodes, not a ") + name(peer.role)};
+  links_.insert(link);
+  {
+    const std::lock_guard lock{mutex_};
+    has_links_ = true;
+  }
+  const auto door = std::make_shared<Door>(*this, peer, link);
+  SecureLink::Handlers handlers;
+  handlers.opened = [door](const ClusterIdentity&, const std::string& from) { door->address = from; };
+  handlers.arrived = [door](const Packet& packet) { door->arrived(packet); };
+  handlers.closed = [door](const Outcome& outcome) { door->closed(outcome); };
+  return handlers;
+}
+
+// ---- members ------------------------------------------------------------------------------------------------
+
+std::shared_ptr<HeadNode> Head::join(const JoinNode& request, const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link,
+                                     const std::string& address) {
+  if (request.version != node_protocol_version) {
+    throw Failure{Errc::ProtocolError, "node " + request.name + " speaks version " + std::to_string(request.version) + " of the nodes' protocol, this head " +
+                                           std::to_string(node_protocol_version) + "; use one version of Troupe on all"};
+  }
+  if (!is_name(request.name)) throw Failure{Errc::InvalidArgument, "a node's name has 1 to 128 of the characters A-Z a-z 0-9 . _ -, and begins with none of the last"};
+  if (!options_.security.directory.empty() && !may_be_called(request.name, peer.name)) {
+    throw Failure{Errc::InvalidArgument, "the certificate is of node " + peer.name + ", which may not join as " + request.name};
+  }
+  if (const auto found = nodes_.find(request.name); found != nodes_.end()) {  // it has come back before its end was seen
+    const auto before = found->second;
+    lost(before, "it has started anew");
+    before->link->close();
+  }
+  auto node = std::make_shared<HeadNode>();
+  node->name = request.name;
+  node->address = request.address.empty() ? address : request.address;
+  node->link = link;
+  node->total = node->free = request.resources;
+  node->labels = request.labels;
+  node->pid = request.pid;
+  node->heard = std::chrono::steady_clock::now();
+  nodes_[node->name] = node;
+  away_.erase(node->name);
+  node->send(Welcome{options_.security.name});
+  {
+    const std::lock_guard lock{mutex_};
+    num_up_ = static_cast<int>(nodes_.size());
+    changed_.notify_all();
+  }
+  places_changed();
+  return node;
+}
+
+void Head::heard(const std::shared_ptr<HeadNode>& node, NodeMessage message) {
+  node->heard = std::chrono::steady_clock::now();
+  if (auto* line = std::get_if<OutputFromRank>(&message)) return print(node, std::move(*line));
+  if (const auto* notice = std::get_if<DrainNotice>(&message)) {
+    (void)drain_now(node->name, "node " + node->name + " leaves within " + std::to_string(notice->limit_ms) + " ms");
+    return;
+  }
+  const auto id = std::visit([](const auto& news) {
+    if constexpr (requires { news.run; }) return news.run;
+    return std::uint64_t{0};
+  }, message);
+  for (const auto& run : runs_) {
+    if (run->id() == id) return run->heard(node, std::move(message));
+  }
+}
+
+void Head::lost(const std::shared_ptr<HeadNode>& node, const std::string& why) {
+  const auto found = nodes_.find(node->name);
+  if (found == nodes_.end() || found->second != node) return;
+  nodes_.erase(found);
+  NodeStatus status;
+  status.name = node->name;
+  status.address = node->address;
+  status.state = NodeState::Away;
+  status.total = node->total;
+  status.labels = node->labels;
+  status.pid = node->pid;
+  status.heard_seconds_ago = std::chrono::duration<double>(node->heard - began_).count();  // turned into an age when it is told
+  away_[node->name] = status;
+  {
+    const std::lock_guard lock{mutex_};
+    num_up_ = static_cast<int>(nodes_.size());
+  }
+  for (const auto& run : std::vector{runs_}) run->node_lost(node, why);
+}
+
+// Never on this thread: nobody may read this program's output.
+void Head::print(const std::shared_ptr<HeadNode>& node, OutputFromRank line) {
+  asio::post(output_.io(), [this, node, line = std::move(line)] {
+    write_line({line.is_error, line.text}, stopping_);
+    node->send(OutputTaken{line.text.size()});
+  });
+}
+
+bool Head::drain_now(const std::string& name, const std::string& reason) {
+  const auto found = nodes_.find(name);
+  if (found == nodes_.end()) return false;
+  found->second->is_draining = true;
+  for (const auto& run : std::vector{runs_}) run->node_drains(found->second, reason);
+  return true;
+}
+
+bool Head::stop_now(const std::string& name, const std::string& reason) {
+  for (const auto& run : std::vector{runs_}) {
+    if (run->status_now().name == name) return run->stop(reason), true;
+  }
+  return false;
+}
+
+// ---- runs ---------------------------------------------------------------------------------------------------
+
+void Head::add_run(std::shared_ptr<HeadRun> run) { runs_.push_back(std::move(run)); }
+
+void Head::remove_run(const std::shared_ptr<HeadRun>& run) {
+  ended_runs_.push_back(run->status_now());
+  if (ended_runs_.size() > kept_ended_runs) ended_runs_.pop_front();
+  std::erase(runs_, run);
+}
+
+void Head::places_changed() {
+  std::vector<std::shared_ptr<HeadRun>> waiting;
+  for (const auto& run : runs_) {
+    if (run->is_waiting()) waiting.push_back(run);
+  }
+  std::ranges::sort(waiting, {}, [](const auto& run) { return run->waits_since(); });
+  for (const auto& run : waiting) run->try_places();
+}
+
+// ---- what others ask ----------------------------------------------------------------------------------------
+
+ClusterStatus Head::status_now() const {
+  const auto now = std::chrono::steady_clock::now();
+  const auto age = [&](auto since) { return std::chrono::duration<double>(now - since).count(); };
+  ClusterStatus status;
+  status.up_seconds = age(began_);
+  for (const auto& [name, node] : nodes_) {
+    NodeStatus one{name, node->address, node->is_draining ? NodeState::Draining : NodeState::Up, node->total, node->free, node->labels, node->pid, age(node->heard), {}};
+    for (const auto& run : runs_) {
+      const auto of_run = run->status_now();
+      for (std::size_t rank = 0; rank < of_run.node_of_rank.size(); ++rank) {
+        if (of_run.node_of_rank[rank] == name) one.ranks.push_back(of_run.name + "/" + std::to_string(rank));
+      }
+    }
+    status.nodes.push_back(std::move(one));
+  }
+  for (auto [name, node] : away_) {
+    node.heard_seconds_ago = status.up_seconds - node.heard_seconds_ago;
+    status.nodes.push_back(std::move(node));
+  }
+  status.runs.assign(ended_runs_.begin(), ended_runs_.end());
+  for (const auto& run : runs_) status.runs.push_back(run->status_now());
+  return status;
+}
+
+ClusterStatus Head::status() {
+  std::promise<ClusterStatus> told;
+  auto future = told.get_future();
+  asio::post(io(), [this, &told] { told.set_value(status_now()); });
+  return future.get();
+}
+
+bool Head::wait_for_nodes(int count, std::chrono::milliseconds limit) {
+  std::unique_lock lock{mutex_};
+  return changed_.wait_for(lock, limit, [&] { return num_up_ >= count; });
+}
+
+void Head::drain(const std::string& node) {
+  std::promise<bool> done;
+  auto future = done.get_future();
+  asio::post(io(), [&] { done.set_value(drain_now(node, "node " + node + " is drained")); });
+  if (!future.get()) throw Failure{Errc::NotFound, "there is no node " + node + " in this cluster"};
+}
+
+}  // namespace troupe::detail
