@@ -67,7 +67,7 @@ void serialize(Archive& ar, RunRank& m) {
   std::int64_t barrier_timeout_ms = m.barrier_timeout.count();
   ar(m.attempt, m.rank, m.world_size, m.local_rank, m.local_world_size, m.node_rank, m.function, m.config_json,
      m.run_name, m.run_directory, m.resume_checkpoint, m.previous_world_size, m.first_report_index, m.scaling, barrier_timeout_ms,
-     m.snapshots, m.chaos, m.data, m.hosts);
+     m.snapshots, m.chaos, m.data, m.gpu, m.hosts);
   m.barrier_timeout = std::chrono::milliseconds{barrier_timeout_ms};
 }
 template <class Archive>

@@ -22,7 +22,8 @@ constexpr std::size_t longest_line = 4000;  // with its prefix below PIPE_BUF, s
 
 void write_line(const OutputLine& line, const std::atomic<bool>& stopping) {
   const int target = line.is_error ? STDERR_FILENO : STDOUT_FILENO;
-  std::string_view text = line.text;
+  const auto whole = (line.rank < 0 ? "[spare] " : "[rank " + std::to_string(line.rank) + "] ") + line.text + '\n';
+  std::string_view text = whole;
   while (!text.empty()) {
     pollfd ready{target, POLLOUT, 0};
     if (poll(&ready, 1, 100) == 0) {
@@ -73,7 +74,7 @@ class Pump : public std::enable_shared_from_this<Pump> {
     }
   }
   void pass_on() {
-    sink_({is_error_, output_->prefix() + line_ + '\n'});
+    sink_({is_error_, output_->rank(), line_});
     output_->add(std::move(line_));
     line_.clear();
   }
@@ -89,13 +90,13 @@ class Pump : public std::enable_shared_from_this<Pump> {
 
 void RankOutput::begin(int rank) {
   const std::lock_guard lock{mutex_};
-  prefix_ = rank < 0 ? "[spare] " : "[rank " + std::to_string(rank) + "] ";
+  rank_ = rank;
   lines_.clear();
 }
 
-std::string RankOutput::prefix() const {
+int RankOutput::rank() const {
   const std::lock_guard lock{mutex_};
-  return prefix_;
+  return rank_;
 }
 
 void RankOutput::add(std::string line) {

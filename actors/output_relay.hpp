@@ -15,13 +15,14 @@ namespace troupe::detail {
 
 class Pump;
 
-/// A whole line of a rank, "[rank 1] …\n".
+/// A line of a rank.
 struct OutputLine {
   bool is_error = false;  ///< of standard error
-  std::string text;
+  int rank = -1;          ///< -1: of a process that is none yet
+  std::string text;       ///< without its end
 };
 
-/// Writes to standard output or error; waits while nobody reads it, until `stopping`.
+/// Writes "[rank 1] …" to standard output or error; waits while nobody reads it, until `stopping`.
 void write_line(const OutputLine& line, const std::atomic<bool>& stopping);
 
 /// What a rank's process prints: whose it is, and its last lines. Threads: any.
@@ -32,13 +33,12 @@ class RankOutput {
   void begin(int rank);
   void add(std::string line);
   [[nodiscard]] std::vector<std::string> lines() const;
-  /// "[rank 1] "
-  [[nodiscard]] std::string prefix() const;
+  [[nodiscard]] int rank() const;
 
  private:
   friend class OutputRelay;
   mutable std::mutex mutex_;
-  std::string prefix_;
+  int rank_ = -1;
   std::deque<std::string> lines_;
   std::vector<std::weak_ptr<Pump>> pumps_;
 };

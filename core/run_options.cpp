@@ -2,8 +2,6 @@
 #include <troupe/errors.hpp>
 #include <troupe/run_options.hpp>
 
-#include <cmath>
-
 namespace troupe {
 
 namespace {
@@ -19,16 +17,13 @@ void check_positive(const std::string& field, std::chrono::milliseconds value) {
   throw Failure{Errc::InvalidConfig, field + " is " + std::to_string(value.count()) + " ms; it must be more than 0"};
 }
 
-void check_amount(const std::string& field, double value) {
-  if (std::isfinite(value) && value >= 0) return;
-  throw Failure{Errc::InvalidConfig, field + " is " + std::to_string(value) + "; it must be 0 or more"};
-}
-
 void validate_nodes(const ScalingConfig& scaling) {
   const auto& needs = scaling.resources_per_worker;
-  check_amount("ScalingConfig.resources_per_worker.cpus", needs.cpus);
-  check_amount("ScalingConfig.resources_per_worker.gpus", needs.gpus);
-  for (const auto& [kind, amount] : needs.custom) check_amount("ScalingConfig.resources_per_worker.custom['" + kind + "']", amount);
+  try {
+    check(needs);
+  } catch (const Failure& failure) {
+    throw Failure{failure.code(), std::string("ScalingConfig.resources_per_worker: ") + failure.what()};
+  }
   if (scaling.placement == Placement::Nodes) return;
   const char* unused = needs != Resources{} ? "resources_per_worker" : scaling.placement_strategy != PlacementStrategy::Pack ? "placement_strategy"
                        : !scaling.worker_labels.empty() ? "worker_labels" : nullptr;

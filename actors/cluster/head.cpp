@@ -136,6 +136,7 @@ std::shared_ptr<HeadNode> Head::join(const JoinNode& request, const ClusterIdent
   node->address = request.address.empty() ? address : request.address;
   node->link = link;
   node->total = node->free = request.resources;
+  node->devices.assign(static_cast<std::size_t>(std::clamp(request.resources.gpus, 0.0, 1024.0)), 1.0);
   node->labels = request.labels;
   node->pid = request.pid;
   node->heard = std::chrono::steady_clock::now();
@@ -190,7 +191,7 @@ void Head::lost(const std::shared_ptr<HeadNode>& node, const std::string& why) {
 // Never on this thread: nobody may read this program's output.
 void Head::print(const std::shared_ptr<HeadNode>& node, OutputFromRank line) {
   asio::post(output_.io(), [this, node, line = std::move(line)] {
-    write_line({line.is_error, line.text}, stopping_);
+    write_line({line.is_error, line.rank, line.text}, stopping_);
     node->send(OutputTaken{line.text.size()});
   });
 }

@@ -27,6 +27,7 @@ struct HeadNode {
   std::string name, address;
   std::shared_ptr<SecureLink> link;
   Resources total, free;
+  std::vector<double> devices;  ///< what is free of each GPU
   Labels labels;
   std::int64_t pid = 0;
   bool is_draining = false;

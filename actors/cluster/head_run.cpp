@@ -81,7 +81,7 @@ void HeadRun::begin_attempt(const StartGroup& order) {
   scaling_ = order.scaling;
   collective_timeout_ = order.run.collective_timeout;
   wait_limit_ = order.run.start_timeout * 9 / 10;  // before the group says that ranks did not start
-  needs_ = resources_of_rank(order.scaling);
+  needs_ = {resources_of_rank(order.scaling), order.scaling.worker_labels};
   key_ = random_bytes(key_bytes);
   proof_path_ = order.run_directory + "/" + proof_name;
   processes_.clear();
@@ -113,14 +113,19 @@ std::vector<NodeRoom> HeadRun::rooms(std::vector<std::shared_ptr<HeadNode>>& nod
   std::vector<NodeRoom> all;
   for (const auto& [name, node] : head_.nodes()) {
     nodes.push_back(node);
-    all.push_back({name, node->free, node->total, node->labels, !node->is_draining});
+    all.push_back({name, node->free, node->total, node->labels, !node->is_draining, node->devices});
   }
   return all;
 }
 
 void HeadRun::give_places_back() {
-  for (const auto& node : node_of_) troupe::give_back(node->free, needs_);
+  for (std::size_t rank = 0; rank < node_of_.size(); ++rank) {
+    auto& node = *node_of_[rank];
+    troupe::give_back(node.free, taken_.resources);
+    give_back_devices(node.devices, taken_.resources.gpus, devices_of_[rank]);
+  }
   node_of_.clear();
+  devices_of_.clear();
 }
 
 void HeadRun::try_places() {
@@ -160,12 +165,14 @@ void HeadRun::settle(const std::vector<std::shared_ptr<HeadNode>>& node_of) {
   phase_ = Phase::Placed;
   is_first_ = false;
   node_of_ = node_of;
+  taken_ = needs_;
   const auto hosts_before = std::exchange(hosts_, {});
   host_of_.clear();
   local_rank_.clear();
   std::map<std::string, int> ranks_on;
   for (const auto& node : node_of_) {
-    (void)troupe::take(node->free, needs_);
+    (void)troupe::take(node->free, taken_.resources);
+    devices_of_.push_back(take_devices(node->devices, taken_.resources.gpus));
     if (hosts_.empty() || hosts_.back() != node) hosts_.push_back(node);
     host_of_.push_back(static_cast<int>(hosts_.size()) - 1);
     local_rank_.push_back(ranks_on[node->name]++);
@@ -218,6 +225,7 @@ RunRank HeadRun::complete(RunRank order) const {
   order.node_rank = host_of_[rank];
   order.local_rank = local_rank_[rank];
   order.local_world_size = static_cast<int>(std::ranges::count(host_of_, host_of_[rank]));
+  if (!devices_of_[rank].empty()) order.gpu = devices_of_[rank].front();
   if (hosts_.size() > 1) order.hosts = {host_of_, node_of_[rank]->address, key_};
   return order;
 }
@@ -252,10 +260,11 @@ void HeadRun::keep_spares(int count) {
 void HeadRun::find_places(int count, const std::function<void(int, const std::string&)>& done) {
   std::vector<std::shared_ptr<HeadNode>> nodes;
   auto room = rooms(nodes);
-  for (const auto& own : node_of_) {
-    for (auto& one : room) {
-      if (one.name == own->name) troupe::give_back(one.free, needs_);
-    }
+  for (std::size_t rank = 0; rank < node_of_.size(); ++rank) {
+    const auto one = std::ranges::find(room, node_of_[rank]->name, &NodeRoom::name);
+    if (one == room.end()) continue;
+    troupe::give_back(one->free, taken_.resources);
+    give_back_devices(one->devices, taken_.resources.gpus, devices_of_[rank]);
   }
   std::string why;
   for (int more = count; more > 0; --more) {

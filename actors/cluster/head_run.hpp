@@ -64,7 +64,7 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   bool is_first_ = true;  // no attempt of this run has had its places yet
   ScalingConfig scaling_;
   std::chrono::milliseconds collective_timeout_{0}, wait_limit_{0};
-  Resources needs_;
+  RankNeeds needs_, taken_;  // of this attempt, and what is taken now
   std::chrono::steady_clock::time_point waits_since_;
   boost::asio::steady_timer patience_;
   Errc failure_ = Errc::Ok;
@@ -72,6 +72,7 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   std::vector<std::shared_ptr<HeadNode>> node_of_;    // by rank; taken until the next attempt
   std::vector<std::shared_ptr<HeadNode>> hosts_;      // those, each once, in order
   std::vector<int> host_of_, local_rank_;             // by rank
+  std::vector<std::vector<int>> devices_of_;          // GPUs of its node, by rank
   std::string key_;                                   // of this attempt
   std::map<std::uint64_t, std::shared_ptr<HeadProcess>> processes_;
   NodeProcesses::Orders orders_;

@@ -10,7 +10,7 @@ template <class Archive>
 void serialize(Archive& ar, Resources& m) {
   ar(m.cpus, m.gpus, m.memory_bytes, m.custom);
 }
-inline detail::Numbered<WaitingIn> numbered(WaitingIn& what) { return {what, WaitingIn::Save}; }
+inline Numbered<WaitingIn> numbered(WaitingIn& what) { return {what, WaitingIn::Save}; }
 template <class Archive>
 void serialize(Archive& ar, RankBeat& m) {
   std::int64_t waited = m.waited.count();
@@ -49,7 +49,7 @@ void serialize(Archive& ar, ProcessOver& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, OutputFromRank& m) {
-  ar(m.is_error, m.text);
+  ar(m.run, m.rank, m.is_error, m.text);
 }
 template <class Archive>
 void serialize(Archive& ar, RankSeen& m) {

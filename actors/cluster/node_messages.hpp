@@ -60,8 +60,10 @@ struct ProcessOver {
   std::vector<std::string> last_lines;
   RunError facts;
 };
-/// A line that a rank printed, with its prefix. Answered by OutputTaken: a node does not send more than a MiB ahead.
+/// A line that a rank printed. Answered by OutputTaken: a node does not send more than a MiB ahead.
 struct OutputFromRank {
+  std::uint64_t run = 0;
+  std::int32_t rank = -1;  ///< -1: of a process that is none yet
   bool is_error = false;
   std::string text;
 };

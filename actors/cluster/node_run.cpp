@@ -86,7 +86,7 @@ PoolOrder NodeRun::pool_order() {
   order.start_timeout = std::chrono::milliseconds{order_.start_timeout_ms};
   if (forward_output_) {
     order.output = [this](OutputLine line) {
-      if (head_->gate.pass(line.text.size(), is_closing_)) head_->send(OutputFromRank{line.is_error, std::move(line.text)});
+      if (head_->gate.pass(line.text.size(), is_closing_)) head_->send(OutputFromRank{order_.run, line.rank, line.is_error, std::move(line.text)});
     };
   }
   return order;

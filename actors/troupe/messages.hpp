@@ -45,6 +45,7 @@ struct RunRank {
   SnapshotOptions snapshots;
   std::string chaos;  ///< faults to inject
   DataConfig data;    ///< of the program's data sets
+  int gpu = -1;       ///< its GPU's number on its host; -1: local_rank
   HostPlan hosts{};   ///< ranks are on several hosts: answered by SeatOpened first; empty: on one
 };
 
