@@ -73,7 +73,6 @@ class LogRing {
   std::map<std::uint64_t, LogLine> lines_;
   std::map<std::pair<std::string, int>, std::deque<std::uint64_t>> of_rank_;
   std::map<std::uint64_t, Waiter> waiters_;
-  std::deque<std::uint64_t> dropped_;  // numbers of the last lines that went, for `LogPage::dropped`
   std::size_t bytes_ = 0;
   std::uint64_t next_number_ = 1, next_waiter_ = 1;
 };

@@ -77,5 +77,7 @@ struct OperatorReply {
 
 /// A status as `troupe status --json` prints it; keys are those of the structs.
 [[nodiscard]] nlohmann::ordered_json to_json(const ClusterStatus& status);
+/// Throws nlohmann::json::exception or Failure{ProtocolError}.
+[[nodiscard]] ClusterStatus status_from_json(const nlohmann::ordered_json& json);
 
 }  // namespace troupe::detail
