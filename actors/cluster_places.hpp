@@ -13,7 +13,7 @@ class NodeProcesses : public RankProcesses {
   /// What the cluster asks of the run. Called on the cluster's thread, or never.
   struct Orders {
     std::function<void(const std::string& reason)> move;  ///< go on elsewhere, from a step boundary on
-    std::function<void(const std::string& reason)> stop;  ///< the operator wants it to end; the second time at once
+    std::function<void(const std::string& reason, bool now)> stop;  ///< at a step boundary, or at once
   };
   virtual void take_orders(Orders orders) = 0;
   /// What the cluster's status says of the run.

@@ -107,8 +107,9 @@ void pass_orders(NodeProcesses& processes, const caf::actor& trainer) {
   orders.move = [weak](const std::string& reason) {
     if (const auto alive = caf::actor_cast<caf::actor>(weak)) caf::anon_send(alive, MoveRanks{reason});
   };
-  orders.stop = [weak](const std::string& reason) {
-    if (const auto alive = caf::actor_cast<caf::actor>(weak)) caf::anon_send(alive, StopRun{reason});
+  orders.stop = [weak](const std::string& reason, bool now) {
+    const auto alive = caf::actor_cast<caf::actor>(weak);
+    for (int stop = 0; alive && stop < (now ? 2 : 1); ++stop) caf::anon_send(alive, StopRun{reason});
   };
   processes.take_orders(std::move(orders));
 }

@@ -1,4 +1,5 @@
 #include "head_run.hpp"
+#include "node_machine.hpp"
 
 #include <boost/asio/post.hpp>
 
@@ -73,9 +74,15 @@ class RunHandle final : public NodeProcesses {
   const std::shared_ptr<HeadRun> run_;
 };
 
+ClusterOptions named(ClusterOptions options) {
+  auto& security = options.security;
+  if (security.directory.empty() && security.name.empty()) security.name = host_name();
+  return options;
+}
+
 class HeadCluster final : public Cluster, public ClusterPlaces {
  public:
-  explicit HeadCluster(ClusterOptions options) : head_(std::make_shared<Head>(std::move(options))) { head_->listen(); }
+  explicit HeadCluster(ClusterOptions options) : head_(std::make_shared<Head>(named(std::move(options)))) { head_->listen(); }
 
   std::string address() const override { return head_->address(); }
   ClusterStatus status() const override { return head_->status(); }

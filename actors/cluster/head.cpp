@@ -1,6 +1,7 @@
 #include "head.hpp"
 
 #include "head_run.hpp"
+#include "operator.hpp"
 
 #include <boost/asio/post.hpp>
 
@@ -51,11 +52,8 @@ class Head::Door : public std::enable_shared_from_this<Door> {
 
   void closed(const Outcome& outcome) {
     const auto link = link_.lock();
-    if (link) head_.links_.erase(link);
     if (node_) head_.lost(node_, outcome.ok() ? "it left" : outcome.text());
-    const std::lock_guard lock{head_.mutex_};
-    head_.has_links_ = !head_.links_.empty();
-    head_.changed_.notify_all();
+    head_.link_closed(link);
   }
 
   std::string address;
@@ -100,18 +98,41 @@ std::string Head::address() const {
 }
 
 SecureLink::Handlers Head::greet(const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link) {
-  if (peer.role != ClusterRole::Node) throw Failure{Errc::InvalidArgument, std::string("this head takes nodes, not a ") + name(peer.role)};
   links_.insert(link);
   {
     const std::lock_guard lock{mutex_};
     has_links_ = true;
   }
+  if (peer.role == ClusterRole::Operator) return greet_operator(link);
   const auto door = std::make_shared<Door>(*this, peer, link);
   SecureLink::Handlers handlers;
   handlers.opened = [door](const ClusterIdentity&, const std::string& from) { door->address = from; };
   handlers.arrived = [door](const Packet& packet) { door->arrived(packet); };
   handlers.closed = [door](const Outcome& outcome) { door->closed(outcome); };
   return handlers;
+}
+
+// Its session may answer from other threads, for as long as the link lasts.
+SecureLink::Handlers Head::greet_operator(const std::shared_ptr<SecureLink>& link) {
+  const std::weak_ptr<SecureLink> weak = link;
+  const auto session = OperatorSession::make(*this, [weak](Packet packet) {
+    const auto open = weak.lock();
+    return open ? open->send(std::move(packet)) : Outcome{};
+  });
+  SecureLink::Handlers handlers;
+  handlers.arrived = [session](const Packet& packet) { session->arrived(packet); };
+  handlers.closed = [this, session, weak](const Outcome&) {
+    session->close();
+    link_closed(weak.lock());
+  };
+  return handlers;
+}
+
+void Head::link_closed(const std::shared_ptr<SecureLink>& link) {
+  if (link) links_.erase(link);
+  const std::lock_guard lock{mutex_};
+  has_links_ = !links_.empty();
+  changed_.notify_all();
 }
 
 // ---- members ------------------------------------------------------------------------------------------------
@@ -190,9 +211,15 @@ void Head::lost(const std::shared_ptr<HeadNode>& node, const std::string& why) {
 
 // Never on this thread: nobody may read this program's output.
 void Head::print(const std::shared_ptr<HeadNode>& node, OutputFromRank line) {
-  asio::post(output_.io(), [this, node, line = std::move(line)] {
+  std::string name;
+  for (const auto& run : runs_) {
+    if (run->id() == line.run) name = run->status_now().name;
+  }
+  asio::post(output_.io(), [this, node, name = std::move(name), line = std::move(line)]() mutable {
     write_line({line.is_error, line.rank, line.text}, stopping_);
-    node->send(OutputTaken{line.text.size()});
+    const auto bytes = line.text.size();
+    if (line.rank >= 0) logs_.add(name, line.rank, node->name, std::move(line.text));
+    node->send(OutputTaken{bytes});
   });
 }
 
@@ -204,9 +231,9 @@ bool Head::drain_now(const std::string& name, const std::string& reason) {
   return true;
 }
 
-bool Head::stop_now(const std::string& name, const std::string& reason) {
+bool Head::stop_now(const std::string& name, bool at_once) {
   for (const auto& run : std::vector{runs_}) {
-    if (run->status_now().name == name) return run->stop(reason), true;
+    if (run->status_now().name == name) return run->stop("stopped by an operator", at_once), true;
   }
   return false;
 }
@@ -256,11 +283,18 @@ ClusterStatus Head::status_now() const {
   return status;
 }
 
-ClusterStatus Head::status() {
-  std::promise<ClusterStatus> told;
+template <class Work>
+auto Head::on_thread(Work work) const {
+  auto& io = thread_.io();
+  if (io.get_executor().running_in_this_thread()) return work();
+  std::promise<decltype(work())> told;
   auto future = told.get_future();
-  asio::post(io(), [this, &told] { told.set_value(status_now()); });
+  asio::post(io, [&] { told.set_value(work()); });
   return future.get();
+}
+
+ClusterStatus Head::status() const {
+  return on_thread([this] { return status_now(); });
 }
 
 bool Head::wait_for_nodes(int count, std::chrono::milliseconds limit) {
@@ -268,11 +302,34 @@ bool Head::wait_for_nodes(int count, std::chrono::milliseconds limit) {
   return changed_.wait_for(lock, limit, [&] { return num_up_ >= count; });
 }
 
+namespace {
+
+std::string list_of(const std::vector<std::string>& names) {
+  std::string list;
+  for (const auto& name : names) list += (list.empty() ? "" : ", ") + name;
+  return list.empty() ? "there is none" : "there is " + list;
+}
+
+}  // namespace
+
 void Head::drain(const std::string& node) {
-  std::promise<bool> done;
-  auto future = done.get_future();
-  asio::post(io(), [&] { done.set_value(drain_now(node, "node " + node + " is drained")); });
-  if (!future.get()) throw Failure{Errc::NotFound, "there is no node " + node + " in this cluster"};
+  const auto there = on_thread([&] {
+    std::vector<std::string> names;
+    if (drain_now(node, "node " + node + " is drained")) return std::optional<std::vector<std::string>>{};
+    for (const auto& [name, known] : nodes_) names.push_back(name);
+    return std::optional{names};
+  });
+  if (there) throw Failure{Errc::NotFound, "there is no node " + node + " in this cluster; " + list_of(*there)};
+}
+
+void Head::stop(const std::string& run, bool now) {
+  const auto there = on_thread([&] {
+    std::vector<std::string> names;
+    if (stop_now(run, now)) return std::optional<std::vector<std::string>>{};
+    for (const auto& known : runs_) names.push_back(known->status_now().name);
+    return std::optional{names};
+  });
+  if (there) throw Failure{Errc::NotFound, "there is no run " + run + " on this cluster; " + list_of(*there)};
 }
 
 }  // namespace troupe::detail

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cluster_view.hpp"
 #include "node_messages.hpp"
 
 #include "../cluster_places.hpp"
@@ -38,20 +39,22 @@ struct HeadNode {
 };
 
 /// The head of a cluster: its members, and the runs that have or want places on them. Everything but what is marked happens on its thread.
-class Head : public std::enable_shared_from_this<Head> {
+class Head final : public ClusterView {
  public:
   explicit Head(ClusterOptions options);
   /// Ends every link, nodes their ranks. On another thread than its own.
-  ~Head();
+  ~Head() override;
   Head(const Head&) = delete;
   Head& operator=(const Head&) = delete;
 
   // ---- any thread
   void listen();
   [[nodiscard]] std::string address() const;
-  [[nodiscard]] ClusterStatus status();
+  [[nodiscard]] ClusterStatus status() const override;
   [[nodiscard]] bool wait_for_nodes(int count, std::chrono::milliseconds limit);
-  void drain(const std::string& node);
+  void drain(const std::string& node) override;
+  void stop(const std::string& run, bool now) override;
+  [[nodiscard]] LogRing& logs() override { return logs_; }
   [[nodiscard]] boost::asio::io_context& io() noexcept { return thread_.io(); }
   [[nodiscard]] boost::asio::io_context& disk() noexcept { return disk_.io(); }
   [[nodiscard]] std::uint64_t next_id() noexcept { return ++ids_; }
@@ -60,8 +63,8 @@ class Head : public std::enable_shared_from_this<Head> {
   [[nodiscard]] ClusterStatus status_now() const;
   /// False: there is no such node.
   [[nodiscard]] bool drain_now(const std::string& node, const std::string& reason);
-  /// False: there is no such run. Its second stop is at once.
-  [[nodiscard]] bool stop_now(const std::string& run, const std::string& reason);
+  /// False: there is no such run.
+  [[nodiscard]] bool stop_now(const std::string& run, bool at_once);
   void add_run(std::shared_ptr<HeadRun> run);
   void remove_run(const std::shared_ptr<HeadRun>& run);
   /// Places have become free: those that wait try again, the longest waiting first.
@@ -73,6 +76,11 @@ class Head : public std::enable_shared_from_this<Head> {
   class Door;
   friend class Door;
 
+  /// Runs `work` on the head's thread and waits for it; there at once.
+  template <class Work>
+  auto on_thread(Work work) const;
+  SecureLink::Handlers greet_operator(const std::shared_ptr<SecureLink>& link);
+  void link_closed(const std::shared_ptr<SecureLink>& link);
   SecureLink::Handlers greet(const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link);
   std::shared_ptr<HeadNode> join(const JoinNode& request, const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link, const std::string& address);
   void heard(const std::shared_ptr<HeadNode>& node, NodeMessage message);
@@ -80,7 +88,8 @@ class Head : public std::enable_shared_from_this<Head> {
   void print(const std::shared_ptr<HeadNode>& node, OutputFromRank line);
 
   const ClusterOptions options_;
-  IoThread thread_, disk_, output_;  // end last: others own their timers and sockets
+  LogRing logs_;
+  mutable IoThread thread_, disk_, output_;  // end last: others own their timers and sockets
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
   std::atomic<std::uint64_t> ids_{0};
   std::atomic<bool> stopping_{false};

@@ -326,8 +326,8 @@ void HeadRun::node_drains(const std::shared_ptr<HeadNode>& node, const std::stri
   if (std::ranges::find(hosts_, node) != hosts_.end() && orders_.move) orders_.move(reason);
 }
 
-void HeadRun::stop(const std::string& reason) {
-  if (orders_.stop) orders_.stop(reason);
+void HeadRun::stop(const std::string& reason, bool now) {
+  if (orders_.stop) orders_.stop(reason, now);
 }
 
 RunStatus HeadRun::status_now() const {

@@ -35,7 +35,7 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   void heard(const std::shared_ptr<HeadNode>& node, NodeMessage message);
   void node_lost(const std::shared_ptr<HeadNode>& node, const std::string& why);
   void node_drains(const std::shared_ptr<HeadNode>& node, const std::string& reason);
-  void stop(const std::string& reason);
+  void stop(const std::string& reason, bool now);
   [[nodiscard]] bool is_waiting() const noexcept { return phase_ == Phase::Waiting; }
   [[nodiscard]] std::chrono::steady_clock::time_point waits_since() const noexcept { return waits_since_; }
   void try_places();
