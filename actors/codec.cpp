@@ -1,5 +1,5 @@
 #include "frame.hpp"
-#include "wire.hpp"
+#include <troupe/wire.hpp>
 
 namespace troupe {
 

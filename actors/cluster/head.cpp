@@ -1,6 +1,7 @@
 #include "head.hpp"
 
 #include "head_run.hpp"
+#include "mail_office.hpp"
 #include "operator.hpp"
 
 #include <boost/asio/post.hpp>
@@ -69,6 +70,7 @@ Head::Head(ClusterOptions options) : options_(std::move(options)) {}
 
 Head::~Head() {
   stopping_ = true;
+  if (options_.mail) static_cast<MailOffice&>(*options_.mail).disconnect("the cluster has ended");
   asio::post(io(), [this] {
     if (listener_) listener_->close();
     for (const auto& link : std::set{links_}) link->finish();
@@ -83,7 +85,14 @@ Head::~Head() {
   for (const auto& [name, node] : nodes_) node->link.reset();  // whose handlers own the node
 }
 
+// Letters from this program come from any thread.
 void Head::listen() {
+  if (options_.mail) {
+    static_cast<MailOffice&>(*options_.mail).connect({}, [this](const UserMail& letter) -> Outcome {
+      asio::post(io(), [this, letter] { pass_mail(letter); });
+      return {};
+    });
+  }
   SecureListener::Options options;
   options.listen = options_.listen;
   options.link = node_link_options();
@@ -175,6 +184,10 @@ std::shared_ptr<HeadNode> Head::join(const JoinNode& request, const ClusterIdent
 
 void Head::heard(const std::shared_ptr<HeadNode>& node, NodeMessage message) {
   node->heard = std::chrono::steady_clock::now();
+  if (auto* letter = std::get_if<UserMail>(&message)) {
+    letter->from_node = node->name;
+    return pass_mail(std::move(*letter));
+  }
   if (auto* line = std::get_if<OutputFromRank>(&message)) return print(node, std::move(*line));
   if (const auto* notice = std::get_if<DrainNotice>(&message)) {
     (void)drain_now(node->name, "node " + node->name + " leaves within " + std::to_string(notice->limit_ms) + " ms");
@@ -187,6 +200,21 @@ void Head::heard(const std::shared_ptr<HeadNode>& node, NodeMessage message) {
   for (const auto& run : runs_) {
     if (run->id() == id) return run->heard(node, std::move(message));
   }
+}
+
+// To this program's actors, to a node, or back with the reason.
+void Head::pass_mail(UserMail letter) {
+  if (letter.to_node.empty() && options_.mail) return static_cast<MailOffice&>(*options_.mail).arrived(std::move(letter));
+  const auto node = nodes_.find(letter.to_node);
+  Outcome sent{Errc::NotFound, letter.to_node.empty() ? "the head's program has no actors for others" : "there is no node " + letter.to_node + " in this cluster"};
+  if (node != nodes_.end()) sent = node->second->link->send(encode(letter));
+  if (sent.ok() || letter.is_answer || !letter.wants_answer) return;
+  std::swap(letter.from_node, letter.to_node);
+  letter.is_answer = true;
+  letter.error = sent.code();
+  letter.type.clear();
+  letter.bytes = sent.text();
+  pass_mail(std::move(letter));
 }
 
 void Head::lost(const std::shared_ptr<HeadNode>& node, const std::string& why) {
@@ -206,6 +234,7 @@ void Head::lost(const std::shared_ptr<HeadNode>& node, const std::string& why) {
     const std::lock_guard lock{mutex_};
     num_up_ = static_cast<int>(nodes_.size());
   }
+  if (options_.mail) static_cast<MailOffice&>(*options_.mail).lost(node->name, why);
   for (const auto& run : std::vector{runs_}) run->node_lost(node, why);
 }
 

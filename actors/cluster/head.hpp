@@ -85,6 +85,7 @@ class Head final : public ClusterView {
   std::shared_ptr<HeadNode> join(const JoinNode& request, const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link, const std::string& address);
   void heard(const std::shared_ptr<HeadNode>& node, NodeMessage message);
   void lost(const std::shared_ptr<HeadNode>& node, const std::string& why);
+  void pass_mail(UserMail letter);
   void print(const std::shared_ptr<HeadNode>& node, OutputFromRank line);
 
   const ClusterOptions options_;

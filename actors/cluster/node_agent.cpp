@@ -1,3 +1,4 @@
+#include "mail_office.hpp"
 #include "node_machine.hpp"
 #include "node_run.hpp"
 
@@ -138,6 +139,7 @@ class Agent final : public NodeAgent {
     end_runs();
     line_.reset();
     set_has_link(false);
+    if (options_.mail) office().disconnect("the link to the head has ended");
     const bool was_joined = std::exchange(is_joined_, false);
     if (is_over_ || is_leaving_) return end({});
     const auto why = !refusal_.empty() ? std::exchange(refusal_, {}) : outcome.ok() ? "the head has ended" : outcome.text();
@@ -166,6 +168,16 @@ class Agent final : public NodeAgent {
     });
   }
 
+  [[nodiscard]] MailOffice& office() const { return static_cast<MailOffice&>(*options_.mail); }
+
+  void connect_mail() {
+    if (!options_.mail) return;
+    office().connect(options_.name, [link = std::weak_ptr{line_->link}](const UserMail& letter) -> Outcome {
+      const auto open = link.lock();
+      return open ? open->send(encode(letter)) : Outcome{Errc::NodeLost, "the link to the head has ended"};
+    });
+  }
+
   void say_seen() {
     if (!is_joined_ || !line_) return;
     line_->send(NodeSeen{load_of_machine()});
@@ -185,7 +197,10 @@ class Agent final : public NodeAgent {
       pause_ = first_pause;
       last_why_.clear();
       tell("joined " + options_.join + " as node " + options_.name);
+      connect_mail();
       say_seen();
+    } else if (auto* letter = std::get_if<UserMail>(&message)) {
+      if (options_.mail) office().arrived(std::move(*letter));
     } else if (const auto* taken = std::get_if<OutputTaken>(&message)) {
       line_->gate.taken(taken->bytes);
     } else if (const auto* open = std::get_if<OpenRun>(&message)) {

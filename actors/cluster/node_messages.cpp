@@ -1,6 +1,6 @@
 #include "node_messages.hpp"
 
-#include "../wire.hpp"
+#include <troupe/wire.hpp>
 
 #include <array>
 
@@ -111,6 +111,10 @@ template <class Archive>
 void serialize(Archive& ar, OutputTaken& m) {
   ar(m.bytes);
 }
+template <class Archive>
+void serialize(Archive& ar, UserMail& m) {
+  ar(m.id, m.from_node, m.to_node, m.to, m.wants_answer, m.is_answer, numbered(m.error), m.type, m.bytes);
+}
 /// Those that only name a process.
 template <class T>
 concept NamesAProcess = std::is_same_v<T, GiveBackProcess> || std::is_same_v<T, ReadOutput> || std::is_same_v<T, FinishProcess> ||
@@ -124,11 +128,14 @@ namespace {
 
 constexpr std::size_t envelope_bytes = 4096;
 constexpr std::uint16_t first_of_head = 9;  // Welcome
+constexpr std::uint16_t user_mail = std::variant_size_v<NodeMessage> - 1;
+static_assert(std::is_same_v<std::variant_alternative_t<user_mail, NodeMessage>, UserMail>);
 
 constexpr std::array<std::string_view, std::variant_size_v<NodeMessage>> names = {
     "JoinNode",    "NodeSeen", "FromRank",    "OutputTold",  "ProcessOver",     "OutputFromRank", "RankSeen",      "ProcessStacks", "DrainNotice",
     "Welcome",     "NodeRefused", "OpenRun",  "OpenAttempt", "TakeProcess",     "GiveBackProcess", "ToRank",       "ReadOutput",    "FinishProcess",
-    "KillProcess", "AskProcessStacks", "AbortAttempt", "CloseAttempt", "KeepSpares", "StartAnew",  "CloseRun",     "OutputTaken"};
+    "KillProcess", "AskProcessStacks", "AbortAttempt", "CloseAttempt", "KeepSpares", "StartAnew",  "CloseRun",     "OutputTaken",
+    "UserMail"};
 static_assert(std::is_same_v<std::variant_alternative_t<first_of_head, NodeMessage>, Welcome>);
 
 }  // namespace
@@ -156,7 +163,7 @@ Packet encode(const NodeMessage& message) {
 NodeMessage decode(const Packet& packet, bool from_head) {
   const auto name = node_type_name(packet.type);
   if (packet.type >= names.size()) bad("the peer sent a message of " + name);
-  if (is_from_head(packet.type) != from_head) bad("the peer sent " + name + ", which only a " + (from_head ? "node" : "head") + " sends");
+  if (is_from_head(packet.type) != from_head && packet.type != user_mail) bad("the peer sent " + name + ", which only a " + (from_head ? "node" : "head") + " sends");
   return read_alternative<NodeMessage>(packet.type, packet.bytes, name);
 }
 

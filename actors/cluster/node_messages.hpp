@@ -164,14 +164,27 @@ struct OutputTaken {
   std::uint64_t bytes = 0;
 };
 
+// ---- both ways ----------------------------------------------------------------------------------------------
+
+/// From one program's ClusterMail to another's; the head passes it on. Nodes are named, the head is the empty name.
+struct UserMail {
+  std::uint64_t id = 0;  ///< of the request, at its sender
+  std::string from_node, to_node;
+  std::string to;        ///< a published actor
+  bool wants_answer = false, is_answer = false;
+  Errc error = Errc::Ok; ///< of an answer: then `bytes` is a text
+  std::string type;      ///< empty: an answer that is nothing
+  std::string bytes;
+};
+
 /// A type's place is its number on the wire: append only.
 using NodeMessage = std::variant<JoinNode, NodeSeen, FromRank, OutputTold, ProcessOver, OutputFromRank, RankSeen, ProcessStacks, DrainNotice, Welcome,
                                  NodeRefused, OpenRun, OpenAttempt, TakeProcess, GiveBackProcess, ToRank, ReadOutput, FinishProcess, KillProcess,
-                                 AskProcessStacks, AbortAttempt, CloseAttempt, KeepSpares, StartAnew, CloseRun, OutputTaken>;
+                                 AskProcessStacks, AbortAttempt, CloseAttempt, KeepSpares, StartAnew, CloseRun, OutputTaken, UserMail>;
 
 /// "TakeProcess"; "unknown type 99".
 [[nodiscard]] std::string node_type_name(std::uint16_t type);
-/// Whether it goes from a head to a node; else the other way.
+/// Whether it goes from a head to a node; else the other way. UserMail goes both.
 [[nodiscard]] bool is_from_head(std::uint16_t type) noexcept;
 
 [[nodiscard]] Packet encode(const NodeMessage& message);
