@@ -77,11 +77,11 @@ class Heard : public std::enable_shared_from_this<Heard> {
  public:
   [[nodiscard]] SecureLink::Handlers handlers() {
     const auto self = shared_from_this();
-    return {.opened = [self](const ClusterIdentity& peer, const std::string& address) { self->note([&] { self->peer = peer; self->address = address; }); },
+    return {.opened = [self](const ClusterIdentity& who, const std::string& where) { self->note([&] { self->peer = who; self->address = where; }); },
             .arrived = [self](Packet packet) { self->note([&] { self->packets.push_back(std::move(packet)); }); },
-            .interrupted = [self](const std::string& why) { self->note([&] { ++self->interrupted; self->why = why; }); },
+            .interrupted = [self](const std::string& text) { self->note([&] { ++self->interrupted; self->why = text; }); },
             .resumed = [self] { self->note([&] { ++self->resumed; }); },
-            .closed = [self](const Outcome& outcome) { self->note([&] { ++self->num_closed; self->outcome = outcome; }); }};
+            .closed = [self](const Outcome& end) { self->note([&] { ++self->num_closed; self->outcome = end; }); }};
   }
   template <class Holds>
   [[nodiscard]] bool wait(Holds holds, std::chrono::milliseconds limit = 10s) {

@@ -100,6 +100,8 @@ void Handshake::take_hello(std::string_view message) {
     connection_.reset();
   } catch (const Failure& failure) {
     refuse(&Refused::other, failure.code(), failure.what());
+  } catch (const std::exception& error) {
+    refuse(&Refused::other, Errc::Internal, error.what());
   }
 }
 

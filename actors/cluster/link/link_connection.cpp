@@ -36,7 +36,7 @@ void LinkConnection::start(const std::shared_ptr<ConnectionUser>& user) {
   }
   if (!tls_) {
     is_secured_ = true;
-    user->secured();
+    tell_secured();
   }
   read();
 }
@@ -111,9 +111,7 @@ void LinkConnection::received(std::size_t size) {
   } else {
     text_.clear();
     tls_->receive(raw, text_);
-    if (tls_->is_open() && tls_->fault() == TlsFault::None && !std::exchange(is_secured_, true)) {
-      if (const auto user = user_.lock()) user->secured();
-    }
+    if (tls_->is_open() && tls_->fault() == TlsFault::None && !std::exchange(is_secured_, true)) tell_secured();
     if (is_closed_) return;
     frames_.append(text_);
     if (text_.capacity() > (256U << 10)) text_ = {};
@@ -125,6 +123,14 @@ void LinkConnection::received(std::size_t size) {
     fail({fault, Errc::NetworkFailed, fault == TlsFault::Ended ? "the peer hung up" : tls_->reason()});
   }
   read();
+}
+
+void LinkConnection::tell_secured() {
+  try {
+    if (const auto user = user_.lock()) user->secured();
+  } catch (const Failure& failure) {
+    fail({TlsFault::None, failure.code(), failure.what()});
+  }
 }
 
 void LinkConnection::take_frames() {

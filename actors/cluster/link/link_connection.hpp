@@ -25,7 +25,7 @@ struct Broken {
 class ConnectionUser {
  public:
   virtual ~ConnectionUser() = default;
-  virtual void secured() = 0;                             ///< TLS is done; without TLS: at once
+  virtual void secured() = 0;                             ///< TLS is done; without TLS: at once. May throw like `frame`
   virtual void frame(const FrameReader::Frame& frame) = 0;  ///< Throw Failure: the connection is over, with its text
   virtual void drained() = 0;                             ///< all that was written is with the kernel
   virtual void broke(const Broken& why) = 0;              ///< once, the last call
@@ -63,6 +63,7 @@ class LinkConnection : public std::enable_shared_from_this<LinkConnection> {
  private:
   void read();
   void received(std::size_t size);
+  void tell_secured();
   void take_frames();
   void pump();
   void hang_up();

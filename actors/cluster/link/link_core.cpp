@@ -63,7 +63,10 @@ std::string LinkCore::local_address() const {
 std::string LinkCore::peer_text() const { return peer_.name.empty() ? "the peer" : std::string(troupe::name(peer_.role)) + " '" + peer_.name + "'"; }
 
 void LinkCore::attach(std::shared_ptr<LinkConnection> connection, const ClusterIdentity& peer, std::uint64_t peer_has) {
-  if (connection_) std::exchange(connection_, nullptr)->close();
+  if (connection_) {
+    std::exchange(connection_, nullptr)->close();
+    if (handlers_.interrupted) handlers_.interrupted("the peer has made another connection");
+  }
   peer_ = peer;
   {
     const std::lock_guard lock{mutex_};
