@@ -68,7 +68,7 @@ caf::behavior adder() {
 class ClusterMailTest : public testing::Test {
  protected:
   Program head_, b_, c_;
-  std::shared_ptr<Cluster> cluster_ = Cluster::open({.listen = "127.0.0.1:0", .mail = head_.mail});
+  std::shared_ptr<Cluster> cluster_ = Cluster::open({.listen = "127.0.0.1:0", .security = {}, .mail = head_.mail});
   std::unique_ptr<NodeAgent> node_b_ = join("b", b_), node_c_ = join("c", c_);
 
   void SetUp() override { ASSERT_TRUE(cluster_->wait_for_nodes(2, 10s)); }
