@@ -14,10 +14,13 @@
 
 namespace troupe {
 
+class ClusterMail;
+
 struct ClusterOptions {
   std::string listen = "127.0.0.1:7077";  ///< where nodes join; port 0: any. Beyond loopback it needs `security`
   ClusterSecurity security;
   std::chrono::milliseconds node_silence{1'500};     ///< a node that was not heard of for so long is lost, whether its connection broke or fell silent
+  std::shared_ptr<ClusterMail> mail{};               ///< this program's actors, for those on nodes, and the other way (troupe/cluster_mail.hpp)
 };
 
 enum class NodeState : std::uint8_t { Up, Draining, Away };

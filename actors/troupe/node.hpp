@@ -11,6 +11,8 @@
 
 namespace troupe {
 
+class ClusterMail;
+
 struct NodeOptions {
   std::string join;            ///< the head's "HOST:PORT"
   std::string name;            ///< empty: the host's
@@ -20,6 +22,7 @@ struct NodeOptions {
   ClusterSecurity security;
   std::chrono::milliseconds head_grace{5'000};   ///< the head was not heard of for so long: its ranks are ended
   std::chrono::milliseconds give_up_after{0};    ///< ends when no head could be joined for so long; 0: tries for ever
+  std::shared_ptr<ClusterMail> mail{};           ///< this program's actors, for those of other nodes and the head
   bool forward_output = true;                    ///< ranks' output goes to the head; false: it stays on this node's
 };
 

@@ -8,7 +8,8 @@
 
 namespace troupe {
 
-/// What a node offers or a rank needs. Fractions are allowed: two ranks of `gpus = 0.5` share a device.
+/// What a node offers or a rank needs. Fractions are allowed: two ranks of `gpus = 0.5` share a device. A rank never straddles devices, so its
+/// fraction counts as the share that fits without a rest: 0.4 as a half. Beyond one, `gpus` is whole.
 struct Resources {
   double cpus = 0;
   double gpus = 0;
@@ -38,6 +39,7 @@ struct NodeRoom {
   Resources total;
   Labels labels;
   bool takes_ranks = true;  ///< false: it drains, or it is not heard of
+  std::vector<double> devices{};  ///< what is free of each device; empty: `free.gpus` counts whole ones and one rest
 };
 
 struct RankNeeds {
@@ -56,8 +58,16 @@ struct RankPlaces {
 [[nodiscard]] RankPlaces place_ranks(std::span<const NodeRoom> nodes, const RankNeeds& each, int count, PlacementStrategy strategy,
                                      std::span<const std::string> preferred = {});
 
+/// Throws Failure{InvalidConfig}: something is negative, not finite, or 1.5 devices.
+void check(const Resources& needs);
+
 /// Takes from `free`; returns false and leaves it alone when it does not fit.
 [[nodiscard]] bool take(Resources& free, const Resources& needs);
 void give_back(Resources& free, const Resources& needs);
+
+/// Which devices a rank of `gpus` gets, taken from `devices`: the fullest that has room for a fraction, the first free ones for whole ones.
+/// Empty: they do not fit (or it needs none).
+[[nodiscard]] std::vector<int> take_devices(std::vector<double>& devices, double gpus);
+void give_back_devices(std::vector<double>& devices, double gpus, std::span<const int> taken);
 
 }  // namespace troupe
