@@ -12,7 +12,7 @@ namespace {
 constexpr std::array<std::string_view, std::variant_size_v<LinkMessage>> names = {
     "Hello",      "RunRank",  "CountForStop", "StopAfter",      "BarrierPassed", "AbortRank", "RankStarted",
     "Reported",   "Progressed", "BarrierReached", "StopCounted", "RankDone",     "RankLost",
-    "CheckpointWritten"};
+    "CheckpointWritten", "SeatOpened", "SeatsKnown"};
 
 template <class T>
 T read(std::string_view bytes, std::size_t offset) {
@@ -25,6 +25,11 @@ T read(std::string_view bytes, std::size_t offset) {
 
 std::string type_name(std::uint16_t type) {
   return type < names.size() ? std::string(names[type]) : "unknown type " + std::to_string(type);
+}
+
+bool is_order(const LinkMessage& message) noexcept {
+  return std::holds_alternative<RunRank>(message) || std::holds_alternative<CountForStop>(message) || std::holds_alternative<StopAfter>(message) ||
+         std::holds_alternative<BarrierPassed>(message) || std::holds_alternative<AbortRank>(message) || std::holds_alternative<SeatsKnown>(message);
 }
 
 FrameHeader parse_frame_header(std::string_view bytes, std::size_t limit_bytes) {

@@ -21,10 +21,7 @@ namespace {
 
 bool may_send(Link::Side side, const LinkMessage& message) {
   if (std::holds_alternative<Hello>(message)) return false;  // the link's own
-  const bool is_order = std::holds_alternative<RunRank>(message) || std::holds_alternative<CountForStop>(message) ||
-                        std::holds_alternative<StopAfter>(message) || std::holds_alternative<BarrierPassed>(message) ||
-                        std::holds_alternative<AbortRank>(message);
-  return is_order == (side == Link::Side::Group);
+  return detail::is_order(message) == (side == Link::Side::Group);
 }
 
 std::string mismatch(const Hello& ours, const Hello& theirs) {

@@ -18,7 +18,12 @@ namespace {
 constexpr std::size_t kept_lines = 20;
 constexpr std::size_t longest_line = 4000;  // with its prefix below PIPE_BUF, so that a write to a ready pipe never waits
 
-void write_line(int target, std::string_view text, const std::atomic<bool>& stopping) {
+}  // namespace
+
+void write_line(const OutputLine& line, const std::atomic<bool>& stopping) {
+  const int target = line.is_error ? STDERR_FILENO : STDOUT_FILENO;
+  const auto whole = (line.rank < 0 ? "[spare] " : "[rank " + std::to_string(line.rank) + "] ") + line.text + '\n';
+  std::string_view text = whole;
   while (!text.empty()) {
     pollfd ready{target, POLLOUT, 0};
     if (poll(&ready, 1, 100) == 0) {
@@ -31,15 +36,13 @@ void write_line(int target, std::string_view text, const std::atomic<bool>& stop
   }
 }
 
-}  // namespace
-
 /// One pipe of one rank.
 class Pump : public std::enable_shared_from_this<Pump> {
  public:
-  Pump(asio::io_context& io, Fd source, int target, std::shared_ptr<RankOutput> output, std::shared_ptr<void> end_notice,
-       const std::atomic<bool>& stopping)
-      : source_(io, source.release()), target_(target), output_(std::move(output)), end_notice_(std::move(end_notice)),
-        stopping_(stopping) {}
+  Pump(asio::io_context& io, Fd source, bool is_error, std::shared_ptr<RankOutput> output, std::shared_ptr<void> end_notice,
+       const std::function<void(OutputLine)>& sink)
+      : source_(io, source.release()), is_error_(is_error), output_(std::move(output)), end_notice_(std::move(end_notice)),
+        sink_(sink) {}
 
   void read() {
     source_.async_read_some(asio::buffer(bytes_), [self = shared_from_this()](const auto& error, std::size_t size) {
@@ -71,29 +74,29 @@ class Pump : public std::enable_shared_from_this<Pump> {
     }
   }
   void pass_on() {
-    write_line(target_, output_->prefix() + line_ + '\n', stopping_);
+    sink_({is_error_, output_->rank(), line_});
     output_->add(std::move(line_));
     line_.clear();
   }
 
   asio::posix::stream_descriptor source_;
-  const int target_;
+  const bool is_error_;
   std::shared_ptr<RankOutput> output_;
   std::shared_ptr<void> end_notice_;
-  const std::atomic<bool>& stopping_;
+  const std::function<void(OutputLine)>& sink_;
   std::array<char, 4096> bytes_{};
   std::string line_;
 };
 
 void RankOutput::begin(int rank) {
   const std::lock_guard lock{mutex_};
-  prefix_ = rank < 0 ? "[spare] " : "[rank " + std::to_string(rank) + "] ";
+  rank_ = rank;
   lines_.clear();
 }
 
-std::string RankOutput::prefix() const {
+int RankOutput::rank() const {
   const std::lock_guard lock{mutex_};
-  return prefix_;
+  return rank_;
 }
 
 void RankOutput::add(std::string line) {
@@ -107,6 +110,10 @@ std::vector<std::string> RankOutput::lines() const {
   return {lines_.begin(), lines_.end()};
 }
 
+OutputRelay::OutputRelay(std::function<void(OutputLine)> sink) : sink_(std::move(sink)) {
+  if (!sink_) sink_ = [this](const OutputLine& line) { write_line(line, stopping_); };
+}
+
 OutputRelay::~OutputRelay() {
   stopping_ = true;
   thread_.stop();
@@ -117,8 +124,8 @@ std::shared_ptr<RankOutput> OutputRelay::watch(int rank, Fd output, Fd error, st
   // Called when the last pump lets go of it.
   const std::shared_ptr<void> notice{nullptr, [ended = std::move(ended)](void*) { ended(); }};
   auto& io = thread_.io();
-  for (auto& [source, target] : {std::pair{&output, STDOUT_FILENO}, std::pair{&error, STDERR_FILENO}}) {
-    auto pump = std::make_shared<Pump>(io, std::move(*source), target, watched, notice, stopping_);
+  for (auto& [source, is_error] : {std::pair{&output, false}, std::pair{&error, true}}) {
+    auto pump = std::make_shared<Pump>(io, std::move(*source), is_error, watched, notice, sink_);
     watched->pumps_.push_back(pump);
     asio::post(io, [pump] { pump->read(); });
   }

@@ -15,6 +15,16 @@ namespace troupe::detail {
 
 class Pump;
 
+/// A line of a rank.
+struct OutputLine {
+  bool is_error = false;  ///< of standard error
+  int rank = -1;          ///< -1: of a process that is none yet
+  std::string text;       ///< without its end
+};
+
+/// Writes "[rank 1] …" to standard output or error; waits while nobody reads it, until `stopping`.
+void write_line(const OutputLine& line, const std::atomic<bool>& stopping);
+
 /// What a rank's process prints: whose it is, and its last lines. Threads: any.
 class RankOutput {
  public:
@@ -23,13 +33,12 @@ class RankOutput {
   void begin(int rank);
   void add(std::string line);
   [[nodiscard]] std::vector<std::string> lines() const;
-  /// "[rank 1] "
-  [[nodiscard]] std::string prefix() const;
+  [[nodiscard]] int rank() const;
 
  private:
   friend class OutputRelay;
   mutable std::mutex mutex_;
-  std::string prefix_;
+  int rank_ = -1;
   std::deque<std::string> lines_;
   std::vector<std::weak_ptr<Pump>> pumps_;
 };
@@ -39,7 +48,8 @@ class RankOutput {
 /// On a thread of its own: when nobody reads this process's output, ranks that print wait, and nothing else does.
 class OutputRelay {
  public:
-  OutputRelay() = default;
+  /// @param sink gets the lines, on the relay's thread, instead of standard output and error
+  explicit OutputRelay(std::function<void(OutputLine)> sink = {});
   ~OutputRelay();
   OutputRelay(const OutputRelay&) = delete;
   OutputRelay& operator=(const OutputRelay&) = delete;
@@ -51,6 +61,7 @@ class OutputRelay {
 
  private:
   std::atomic<bool> stopping_{false};
+  std::function<void(OutputLine)> sink_;
   IoThread thread_;
 };
 

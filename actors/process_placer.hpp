@@ -1,6 +1,6 @@
 #pragma once
 
-#include "process_pool.hpp"
+#include "rank_processes.hpp"
 
 #include <troupe/rank.hpp>
 
@@ -8,7 +8,7 @@
 
 namespace troupe {
 
-/// As make_process_placer, with processes that outlive the attempt. Throws Failure{StartFailed}.
-[[nodiscard]] std::unique_ptr<RankPlacer> make_pooled_placer(std::shared_ptr<detail::ProcessPool> pool, const StartGroup& group);
+/// Ranks in processes that outlive the attempt. Throws Failure{StartFailed}.
+[[nodiscard]] std::unique_ptr<RankPlacer> make_placer_in(std::shared_ptr<detail::RankProcesses> processes, const StartGroup& group);
 
 }  // namespace troupe

@@ -1,6 +1,7 @@
 #include "process_pool.hpp"
 
 #include "descriptor_socket.hpp"
+#include "local_rank_observer.hpp"
 #include "rank_process.hpp"
 
 #include <poll.h>
@@ -31,15 +32,15 @@ std::uint64_t draw_nonce() {
   return (std::uint64_t{device()} << 32) | device();
 }
 
-std::vector<std::string> child_environment(const ScalingConfig& scaling, const RunConfig& run) {
+std::vector<std::string> child_environment(const PoolOrder& order) {
   std::map<std::string, std::string> values;
   for (char** entry = environ; *entry; ++entry) {
     const std::string text = *entry;
     if (const auto sign = text.find('='); sign != std::string::npos) values[text.substr(0, sign)] = text.substr(sign + 1);
   }
   // As torchrun does: without it every rank starts as many threads as the host has cores.
-  values.emplace("OMP_NUM_THREADS", std::to_string(scaling.cpus_per_worker));
-  for (const auto& [name, value] : run.worker_env) values[name] = value;
+  values.emplace("OMP_NUM_THREADS", std::to_string(order.cpus_per_rank));
+  for (const auto& [name, value] : order.environment) values[name] = value;
   values.erase(rank_start_variable);
   std::vector<std::string> result;
   for (const auto& [name, value] : values) result.push_back(name + "=" + value);
@@ -108,7 +109,7 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
     });
   }
 
-  void give_seat(std::shared_ptr<SharedGroup> group, Attempt attempt) override {
+  void give_seat(std::shared_ptr<SharedGroup> group, Attempt attempt) {
     const std::lock_guard lock{mutex_};
     if (link_) return pass_seat(*group, attempt);
     early_seat_ = std::move(group);
@@ -256,7 +257,7 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
   const int number_;
   Handlers handlers_;
   asio::steady_timer patience_;
-  const std::shared_ptr<RankObserver> observer_ = std::make_shared<RankObserver>();
+  const std::shared_ptr<LocalRankObserver> observer_ = std::make_shared<LocalRankObserver>();
   Child child_;
   std::optional<asio::posix::stream_descriptor> process_;
   std::shared_ptr<RankOutput> output_;
@@ -274,13 +275,11 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
   Attempt early_attempt_ = 0;
 };
 
-ProcessPool::ProcessPool(const Session& session, const ScalingConfig& scaling, const RunConfig& run)
-    : start_timeout_(run.start_timeout) {
-  order_.program = "/proc/self/exe";  // this very program, also when its file was replaced since
-  if (access(order_.program.c_str(), X_OK) != 0) order_.program = session.program();
-  order_.arguments = session.arguments();
-  order_.environment = child_environment(scaling, run);
-  identity_ = program_identity();
+ProcessPool::ProcessPool(PoolOrder order) : start_timeout_(order.start_timeout), sink_(std::move(order.output)) {
+  order_.program = order.program;
+  order_.arguments = order.arguments;
+  order_.environment = child_environment(order);
+  identity_ = program_identity(order.program);
 }
 
 ProcessPool::~ProcessPool() {
@@ -296,17 +295,20 @@ ProcessPool::~ProcessPool() {
   waiting_.clear();  // before the thread that they live on
 }
 
-void ProcessPool::begin_attempt(int world_size) {
+void ProcessPool::begin_attempt(std::span<const int> ranks) {
   const std::lock_guard lock{mutex_};
-  const int new_ones = std::max(0, world_size - static_cast<int>(waiting_.size()));
+  const int new_ones = std::max(0, static_cast<int>(ranks.size()) - static_cast<int>(waiting_.size()));
   // Beside each child's: the shared memory, two event loops, and what starting one child takes for a moment.
   constexpr int others = 20;
-  require_descriptors(new_ones * descriptors_per_child + others, std::to_string(world_size) + " ranks as processes");
-  if (!machinery_) machinery_ = std::make_unique<Machinery>();
-  world_size_ = world_size;
+  require_descriptors(new_ones * descriptors_per_child + others, std::to_string(ranks.size()) + " ranks as processes");
+  if (!machinery_) machinery_ = std::make_unique<Machinery>(sink_);
   for (const auto& process : waiting_) {
-    if (process->last_rank >= world_size) process->last_rank = spare;
+    if (std::ranges::find(ranks, process->last_rank) == ranks.end()) process->last_rank = spare;
   }
+}
+
+void ProcessPool::give_seat(const std::shared_ptr<RankProcess>& process, std::shared_ptr<SharedGroup> group, Attempt attempt) {
+  std::static_pointer_cast<Process>(process)->give_seat(std::move(group), attempt);
 }
 
 // Under the lock.

@@ -3,66 +3,51 @@
 #include "child_process.hpp"
 #include "io_thread.hpp"
 #include "output_relay.hpp"
-#include "rank_observer.hpp"
+#include "rank_processes.hpp"
 
 #include <troupe/link.hpp>
 #include <troupe/local_groups.hpp>
 #include <troupe/session.hpp>
 
+#include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 namespace troupe::detail {
 
-/// What became of a rank's process.
-struct ProcessEnded {
-  Outcome start;                      ///< not ok: it never ran
-  Outcome link;                       ///< how its link ended
-  ChildStatus status;
-  std::vector<std::string> last_lines;
+/// What processes are started as.
+struct PoolOrder {
+  std::string program;                             ///< path of the file
+  std::vector<std::string> arguments;              ///< program name first
+  std::map<std::string, std::string> environment;  ///< beside this process's own, and before it
+  int cpus_per_rank = 1;
+  std::chrono::milliseconds start_timeout{60'000};
+  std::function<void(OutputLine)> output{};        ///< gets what they print; nothing: this process's standard output and error
 };
 
-/// A process of this program that can be a rank, one attempt after another, and the link to it. Threads: any.
-class RankProcess {
- public:
-  virtual ~RankProcess() = default;
-  /// Gives it a seat in `group`, for the RunRank of `attempt` that is sent next.
-  virtual void give_seat(std::shared_ptr<SharedGroup> group, Attempt attempt) = 0;
-  /// Not ok: the message is too long for the link.
-  [[nodiscard]] virtual Outcome send(const LinkMessage& message) = 0;
-  /// Calls back, on another thread, with the last lines that it has printed so far.
-  virtual void read_output(std::function<void(std::vector<std::string>)> done) = 0;
-  /// Ends it when it has read everything.
-  virtual void finish() = 0;
-  virtual void kill() noexcept = 0;
-  [[nodiscard]] virtual std::shared_ptr<RankObserver> observer() = 0;
-};
-
-/// The processes of a run's ranks: started when a rank needs one, kept from a failed attempt to the next, or kept ready.
-/// What is left of them when it is destroyed is ended.
+/// Processes of this host that can be ranks of a run: started when a rank needs one, kept from a failed attempt to the next, or kept
+/// ready. What is left of them when it is destroyed is ended.
 ///
 /// Threads: any. One thread of its own starts and reaps processes and serves their links; another passes output on.
 class ProcessPool {
  public:
-  struct Handlers {
-    std::function<void(LinkMessage)> arrived;
-    std::function<void()> opened{};  ///< the process runs and can be a rank
-    /// At most once, the last call: the process is reaped, its link closed and its output read.
-    std::function<void(ProcessEnded)> ended;
-  };
+  using Handlers = ProcessHandlers;
 
-  ProcessPool(const Session& session, const ScalingConfig& scaling, const RunConfig& run);
+  explicit ProcessPool(PoolOrder order);
   ~ProcessPool();
 
-  /// Says how many ranks the next attempt has. Throws Failure{StartFailed} when limits do not allow so many processes.
-  void begin_attempt(int world_size);
+  /// Says which ranks the next attempt has here. Throws Failure{StartFailed} when limits do not allow so many processes.
+  void begin_attempt(std::span<const int> ranks);
   /// A process for a rank: the one that was this rank, a spare one, or a new one. Returns at once. Handlers are called on
   /// another thread.
   [[nodiscard]] std::shared_ptr<RankProcess> take(int rank, Handlers handlers);
+  /// Gives a process that was taken a seat in `group`, for the RunRank of `attempt` that is sent next.
+  void give_seat(const std::shared_ptr<RankProcess>& process, std::shared_ptr<SharedGroup> group, Attempt attempt);
   /// Keeps a process whose train function has ended. Its handlers are not called any more.
   void give_back(const std::shared_ptr<RankProcess>& process);
   /// Starts processes until so many are ready for any rank.
@@ -77,6 +62,7 @@ class ProcessPool {
   class Process;
   class Search;
   struct Machinery {  // made when the first process is
+    explicit Machinery(std::function<void(OutputLine)> sink) : output(std::move(sink)) {}
     IoThread thread;
     OutputRelay output;  // ends first: it tells the thread of the output's end
   };
@@ -88,10 +74,10 @@ class ProcessPool {
   void forget(const std::shared_ptr<Process>& process);
 
   const std::chrono::milliseconds start_timeout_;
+  const std::function<void(OutputLine)> sink_;
   ChildOrder order_;
   std::string identity_;
   std::mutex mutex_;
-  int world_size_ = 0;
   int started_ = 0;  // processes, ever
   std::vector<std::shared_ptr<Process>> waiting_;
   std::vector<std::weak_ptr<Process>> processes_;

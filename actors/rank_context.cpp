@@ -21,12 +21,12 @@ RankContext::RankContext(RunRank run, std::shared_ptr<RankChannel> channel, std:
       next_report_(run_.first_report_index) {
   if (!run_.chaos.empty()) chaos_.emplace(run_, channel_->box());
   if (!run_.scaling.use_gpu) return;
-  plugin_ = load_gpus(run_.local_world_size);
-  gpu_ = open_rank_gpu(*plugin_, *seat_, run_.local_rank, run_.barrier_timeout);
+  plugin_ = load_gpus(run_.gpu < 0 ? run_.local_world_size : run_.gpu + 1);
+  gpu_ = open_rank_gpu(*plugin_, *seat_, device().index, run_.barrier_timeout);
 }
 
 Device RankContext::device() const noexcept {
-  return run_.scaling.use_gpu ? Device{Device::Kind::Cuda, run_.local_rank} : Device{};
+  return run_.scaling.use_gpu ? Device{Device::Kind::Cuda, run_.gpu < 0 ? run_.local_rank : run_.gpu} : Device{};
 }
 
 void RankContext::report(const Metrics& metrics, const std::optional<Checkpoint>& checkpoint) {

@@ -3,6 +3,7 @@
 #include "child_process.hpp"
 #include "crash_handler.hpp"
 #include "descriptor_socket.hpp"
+#include "host_seat.hpp"
 #include "link_mail.hpp"
 
 #include <troupe/local_groups.hpp>
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
 #include <caf/actor_system.hpp>
 #include <caf/actor_system_config.hpp>
 #include <caf/event_based_actor.hpp>
@@ -127,20 +129,59 @@ class RankHost {
  private:
   void take(LinkMessage message) {
     if (const auto* order = std::get_if<RunRank>(&message)) begin(*order);
-    if (rank_) deliver(rank_, std::move(message));
+    if (rank_) return deliver(rank_, std::move(message));
+    if (!host_seat_) return;
+    if (const auto* known = std::get_if<SeatsKnown>(&message)) return meet(*known);
+    if (const auto* order = std::get_if<AbortRank>(&message)) host_seat_->abort(order->reason);
+    early_.push_back(std::move(message));
   }
 
   void begin(const RunRank& order) {
     rank_ = nullptr;
+    host_seat_.reset();
+    early_.clear();
     try {
       const auto memory = receive_descriptor(start_.seat_fd, order.attempt);
-      std::shared_ptr<Communicator> seat = SharedGroup::join(memory.get(), order.rank);
-      rank_ = spawn_thread_rank(system_, functions_, std::move(seat), up_, kept_, datasets_);
+      auto seat = SharedGroup::join(memory.get(), order.local_rank);
+      if (order.hosts.host_of.empty()) {
+        rank_ = spawn_thread_rank(system_, functions_, std::move(seat), up_, kept_, datasets_);
+      } else {
+        host_seat_ = std::make_unique<HostSeat>(order, std::move(seat));
+        order_ = order;
+        (void)link_->send(host_seat_->opened());
+      }
     } catch (const Failure& failure) {
       lose(order, failure.code(), failure.what());
     } catch (const std::exception& error) {
       lose(order, Errc::StartFailed, error.what());
     }
+  }
+
+  // The ranks of all hosts have told where they wait.
+  void meet(const SeatsKnown& known) {
+    if (known.attempt != order_.attempt) return;
+    host_seat_->join(known, [this, attempt = known.attempt](std::shared_ptr<Communicator> seat, const Outcome& outcome) {
+      boost::asio::post(io_, [this, attempt, seat = std::move(seat), outcome]() mutable {
+        if (attempt == order_.attempt && host_seat_) seated(std::move(seat), outcome);
+      });
+    });
+  }
+
+  void seated(std::shared_ptr<Communicator> seat, const Outcome& outcome) {
+    host_seat_.reset();
+    const auto early = std::exchange(early_, {});
+    if (!seat) return unseated(outcome);
+    rank_ = spawn_thread_rank(system_, functions_, std::move(seat), up_, kept_, datasets_);
+    for (const auto& message : early) deliver(rank_, message);
+  }
+
+  // Nothing of the user's has run: the process is as good as new.
+  void unseated(const Outcome& outcome) {
+    RunError error;
+    error.code = outcome.code();
+    error.message = outcome.text();
+    error.rank = order_.rank;
+    (void)link_->send(RankLost{order_.attempt, order_.rank, std::move(error), true});
   }
 
   void lose(const RunRank& order, Errc code, const std::string& text) {
@@ -168,6 +209,10 @@ class RankHost {
   std::shared_ptr<Link> link_;
   caf::actor up_;
   caf::actor rank_;  // none before the first, or when one could not begin
+  // Of a group on several hosts, until all ranks have met.
+  std::unique_ptr<HostSeat> host_seat_;
+  RunRank order_;
+  std::vector<LinkMessage> early_;
 };
 
 }  // namespace
@@ -194,9 +239,9 @@ std::optional<RankStart> take_rank_start() {
   return start;
 }
 
-std::string program_identity() {
+std::string program_identity(const std::string& path) {
   struct stat status{};
-  if (stat("/proc/self/exe", &status) != 0) return "unknown";
+  if (stat(path.c_str(), &status) != 0) return "unknown";
   std::ostringstream text;
   text << std::hex << status.st_dev << '-' << status.st_ino << '-' << status.st_size << '-' << status.st_mtim.tv_sec
        << '.' << status.st_mtim.tv_nsec;

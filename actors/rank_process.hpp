@@ -28,7 +28,7 @@ struct RankStart {
 /// Runs one rank after another, as they are ordered, and ends the process when the link closes or the group's process is gone.
 [[noreturn]] void run_rank_process(const RankStart& start, const TrainFunctions& functions, const DatasetFunctions& datasets);
 
-/// Which file this process runs: device, inode, size and time of its executable.
-[[nodiscard]] std::string program_identity();
+/// Which file a program is: device, inode, size and time of its executable.
+[[nodiscard]] std::string program_identity(const std::string& path = "/proc/self/exe");
 
 }  // namespace troupe::detail

@@ -49,10 +49,10 @@ struct ProxyState {
 
   caf::event_based_actor* self = nullptr;
   caf::actor group;
-  std::shared_ptr<ProcessPool> pool;
-  std::shared_ptr<SharedGroup> memory;
+  std::shared_ptr<RankProcesses> processes;
   std::shared_ptr<RankProcess> process;
   std::shared_ptr<RankObserver> observer;
+  std::string node;  // of the process, when it is gone
   Attempt attempt = 0;
   int rank = 0;
   std::chrono::milliseconds stop_grace{};
@@ -145,9 +145,10 @@ struct ProxyState {
 
   // Nothing of the rank is left: the last news.
   void ended(const ProcessEnded& end) {
+    if (process) node = process->node();
     process.reset();
     if (done && !lost) {
-      pool.reset();
+      processes.reset();
       self->send(group, std::move(*done));
     } else {
       lose(cause_of(end), end.last_lines, false);
@@ -176,9 +177,10 @@ struct ProxyState {
   void lose(RunError error, const std::vector<std::string>& last_lines, bool is_reusable) {
     error.rank = rank;
     error.last_lines = last_lines;
-    if (error.code != Errc::Aborted) memory->abort("rank " + std::to_string(rank) + " failed: " + error.message);
+    if (error.node.empty()) error.node = node;
+    if (error.code != Errc::Aborted) processes->abort(attempt, "rank " + std::to_string(rank) + " failed: " + error.message);
     observer->complete(error, attempt, was_killed);  // looks up names: the others are free already
-    pool.reset();
+    processes.reset();
     self->send(group, RankLost{attempt, rank, std::move(error), is_reusable});
   }
 
@@ -209,9 +211,10 @@ struct ProxyState {
   // Its train function has ended: the process waits for the next attempt.
   void output_read(const OutputRead& news) {
     if (!process || was_killed) return;  // its end follows
-    pool->give_back(std::exchange(process, nullptr));
+    node = process->node();
+    processes->give_back(std::exchange(process, nullptr));
     if (done && !lost) {
-      pool.reset();
+      processes.reset();
       self->send(group, std::move(*done));
       return self->quit();
     }
@@ -221,24 +224,22 @@ struct ProxyState {
 
   void start() {
     const auto me = caf::actor_cast<caf::actor>(self);
-    ProcessPool::Handlers handlers;
+    ProcessHandlers handlers;
     handlers.arrived = [me](LinkMessage message) { deliver(me, std::move(message)); };
     handlers.ended = [me](ProcessEnded end) { caf::anon_send(me, ProcessGone{std::move(end)}); };
-    process = pool->take(rank, std::move(handlers));
+    process = processes->take(rank, std::move(handlers));
     observer = process->observer();
-    process->give_seat(memory, attempt);
   }
 };
 
 using ProxyActor = caf::stateful_actor<ProxyState>;
 
-caf::behavior proxy(ProxyActor* self, std::shared_ptr<ProcessPool> pool, std::shared_ptr<SharedGroup> memory,
-                    const caf::actor& group, const RunRank& spec, std::chrono::milliseconds stop_grace) {
+caf::behavior proxy(ProxyActor* self, std::shared_ptr<RankProcesses> processes, const caf::actor& group, const RunRank& spec,
+                    std::chrono::milliseconds stop_grace) {
   auto& state = self->state;
   state.self = self;
   state.group = group;
-  state.pool = std::move(pool);
-  state.memory = std::move(memory);
+  state.processes = std::move(processes);
   state.attempt = spec.attempt;
   state.rank = spec.rank;
   state.stop_grace = stop_grace;
@@ -254,6 +255,7 @@ caf::behavior proxy(ProxyActor* self, std::shared_ptr<ProcessPool> pool, std::sh
         if (order.is_resize && order.attempt == state.attempt) state.resize_after = order.calls;
         state.tell_rank(order);
       },
+      [&state](const SeatsKnown& order) { state.tell_rank(order); },
       [&state](const BarrierPassed& order) { state.tell_rank(order); },
       [&state](const AbortRank& order) { state.abort(order); },
       [&state](KillOverdue) { state.kill(); },
@@ -264,6 +266,7 @@ caf::behavior proxy(ProxyActor* self, std::shared_ptr<ProcessPool> pool, std::sh
         if (order.attempt == state.attempt) state.ask_stacks();
       },
       [&state](StacksDue due) { state.stacks_due(due); },
+      [&state](const SeatOpened& news) { state.tell_group(news); },
       [&state](const RankStarted& news) {
         state.has_started = state.has_started || news.attempt == state.attempt;
         state.tell_group(news);
@@ -282,10 +285,9 @@ caf::behavior proxy(ProxyActor* self, std::shared_ptr<ProcessPool> pool, std::sh
 
 }  // namespace
 
-caf::actor spawn_rank_proxy(caf::actor_system& system, std::shared_ptr<ProcessPool> pool,
-                            std::shared_ptr<SharedGroup> memory, caf::actor group, const RunRank& spec,
+caf::actor spawn_rank_proxy(caf::actor_system& system, std::shared_ptr<RankProcesses> processes, caf::actor group, const RunRank& spec,
                             std::chrono::milliseconds stop_grace) {
-  return system.spawn(proxy, std::move(pool), std::move(memory), std::move(group), spec, stop_grace);
+  return system.spawn(proxy, std::move(processes), std::move(group), spec, stop_grace);
 }
 
 }  // namespace troupe::detail

@@ -1,5 +1,6 @@
 #include <troupe/torch_trainer.hpp>
 
+#include "cluster_run.hpp"
 #include "progress_display.hpp"
 #include "signal_stop.hpp"
 
@@ -88,6 +89,7 @@ TorchTrainer::TorchTrainer(const Session& session, std::string train_function, C
   options_.run.chaos = chaos_in_force(options_.run.chaos);
   validate(options_.scaling);
   validate(options_.run);
+  detail::check_cluster(options_);
   validate(parse_chaos(options_.run.chaos), options_.scaling);
   validate(options_.dataset_config, session_.datasets());
   if (session_.functions().contains(function_)) return;

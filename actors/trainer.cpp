@@ -1,5 +1,7 @@
 #include <troupe/trainer.hpp>
 
+#include "cluster_run.hpp"
+#include "local_processes.hpp"
 #include "process_placer.hpp"
 #include "trainer_state.hpp"
 
@@ -22,6 +24,7 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
       // from anyone
       [&state](const StopRun& order) { state.stop(order); },
       [&state](const ResizeRun& order) { state.resize(order); },
+      [&state](const MoveRanks& order) { state.move(order); },
       // from the WorkerGroup
       [&state](Reported& news) {
         if (!state.is_stale(news.attempt)) state.reported(std::move(news));
@@ -67,21 +70,36 @@ caf::actor spawn_trainer(caf::actor_system& system, const Session& session, std:
   setup.function = std::move(train_function);
   setup.config_json = train_loop_config.json().dump();
   setup.scaling = options.scaling;
-  setup.run = std::move(options.run);
+  setup.run = options.run;
   setup.data = std::move(options.dataset_config);
   validate(setup.data, session.datasets());
   setup.run.chaos = chaos_in_force(setup.run.chaos);
   setup.listeners = std::move(listeners);
   setup.outlives_handles = true;
-  setup.make_placer = [&session, kept = std::make_shared<KeptObjects>(),
-                       pool = std::make_shared<detail::ProcessPool>(session, setup.scaling, setup.run)](const StartGroup& group) {
+  detail::check_cluster(options);
+  std::shared_ptr<detail::NodeProcesses> on_nodes;
+  std::shared_ptr<detail::RankProcesses> processes;
+  if (setup.scaling.placement == Placement::Nodes) {
+    setup.run.failure.snapshot_every = 0;  // memory of one node, which goes with it
+    processes = on_nodes = detail::open_on_nodes(session, options);
+    setup.listeners.push_back(detail::spawn_status_keeper(system, on_nodes));
+  } else {
+    processes = std::make_shared<detail::LocalProcesses>(session, setup.scaling, setup.run);
+  }
+  // Dropped with the factory, before the run's result is written: places are others' then.
+  std::shared_ptr<void> places{nullptr, [on_nodes](void*) {
+                                 if (on_nodes) on_nodes->close();
+                               }};
+  setup.make_placer = [&session, kept = std::make_shared<KeptObjects>(), processes = std::move(processes), places = std::move(places)](const StartGroup& group) {
     if (group.is_fresh) {
       kept->clear();
-      pool->start_anew();
+      processes->start_anew();
     }
-    return group.scaling.placement == Placement::Threads ? make_thread_placer(session, group, kept) : make_pooled_placer(pool, group);
+    return group.scaling.placement == Placement::Threads ? make_thread_placer(session, group, kept) : make_placer_in(processes, group);
   };
-  return system.spawn(trainer_behavior, std::move(setup));
+  auto trainer = system.spawn(trainer_behavior, std::move(setup));
+  if (on_nodes) detail::pass_orders(*on_nodes, trainer);
+  return trainer;
 }
 
 }  // namespace troupe

@@ -183,6 +183,15 @@ void TrainerState::resize(const ResizeRun& order) {
   }
 }
 
+// As a resize to the number that there is. In every other phase the next attempt is placed anew anyway.
+void TrainerState::move(const MoveRanks& order) {
+  note({{"event", "move_requested"}, {"reason", order.reason}});
+  if (phase != Phase::Running || !group || own_error || stop_requests > 0) return;
+  warned({order.reason + "; ranks go on elsewhere from the next step boundary on"});
+  if (wanted_world_size == 0) wanted_world_size = world_size;
+  self->send(group, StopGroup{attempt, true, true});
+}
+
 void TrainerState::fail(Errc code, const std::string& text) {
   if (own_error) return;  // the first cause stays
   own_error.emplace();

@@ -103,6 +103,7 @@ struct TrainerState {
   void opened(RunOpened news);
   void stop(const StopRun& order);
   void resize(const ResizeRun& order);
+  void move(const MoveRanks& order);
   void reported(Reported news);
   void keep_reports();
   void checkpoint_written(const CheckpointWritten& news);

@@ -9,6 +9,9 @@ using GroupActor = caf::stateful_actor<GroupState>;
 // News of ranks, which arrives in every phase.
 caf::message_handler rank_news(GroupState& state) {
   return {
+      [&state](const SeatOpened& news) {
+        if (!state.is_stale(news.attempt)) state.seat_opened(news);
+      },
       [&state](const RankStarted& news) {
         if (!state.is_stale(news.attempt)) state.rank_started(news);
       },

@@ -75,6 +75,14 @@ void GroupState::begin(StartGroup start) {
   }
 }
 
+void GroupState::seat_opened(const SeatOpened& news) {
+  seats[news.rank] = news.endpoint;
+  if (phase == Phase::Ending || static_cast<int>(seats.size()) < world_size()) return;
+  SeatsKnown known{order.attempt, {}};
+  for (auto& [rank, endpoint] : seats) known.endpoints.push_back(endpoint);
+  tell_ranks(known);
+}
+
 void GroupState::rank_started(const RankStarted& news) {
   started.insert(news.rank);
   watch.started(news.rank);

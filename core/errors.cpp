@@ -28,6 +28,7 @@ std::string_view name(Errc code) noexcept {
     case Errc::DeviceFailed: return "DeviceFailed";
     case Errc::DeviceLost: return "DeviceLost";
     case Errc::NetworkFailed: return "NetworkFailed";
+    case Errc::NodeLost: return "NodeLost";
   }
   return "Unknown";
 }
@@ -58,6 +59,7 @@ std::string_view explain(Errc code) noexcept {
     case Errc::DeviceFailed: return "a GPU call failed and the process cannot use the GPU any more; the text names the call";
     case Errc::DeviceLost: return "a GPU is damaged or gone; look at nvidia-smi and the kernel's log for Xid messages";
     case Errc::NetworkFailed: return "the connection between ranks' GPUs broke; look at the other ranks first, then at the network";
+    case Errc::NodeLost: return "a node is gone, hangs, or cannot be reached; see its agent's log and the network";
   }
   return "unknown error code";
 }

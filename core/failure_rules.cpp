@@ -35,6 +35,7 @@ constexpr FailureRule rules[] = {
     {Errc::DeviceLost, true, 2, "another process may get memory pages or a device that are sound", "look for Xid messages in the kernel's log, and reset or leave out the GPU",
      false},
     {Errc::NetworkFailed, true, -1, "connections break by passing causes", "look at the other ranks' errors first; NCCL_DEBUG=WARN says which interface it was"},
+    {Errc::NodeLost, true, -1, "other nodes may have room for its ranks", "look at the agent's log on that node, and at the network between it and the head"},
 };
 
 }  // namespace

@@ -66,7 +66,9 @@ std::string cause_of(const PostMortem& page) {
   std::string text;
   if (error.rank) {
     text = "rank " + std::to_string(*error.rank);
-    if (error.pid) text += " (process " + std::to_string(*error.pid) + (page.node.empty() ? "" : " on " + page.node) + ")";
+    const auto& where = error.node.empty() ? page.node : error.node;
+    if (error.pid) text += " (process " + std::to_string(*error.pid) + (where.empty() ? "" : " on " + where) + ")";
+    else if (!error.node.empty()) text += " (on " + error.node + ")";
     if (error.step) text += *error.step == 0 ? ", in its first step" : ", after step " + std::to_string(*error.step);
     text += ": ";
   }

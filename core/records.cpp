@@ -87,6 +87,7 @@ Json to_json(const RunError& error) {
   set_optional(json, "pid", error.pid);
   json["last_lines"] = error.last_lines;
   if (!error.details.empty()) json["details"] = error.details;
+  if (!error.node.empty()) json["node"] = error.node;
   return json;
 }
 
@@ -102,6 +103,7 @@ RunError error_from_json(const Json& json) {
     error.step = get_optional<std::uint64_t>(json, "step");
     error.pid = get_optional<std::int64_t>(json, "pid");
     error.details = get_optional<std::string>(json, "details").value_or("");
+    error.node = get_optional<std::string>(json, "node").value_or("");
     return error;
   });
 }

@@ -17,9 +17,35 @@ void check_positive(const std::string& field, std::chrono::milliseconds value) {
   throw Failure{Errc::InvalidConfig, field + " is " + std::to_string(value.count()) + " ms; it must be more than 0"};
 }
 
+void validate_nodes(const ScalingConfig& scaling) {
+  const auto& needs = scaling.resources_per_worker;
+  try {
+    check(needs);
+  } catch (const Failure& failure) {
+    throw Failure{failure.code(), std::string("ScalingConfig.resources_per_worker: ") + failure.what()};
+  }
+  if (scaling.placement == Placement::Nodes) return;
+  const char* unused = needs != Resources{} ? "resources_per_worker" : scaling.placement_strategy != PlacementStrategy::Pack ? "placement_strategy"
+                       : !scaling.worker_labels.empty() ? "worker_labels" : nullptr;
+  if (unused) throw Failure{Errc::InvalidConfig, std::string("ScalingConfig.") + unused + " is set, but ranks are " + name(scaling.placement) +
+                                                     "; it is for placement = Placement::Nodes with TrainerOptions::cluster"};
+}
+
 }  // namespace
 
+const char* name(Placement placement) noexcept {
+  return placement == Placement::Threads ? "threads" : placement == Placement::Processes ? "processes" : "processes of nodes";
+}
+
+Resources resources_of_rank(const ScalingConfig& scaling) {
+  auto needs = scaling.resources_per_worker;
+  if (needs.cpus == 0) needs.cpus = scaling.cpus_per_worker;
+  if (needs.gpus == 0 && scaling.use_gpu) needs.gpus = 1;
+  return needs;
+}
+
 void validate(const ScalingConfig& scaling) {
+  validate_nodes(scaling);
   check_range("ScalingConfig.num_workers", scaling.num_workers, 1, 4096);
   check_range("ScalingConfig.cpus_per_worker", scaling.cpus_per_worker, 1, 4096);
   check_range("ScalingConfig.min_workers", scaling.min_workers, 0, scaling.num_workers);

@@ -27,7 +27,7 @@ struct Hello {
 /// Everything that may travel over a link; nothing else is ever decoded. A type's place is its number on the wire:
 /// append only.
 using LinkMessage = std::variant<Hello, RunRank, CountForStop, StopAfter, BarrierPassed, AbortRank, RankStarted, Reported,
-                                 Progressed, BarrierReached, StopCounted, RankDone, RankLost, CheckpointWritten>;
+                                 Progressed, BarrierReached, StopCounted, RankDone, RankLost, CheckpointWritten, SeatOpened, SeatsKnown>;
 
 /// "Reported".
 [[nodiscard]] std::string_view name_of(const LinkMessage& message) noexcept;

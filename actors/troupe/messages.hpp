@@ -3,6 +3,7 @@
 #include <troupe/checkpoint_ref.hpp>
 #include <troupe/communicator.hpp>
 #include <troupe/data_config.hpp>
+#include <troupe/host_group.hpp>
 #include <troupe/metrics.hpp>
 #include <troupe/result.hpp>
 #include <troupe/run_options.hpp>
@@ -44,6 +45,14 @@ struct RunRank {
   SnapshotOptions snapshots;
   std::string chaos;  ///< faults to inject
   DataConfig data;    ///< of the program's data sets
+  int gpu = -1;       ///< its GPU's number on its host; -1: local_rank
+  HostPlan hosts{};   ///< ranks are on several hosts: answered by SeatOpened first; empty: on one
+};
+
+/// Where every rank waits for its peers of other hosts, by rank: the rank takes its seat now.
+struct SeatsKnown {
+  Attempt attempt = 0;
+  std::vector<std::string> endpoints;
 };
 
 /// Asks how many `should_stop()` calls the rank has passed, and holds its next call. Answered by StopCounted.
@@ -77,6 +86,13 @@ struct AbortRank {
 };
 
 // ---- Rank to WorkerGroup ------------------------------------------------------------------------------------
+
+/// Of a group on several hosts: where the rank waits for its peers. Answered by SeatsKnown when all have told theirs.
+struct SeatOpened {
+  Attempt attempt = 0;
+  int rank = 0;
+  std::string endpoint;  ///< "10.0.0.2:43210"
+};
 
 /// The train function is about to run its first line.
 struct RankStarted {
@@ -217,6 +233,11 @@ struct StopRun {
 /// boundary on. Ranks see it as a stop; then an attempt of the new size begins.
 struct ResizeRun {
   int num_workers = 1;
+};
+
+/// Anyone to the Trainer: go on with the same number of ranks in other places, from the next step boundary on; as when a node drains.
+struct MoveRanks {
+  std::string reason;
 };
 
 /// Trainer to listeners: the run's directory is made, attempt `attempt` begins.

@@ -6,13 +6,17 @@
 #include <troupe/session.hpp>
 
 #include <functional>
+#include <memory>
 
 namespace troupe {
+
+class Cluster;
 
 struct TrainerOptions {
   ScalingConfig scaling;
   RunConfig run;
   DataConfig dataset_config;  ///< of the session's data sets
+  std::shared_ptr<Cluster> cluster;  ///< on whose nodes the ranks are, with Placement::Nodes
   /// Called on the thread in `fit()` for every report, in order.
   std::function<void(const ReportRecord&)> on_report;
 };

@@ -34,6 +34,7 @@ enum class Errc : std::uint16_t {
   DeviceFailed = 21,        ///< a GPU call failed such that the process cannot use the device any more
   DeviceLost = 22,          ///< a GPU reported damaged memory, or is gone
   NetworkFailed = 23,       ///< the connection between ranks' devices broke
+  NodeLost = 24,            ///< a cluster's node was not heard of any more, or left
 };
 
 /// A short sentence a user can act on.

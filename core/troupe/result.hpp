@@ -21,7 +21,8 @@ struct RunError {
   std::vector<std::string> last_lines;  ///< the last lines that the rank printed
   std::optional<std::uint64_t> step;    ///< steps that the rank had completed in its attempt
   std::optional<std::int64_t> pid;      ///< of its process
-  std::string details;                  ///< lines for the post-mortem: backtrace, stacks, what every rank waited for
+  std::string details{};                ///< lines for the post-mortem: backtrace, stacks, what every rank waited for
+  std::string node{};                   ///< of a cluster, where the rank ran; empty: this host
 };
 
 /// One report as the Trainer received it.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <troupe/placement.hpp>
 #include <troupe/storage_path.hpp>
 
 #include <chrono>
@@ -11,8 +12,11 @@
 
 namespace troupe {
 
-/// Where ranks live: threads of this process, or processes of this host.
-enum class Placement : std::uint8_t { Threads, Processes };
+/// Where ranks live: threads of this process, processes of this host, or processes of a cluster's nodes (TrainerOptions::cluster). On nodes
+/// no copies of the training state are kept in memory: a restart goes on from the newest checkpoint.
+enum class Placement : std::uint8_t { Threads, Processes, Nodes };
+/// "threads", "processes", "processes of nodes".
+[[nodiscard]] const char* name(Placement placement) noexcept;
 
 /// How many ranks, and on what. Field names as in Ray Train.
 struct ScalingConfig {
@@ -25,6 +29,10 @@ struct ScalingConfig {
   int spare_workers = 0;                     ///< processes kept ready to take the place of a lost one; 0 to num_workers
   /// Elastic, with fewer ranks than wanted: after so long places for the missing ones are looked for, and taken at a step boundary; 0: never.
   std::chrono::milliseconds grow_after{60'000};
+  // With Placement::Nodes:
+  Resources resources_per_worker{};  ///< what a node must have free for a rank; no cpus: cpus_per_worker; use_gpu without gpus: 1
+  PlacementStrategy placement_strategy = PlacementStrategy::Pack;
+  Labels worker_labels{};            ///< that a rank's node must have
 };
 
 /// What to do with a run of the same name in the same storage.
@@ -81,6 +89,8 @@ struct RunConfig {
 
 /// Throws Failure{InvalidConfig} naming the field, its value and the range.
 void validate(const ScalingConfig& scaling);
+/// What a rank takes of its node.
+[[nodiscard]] Resources resources_of_rank(const ScalingConfig& scaling);
 void validate(const RunConfig& run);
 
 }  // namespace troupe

@@ -37,13 +37,15 @@ std::vector<LinkMessage> one_of_each() {
   run.data.datasets_to_split = {"train", "extra"};
   run.data.options.equal = SplitEqual::Truncate;
   run.data.per_dataset["train"] = {.equal = SplitEqual::Uneven, .enable_shard_locality = false, .fragment_nodes = {0, -1}, .memory_bytes = 7 << 20, .stall_deadline = std::chrono::milliseconds{5}, .bad_rows = {BadRows::Policy::Skip, 9}, .num_threads = 3};
-  RunError error{Errc::RankKilled, "gone", 1, 9, std::nullopt, {"a line", ""}, 12, 4711, "a backtrace"};
+  run.gpu = 3;
+  run.hosts = {{0, 0, 1}, "10.0.0.2", std::string(32, 'k')};
+  RunError error{Errc::RankKilled, "gone", 1, 9, std::nullopt, {"a line", ""}, 12, 4711, "a backtrace", "b"};
   return {Hello{"program", 1, 99}, run, CountForStop{7}, StopAfter{7, 12},
           BarrierPassed{7, 3, "bytes", Errc::DeadlinePassed, "rank 1 did not come"}, AbortRank{7, "because", true},
           RankStarted{7, 1, 4711},
           Reported{7, 1, 5, Metrics{{"loss", 0.25}, {"step", 3}, {"best", true}, {"note", "x"}}, "/c", 2},
           CheckpointWritten{7, 1, 4, Errc::StorageUnavailable, "disk full"}, Progressed{7, 1, Progress{1, 2, 3, 4, 0.5, 6.0}}, BarrierReached{7, 1, 3, std::string("a\0b", 3)},
-          StopCounted{7, 1, 8}, RankDone{7, 1, 9, {"spare"}}, RankLost{7, 1, error}};
+          StopCounted{7, 1, 8}, RankDone{7, 1, 9, {"spare"}}, RankLost{7, 1, error}, SeatOpened{7, 1, "10.0.0.2:4711"}, SeatsKnown{7, {"a:1", "b:2"}}};
 }
 
 LinkMessage decode_frame(std::string_view frame) {

@@ -1,4 +1,4 @@
-#include "rank_observer.hpp"
+#include "local_rank_observer.hpp"
 
 #include "crash_handler.hpp"
 #include "crash_report.hpp"
@@ -93,7 +93,7 @@ std::string kernel_view(pid_t pid) {
 
 }  // namespace
 
-RankObserver::RankObserver() {
+LocalRankObserver::LocalRankObserver() {
   try {
     memory_ = BlackBoxMemory::to_share();
   } catch (const Failure&) {
@@ -101,21 +101,21 @@ RankObserver::RankObserver() {
   }
 }
 
-void RankObserver::began(pid_t pid) {
+void LocalRankObserver::began(pid_t pid) {
   auto kills = memory_kills();
   const std::lock_guard lock{mutex_};
   pid_ = known_pid_ = pid;
   kills_before_ = std::move(kills);
 }
 
-void RankObserver::ending() {
+void LocalRankObserver::ending() {
   const std::lock_guard lock{mutex_};
   pid_ = 0;
 }
 
-bool RankObserver::is_of(std::uint64_t attempt) const noexcept { return memory_ && memory_->box().attempt.load() == attempt; }
+bool LocalRankObserver::is_of(std::uint64_t attempt) const noexcept { return memory_ && memory_->box().attempt.load() == attempt; }
 
-std::optional<RankBeat> RankObserver::beat(std::uint64_t attempt) {
+std::optional<RankBeat> LocalRankObserver::beat(std::uint64_t attempt) {
   if (!is_of(attempt)) return std::nullopt;
   auto beat = beat_of(memory_->box());
   const std::lock_guard lock{mutex_};
@@ -127,7 +127,7 @@ std::optional<RankBeat> RankObserver::beat(std::uint64_t attempt) {
   return beat;
 }
 
-bool RankObserver::ask_stacks() {
+bool LocalRankObserver::ask_stacks() {
   const std::lock_guard lock{mutex_};
   if (!memory_ || pid_ == 0 || memory_->box().training_thread.load() == 0) return false;
   auto& box = memory_->box();
@@ -143,12 +143,12 @@ bool RankObserver::ask_stacks() {
   return num_asked_ > 0;
 }
 
-bool RankObserver::have_stacks() const noexcept {
+bool LocalRankObserver::have_stacks() const noexcept {
   const std::lock_guard lock{mutex_};
   return !memory_ || num_ready(memory_->box()) >= num_asked_;
 }
 
-std::string RankObserver::stacks_told() {
+std::string LocalRankObserver::stacks_told() {
   const std::lock_guard lock{mutex_};
   if (!memory_ || pid_ == 0) return {};
   const auto& box = memory_->box();
@@ -160,7 +160,7 @@ std::string RankObserver::stacks_told() {
   return text;
 }
 
-void RankObserver::complete(RunError& error, std::uint64_t attempt, bool was_ours) const {
+void LocalRankObserver::complete(RunError& error, std::uint64_t attempt, bool was_ours) const {
   const std::lock_guard lock{mutex_};
   if (known_pid_ != 0 && !error.pid) error.pid = known_pid_;
   if (error.code == Errc::RankKilled && error.signal == SIGKILL && !was_ours) {

@@ -1,0 +1,182 @@
+#pragma once
+
+#include "secure_link.hpp"
+
+#include <troupe/link.hpp>
+#include <troupe/messages.hpp>
+#include <troupe/placement.hpp>
+#include <troupe/rank_watch.hpp>
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+// What a cluster's head and its nodes tell each other, over a SecureLink. `run` is the head's number of a run, `process` its number of a
+// rank's process; what comes for one that is not known any more is dropped.
+
+namespace troupe::detail {
+
+constexpr std::uint16_t node_protocol_version = 1;
+
+/// Of both ends: a rank's longest message fits, with its envelope.
+[[nodiscard]] SecureLinkOptions node_link_options();
+
+// ---- node to head -------------------------------------------------------------------------------------------
+
+/// The first packet. Answered by Welcome or NodeRefused.
+struct JoinNode {
+  std::uint16_t version = node_protocol_version;
+  std::string name, address;  ///< address: of the network between ranks' hosts
+  Resources resources;
+  Labels labels;
+  std::int64_t pid = 0;
+};
+/// Once a second.
+struct NodeSeen {
+  double load = 0;  ///< runnable tasks
+};
+/// A LinkMessage of a rank.
+struct FromRank {
+  std::uint64_t run = 0, process = 0;
+  std::uint16_t type = 0;
+  std::string bytes;
+};
+/// Answers ReadOutput.
+struct OutputTold {
+  std::uint64_t run = 0, process = 0;
+  std::vector<std::string> lines;
+};
+/// The last news of a process. `facts`: what its node found out about its end, for RunError.
+struct ProcessOver {
+  std::uint64_t run = 0, process = 0;
+  Errc start = Errc::Ok;
+  std::string start_text;
+  Errc link = Errc::Ok;
+  std::string link_text;
+  bool by_signal = false;
+  std::int32_t value = 0;
+  std::vector<std::string> last_lines;
+  RunError facts;
+};
+/// A line that a rank printed. Answered by OutputTaken: a node does not send more than a MiB ahead.
+struct OutputFromRank {
+  std::uint64_t run = 0;
+  std::int32_t rank = -1;  ///< -1: of a process that is none yet
+  bool is_error = false;
+  std::string text;
+};
+/// What a rank's training thread has done, whenever that has changed.
+struct RankSeen {
+  std::uint64_t run = 0, process = 0;
+  Attempt attempt = 0;
+  RankBeat beat;
+};
+/// Answers AskProcessStacks.
+struct ProcessStacks {
+  std::uint64_t run = 0, process = 0;
+  std::string text;
+};
+/// The node is to leave: move its ranks away. It goes after `limit_ms`, or when it has none.
+struct DrainNotice {
+  std::int64_t limit_ms = 0;
+};
+
+// ---- head to node -------------------------------------------------------------------------------------------
+
+struct Welcome {
+  std::string head;
+};
+/// And the link ends.
+struct NodeRefused {
+  std::string why;
+};
+/// A run that is to have ranks here: how its processes are started. A program that is not the head's starts none.
+struct OpenRun {
+  std::uint64_t run = 0;
+  std::string name, program;
+  std::uint64_t program_bytes = 0, program_digest = 0;  ///< XXH3-64 of the file
+  std::vector<std::string> arguments;
+  std::map<std::string, std::string> environment;
+  std::int32_t cpus_per_rank = 1;
+  std::int64_t start_timeout_ms = 0, beat_ms = 0;
+};
+/// The node's ranks of an attempt meet in its memory. It must see the file `proof_path`, which says `proof`.
+struct OpenAttempt {
+  std::uint64_t run = 0;
+  Attempt attempt = 0;
+  std::vector<std::int32_t> ranks;
+  std::int64_t timeout_ms = 0;
+  std::string proof_path, proof;
+};
+/// A process for a rank, with its seat. Answered by ProcessOver when it has ended.
+struct TakeProcess {
+  std::uint64_t run = 0, process = 0;
+  Attempt attempt = 0;
+  std::int32_t rank = 0;
+};
+/// Keep it for the next attempt: nobody speaks of it by this number any more.
+struct GiveBackProcess {
+  std::uint64_t run = 0, process = 0;
+};
+/// A LinkMessage for a rank.
+struct ToRank {
+  std::uint64_t run = 0, process = 0;
+  std::uint16_t type = 0;
+  std::string bytes;
+};
+struct ReadOutput {
+  std::uint64_t run = 0, process = 0;
+};
+struct FinishProcess {
+  std::uint64_t run = 0, process = 0;
+};
+struct KillProcess {
+  std::uint64_t run = 0, process = 0;
+};
+struct AskProcessStacks {
+  std::uint64_t run = 0, process = 0;
+};
+struct AbortAttempt {
+  std::uint64_t run = 0;
+  Attempt attempt = 0;
+  std::string reason;
+};
+/// Nobody meets there any more.
+struct CloseAttempt {
+  std::uint64_t run = 0;
+  Attempt attempt = 0;
+};
+struct KeepSpares {
+  std::uint64_t run = 0;
+  std::int32_t count = 0;
+};
+/// End all processes that wait.
+struct StartAnew {
+  std::uint64_t run = 0;
+};
+/// End all its processes.
+struct CloseRun {
+  std::uint64_t run = 0;
+};
+struct OutputTaken {
+  std::uint64_t bytes = 0;
+};
+
+/// A type's place is its number on the wire: append only.
+using NodeMessage = std::variant<JoinNode, NodeSeen, FromRank, OutputTold, ProcessOver, OutputFromRank, RankSeen, ProcessStacks, DrainNotice, Welcome,
+                                 NodeRefused, OpenRun, OpenAttempt, TakeProcess, GiveBackProcess, ToRank, ReadOutput, FinishProcess, KillProcess,
+                                 AskProcessStacks, AbortAttempt, CloseAttempt, KeepSpares, StartAnew, CloseRun, OutputTaken>;
+
+/// "TakeProcess"; "unknown type 99".
+[[nodiscard]] std::string node_type_name(std::uint16_t type);
+/// Whether it goes from a head to a node; else the other way.
+[[nodiscard]] bool is_from_head(std::uint16_t type) noexcept;
+
+[[nodiscard]] Packet encode(const NodeMessage& message);
+/// Of a packet that came from a head, or from a node. Throws Failure{ProtocolError} naming the type; allocates no more than a small multiple
+/// of its bytes.
+[[nodiscard]] NodeMessage decode(const Packet& packet, bool from_head);
+
+}  // namespace troupe::detail

@@ -1,0 +1,99 @@
+#include "cluster_cases.hpp"
+
+#include <troupe/cluster.hpp>
+#include <troupe/node.hpp>
+#include <troupe/torch_trainer.hpp>
+
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <thread>
+
+namespace troupe {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+float sum_of(TrainContext& context, float value) {
+  context.communicator().all_reduce(Buffer{&value, sizeof value, DType::F32}, ReduceOp::Sum).wait().or_throw();
+  return value;
+}
+
+void note_process(const Config& config) {
+  if (config.has("pids")) std::ofstream{config.get<std::string>("pids"), std::ios::app} << getpid() << std::endl;
+}
+
+/// One sum, and where the rank is.
+void sum(TrainContext& context, const Config& config) {
+  note_process(config);
+  const double value = sum_of(context, static_cast<float>(context.world_rank() + 1));
+  context.barrier();
+  std::printf("hello from rank %d\n", context.world_rank());
+  context.report({{"sum", value},
+                  {"node_rank", context.node_rank()},
+                  {"local_rank", context.local_rank()},
+                  {"local_world_size", context.local_world_size()},
+                  {"agent", std::int64_t{getppid()}}});
+}
+
+/// Sums for `steps` steps of 10 ms, with a report after the first one and after the last one.
+void steps(TrainContext& context, const Config& config) {
+  note_process(config);
+  const auto count = config.get<std::int64_t>("steps");
+  std::int64_t step = 0;
+  while (step < count && !context.should_stop()) {
+    std::this_thread::sleep_for(10ms);
+    const double value = sum_of(context, 1);
+    context.step_completed();
+    const auto now = std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    if (++step == 1) context.report({{"first", value}, {"agent", std::int64_t{getppid()}}, {"steady_s", now}});
+  }
+  if (step == count) context.report({{"ranks", context.world_size()}, {"agent", std::int64_t{getppid()}}});
+}
+
+int drive(const Session& session, char** argv) {
+  ClusterOptions open;
+  open.listen = std::string("127.0.0.1:") + argv[2];
+  const auto cluster = Cluster::open(open);
+  if (!cluster->wait_for_nodes(2, 20s)) return 98;
+  if (const char* replace = std::getenv("TROUPE_TEST_REPLACE")) std::filesystem::rename(replace, session.program());
+  TrainerOptions options;
+  options.scaling.num_workers = std::atoi(argv[4]);
+  options.scaling.placement = Placement::Nodes;
+  options.run.name = "run";
+  options.run.storage_path = argv[5];
+  options.run.progress = false;
+  options.run.start_timeout = 20s;
+  options.run.stop_grace = 2s;
+  options.cluster = cluster;
+  const auto result = TorchTrainer{session, argv[3], {{"steps", 100'000}, {"pids", std::string(argv[5]) + "/pids"}}, options}.fit();
+  if (result.error) std::cerr << "error: " << name(result.error->code) << ": " << result.error->message << std::endl;
+  return result.exit_code();
+}
+
+int agent(char** argv) {
+  NodeOptions options;
+  options.join = argv[2];
+  options.name = argv[3];
+  options.resources.cpus = std::atof(argv[4]);
+  return NodeAgent::start(options)->wait().ok() ? 0 : 1;
+}
+
+}  // namespace
+
+TrainFunctions cluster_cases() { return {{"sum", sum}, {"steps", steps}}; }
+
+bool runs_as_other(const Session& session, int argc, char** argv, int& code) {
+  const std::string mode = argc > 1 ? argv[1] : "";
+  if (mode == "--agent" && argc == 5) return code = agent(argv), true;
+  if (mode == "--drive" && argc == 6) return code = drive(session, argv), true;
+  return false;
+}
+
+}  // namespace troupe

@@ -1,0 +1,84 @@
+#include "node_targets.hpp"
+
+#include "../../actors/cluster/node_messages.hpp"
+#include "../../actors/frame.hpp"
+
+#include <cstring>
+
+namespace troupe::fuzz {
+
+namespace {
+
+using namespace troupe::detail;
+
+void read_inner(const NodeMessage& message) {
+  const auto read = [](const auto& wrapped) { (void)decode_message(wrapped.type, wrapped.bytes); };
+  if (const auto* up = std::get_if<FromRank>(&message)) read(*up);
+  if (const auto* down = std::get_if<ToRank>(&message)) read(*down);
+}
+
+}  // namespace
+
+int node_message(const std::uint8_t* data, std::size_t size) {
+  if (size < 2) return 0;
+  Packet packet;
+  std::memcpy(&packet.type, data, 2);
+  packet.bytes.assign(reinterpret_cast<const char*>(data) + 2, size - 2);
+  for (const bool from_head : {false, true}) {
+    try {
+      const auto message = decode(packet, from_head);
+      const auto again = encode(message);
+      if (again.type != packet.type || decode(again, from_head).index() != message.index() || encode(decode(again, from_head)).bytes != again.bytes) __builtin_trap();
+      read_inner(message);
+    } catch (const Failure& failure) {
+      if (failure.code() != Errc::ProtocolError) __builtin_trap();
+    }
+  }
+  return 0;
+}
+
+std::vector<std::string> node_message_seeds() {
+  const RankBeat beat{7, 6, 5, WaitingIn::Collective, std::chrono::nanoseconds{4}, true, {}};
+  RunError facts;
+  facts.signal = 9;
+  facts.details = "a backtrace\n";
+  facts.node = "b";
+  const auto inner = encode_frame(RankStarted{3, 1, 4711}, 1 << 20).substr(frame_header_bytes);
+  const std::vector<NodeMessage> messages = {
+      JoinNode{1, "b", "10.0.0.2", {4, 0.5, std::uint64_t{1} << 36, {{"licence", 1}}}, {{"zone", "x"}}, 4711},
+      NodeSeen{0.25},
+      FromRank{1, 2, 6, inner},
+      OutputTold{1, 2, {"a line", ""}},
+      ProcessOver{1, 2, Errc::StartFailed, "no room", Errc::Ok, "", true, 9, {"last"}, facts},
+      OutputFromRank{1, 3, true, "oh"},
+      RankSeen{1, 2, 3, beat},
+      ProcessStacks{1, 2, "stacks"},
+      DrainNotice{5'000},
+      Welcome{"head"},
+      NodeRefused{"why"},
+      OpenRun{1, "run", "/bin/x", 10, 11, {"x", "--y"}, {{"A", "B"}}, 2, 60'000, 100},
+      OpenAttempt{1, 3, {0, 1, 5}, 600'000, "/shared/run/.troupe_nodes", "00ff"},
+      TakeProcess{1, 2, 3, 5},
+      GiveBackProcess{1, 2},
+      ToRank{1, 2, 4, "bytes"},
+      ReadOutput{1, 2},
+      FinishProcess{1, 2},
+      KillProcess{1, 2},
+      AskProcessStacks{1, 2},
+      AbortAttempt{1, 3, "rank 2 failed"},
+      CloseAttempt{1, 3},
+      KeepSpares{1, 2},
+      StartAnew{1},
+      CloseRun{1},
+      OutputTaken{4096}};
+  std::vector<std::string> seeds;
+  for (const auto& message : messages) {
+    const auto packet = encode(message);
+    std::string seed(2, '\0');
+    std::memcpy(seed.data(), &packet.type, 2);
+    seeds.push_back(seed + packet.bytes);
+  }
+  return seeds;
+}
+
+}  // namespace troupe::fuzz
