@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace boost::asio {
 class io_context;
@@ -37,7 +38,7 @@ struct SecureLinkOptions {
 /// order. A connection that breaks may be made again within `silence`; packets that were not acknowledged are sent again, and none is
 /// delivered twice: a Hello carries the link's id and the number of the last packet that came. The connecting side reconnects, with backoff and jitter.
 ///
-/// Threads: `send`, `finish`, `close` from any; handlers run on the thread that runs the io_context.
+/// Threads: `send`, `finish`, `close`, `local_address` from any; handlers run on the one thread that runs the io_context, which outlives the link.
 class SecureLink {
  public:
   static constexpr std::uint16_t first_own_type = 0xFF00;  ///< Hello, beat, acknowledgement
@@ -47,21 +48,23 @@ class SecureLink {
     std::function<void(Packet)> arrived;
     std::function<void(const std::string& why)> interrupted{};  ///< the connection broke; it may come back
     std::function<void()> resumed{};
-    /// Exactly once, the last call. Ok: the peer finished, or `close` was called.
+    /// Exactly once, the last call. Ok: the peer finished, or `close` was called here. Cancelled: the peer called `close`. DeadlinePassed: it was silent
+    /// for too long, or could not be reached for so long. InvalidConfig: certificate, role, cluster or token are wrong, here or there (another try would
+    /// end the same way); else what the other side's `Accept` threw. ProtocolError: it sent nonsense, or does not read.
     std::function<void(const Outcome&)> closed;
   };
 
   virtual ~SecureLink() = default;
-  /// Not ok: it is too long (nothing is queued). A peer that lets `queue_bytes` wait closes the link.
+  /// Not ok: it is too long (nothing is queued). A peer that lets `queue_bytes` wait closes the link. After the end, or `finish`: ok, and dropped.
   [[nodiscard]] virtual Outcome send(Packet packet) = 0;
-  /// Closes when everything is sent and acknowledged.
+  /// Closes when everything is sent and acknowledged. What the peer had not sent by then does not come.
   virtual void finish() = 0;
   virtual void close() = 0;
   /// This end's address of the connection, "10.0.0.1"; empty when there is none.
   [[nodiscard]] virtual std::string local_address() const = 0;
 
-  /// Connects to "HOST:PORT", as `role`, to a peer of role `wanted`. Returns at once. Throws Failure for unusable certificates or without TLS beyond
-  /// loopback unless `security.insecure`.
+  /// Connects to "HOST:PORT", as `role`, to a peer of role `wanted`. Returns at once. While nobody listens there it tries for `silence`. Throws Failure for
+  /// unusable certificates or without TLS beyond loopback unless `security.insecure`.
   [[nodiscard]] static std::shared_ptr<SecureLink> connect(boost::asio::io_context& io, const std::string& host_port, ClusterRole role, ClusterRole wanted,
                                                            const ClusterSecurity& security, SecureLinkOptions options, Handlers handlers);
 };
@@ -73,7 +76,8 @@ class SecureListener {
   struct Options {
     std::string listen = "127.0.0.1:0";  ///< "HOST:PORT"; port 0: any
     int max_handshakes = 64;
-    SecureLinkOptions link;
+    SecureLinkOptions link{};
+    std::vector<ClusterRole> roles{ClusterRole::Node, ClusterRole::Operator};  ///< who may connect
   };
   /// What becomes of a new peer: its handlers. Called on the io thread after authentication. Throw Failure to refuse it: the text goes to the peer.
   using Accept = std::function<SecureLink::Handlers(const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link)>;
@@ -85,6 +89,7 @@ class SecureListener {
     std::uint64_t silent = 0, no_tls = 0, certificate = 0, role = 0, token = 0, version = 0, other = 0;
   };
   [[nodiscard]] virtual Refused refused() const = 0;
+  /// No new links, and none is taken up again; those that are open stay.
   virtual void close() = 0;
 
   /// Throws Failure{InvalidConfig}: without TLS beyond loopback unless `security.insecure`; Failure{StartFailed}: the address is in use.

@@ -32,9 +32,13 @@ int rank_file(const std::uint8_t* data, std::size_t size);
 int tokenizer_json(const std::uint8_t* data, std::size_t size);
 int tokenizer_model(const std::uint8_t* data, std::size_t size);
 
-/// Valid contents to begin from, for the two above.
+/// What comes over a cluster's link: frames in pieces, and the messages of strangers among them (link_entries.cpp; not among `targets`).
+int link_frames(const std::uint8_t* data, std::size_t size);
+
+/// Valid contents to begin from, for three of the above.
 [[nodiscard]] std::vector<std::string> manifest_seeds();
 [[nodiscard]] std::vector<std::string> rank_file_seeds();
+[[nodiscard]] std::vector<std::string> link_seeds();
 
 struct Target {
   std::string_view name;

@@ -108,6 +108,36 @@ class Cli(unittest.TestCase):
         self.refused(2, "--strategy", "estimate-memory", model, "--strategy", "zero4")
         self.refused(2, "excludes", "estimate-memory", model, "--strategy", "zero3", "--config", "x.json")
 
+    def test_certs_are_made_shown_renewed_and_rotated(self):
+        with tempfile.TemporaryDirectory() as place:
+            ca, node = pathlib.Path(place, "ca"), pathlib.Path(place, "n1")
+            code, out, err = troupe("certs", "init", "--directory", ca, "--cluster", "lab")
+            self.assertEqual((code, err), (0, ""))
+            self.assertIn("troupe certs issue", out)
+            self.assertNotIn((ca / "token").read_text().strip(), out)
+            issue = ["certs", "issue", "--directory", ca, "--role", "node", "--name", "n1", "--into", node]
+            code, out, err = troupe(*issue, "--days", 90)
+            self.assertEqual((code, err), (0, ""))
+            self.assertEqual(sorted(file.name for file in node.iterdir()), ["ca.pem", "n1.key", "n1.pem", "token"])
+            self.assertEqual([oct((node / name).stat().st_mode & 0o777) for name in ("n1.key", "token", "n1.pem")], ["0o600", "0o600", "0o644"])
+            self.refused(1, "n1.pem is there already", *issue)
+            self.refused(1, "token is there already", "certs", "init", "--directory", node, "--cluster", "lab")
+            self.assertEqual(troupe("certs", "rotate", "--directory", ca)[0], 0)
+            self.assertEqual(troupe(*issue, "--replace")[0], 0)
+            code, out, _ = troupe("certs", "show", "--directory", node, "--json")
+            rows = [(row["role"], row["cluster"], row["name"]) for row in json.loads(out)]
+            self.assertEqual(rows, [("ca", "lab", ""), ("ca", "lab", ""), ("node", "lab", "n1")])
+            self.assertIn("364", troupe("certs", "show", "--directory", node)[1])
+
+    def test_certs_says_what_is_wrong(self):
+        with tempfile.TemporaryDirectory() as place:
+            self.refused(1, "certificates are issued where the CA was made", "certs", "issue", "--directory", place, "--role", "node", "--name", "a")
+            self.refused(1, "is no name of a cluster", "certs", "init", "--directory", place + "/x", "--cluster", "a b")
+            self.refused(1, "is no directory", "certs", "show", "--directory", place + "/x")
+            self.refused(2, "--role", "certs", "issue", "--directory", place, "--role", "king", "--name", "a")
+            self.refused(2, "did you mean 'rotate'?", "certs", "rotat")
+            self.refused(2, "init, issue, rotate or show", "certs")
+
     def test_starts_without_libtorch(self):
         linked = subprocess.run(["ldd", os.environ["TROUPE_PROGRAM"]], capture_output=True, text=True, check=True).stdout
         self.assertNotIn("torch", linked)

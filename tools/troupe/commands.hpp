@@ -14,6 +14,7 @@ class WrongUse : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+[[nodiscard]] Command add_certs(CLI::App& app);
 [[nodiscard]] Command add_chaos(CLI::App& app);
 [[nodiscard]] Command add_checkpoint(CLI::App& app);
 [[nodiscard]] Command add_config(CLI::App& app);

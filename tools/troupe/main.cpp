@@ -1,4 +1,4 @@
-// troupe: looks at users' configuration files, models and checkpoints, and converts models. `troupe --help` says how.
+// troupe: looks at users' configuration files, models and checkpoints, converts models, and makes certificates. `troupe --help` says how.
 #include "commands.hpp"
 
 #include <troupe/config.hpp>
@@ -60,7 +60,7 @@ int run(CLI::App& app, const std::vector<std::pair<std::string, troupe::tools::C
     for (const auto& [name, command] : commands) {
       if (app.got_subcommand(name)) return command();
     }
-    throw troupe::tools::WrongUse{"say what to do: chaos, checkpoint, config, convert or estimate-memory"};
+    throw troupe::tools::WrongUse{"say what to do: certs, chaos, checkpoint, config, convert or estimate-memory"};
   } catch (const troupe::tools::WrongUse& wrong) {
     return wrong_use(used, wrong.what());
   }
@@ -72,7 +72,8 @@ int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_DFL);  // `troupe … | head` ends without a word
   CLI::App app{"Troupe: distributed training as a troupe of actors.", "troupe"};
   app.allow_extras();
-  const std::vector<std::pair<std::string, troupe::tools::Command>> commands{{"chaos", troupe::tools::add_chaos(app)},
+  const std::vector<std::pair<std::string, troupe::tools::Command>> commands{{"certs", troupe::tools::add_certs(app)},
+                                                                             {"chaos", troupe::tools::add_chaos(app)},
                                                                              {"checkpoint", troupe::tools::add_checkpoint(app)},
                                                                              {"config", troupe::tools::add_config(app)},
                                                                              {"convert", troupe::tools::add_convert(app)},
