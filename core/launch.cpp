@@ -54,11 +54,11 @@ LaunchTask of_srun(const Variables& env) {
   check(task, env.number({"SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_NPROCS"}, "srun"));
   for (const auto* name : {"SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST"}) {
     if (!env.has(name) || !task.head_host.empty()) continue;
-    const auto hosts = expand_hosts(env.text(name));
-    if (static_cast<int>(hosts.size()) < task.num_nodes) {
-      throw Failure{Errc::InvalidConfig, std::string(name) + " has " + std::to_string(hosts.size()) + " hosts, but the job has " + std::to_string(task.num_nodes) + " nodes"};
+    task.hosts = expand_hosts(env.text(name));
+    if (static_cast<int>(task.hosts.size()) < task.num_nodes) {
+      throw Failure{Errc::InvalidConfig, std::string(name) + " has " + std::to_string(task.hosts.size()) + " hosts, but the job has " + std::to_string(task.num_nodes) + " nodes"};
     }
-    task.head_host = hosts.front();
+    task.head_host = task.hosts.front();
   }
   const auto job = env.number("SLURM_JOB_ID").value_or(0);
   task.job = std::to_string(job) + "." + env.text("SLURM_STEP_ID");

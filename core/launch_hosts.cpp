@@ -110,7 +110,7 @@ LaunchTask task_of_host(const std::vector<std::string>& hosts, const std::vector
     const auto first = [](const std::string& name) { return name.substr(0, name.find('.')); };
     const auto is_own = [&](const std::string& own) { return own == hosts[i] || (!is_digit(hosts[i].front()) && first(own) == first(hosts[i]) && (own == first(own) || hosts[i] == first(hosts[i]))); };
     if (std::none_of(own_names.begin(), own_names.end(), is_own)) continue;
-    return {"a host list", static_cast<int>(i), 0, static_cast<int>(i), static_cast<int>(hosts.size()), hosts.front(), 0, ""};
+    return {"a host list", static_cast<int>(i), 0, static_cast<int>(i), static_cast<int>(hosts.size()), hosts.front(), 0, hosts, ""};
   }
   throw Failure{Errc::NotFound, "this host is none of " + joined(hosts) + "; it goes by " + joined(own_names) + ". Name it as one of these, or say --node-rank"};
 }

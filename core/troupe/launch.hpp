@@ -21,6 +21,7 @@ struct LaunchTask {
   int num_nodes = 1;
   std::string head_host{};  ///< of the first node; empty: the launcher does not say
   int head_port = 0;      ///< 0: any that is agreed on otherwise
+  std::vector<std::string> hosts{};  ///< of the nodes, where the launcher says so
   std::string job{};        ///< tells jobs on one host apart; may be empty
 };
 
