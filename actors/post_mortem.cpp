@@ -33,7 +33,7 @@ void TrainerState::write_post_mortem(const RunError& error, bool goes_on, const 
   page.attempt = attempt;
   page.node = host_name();
   page.world_size = world_size;
-  page.placement = name(setup.scaling.placement);
+  page.placement = troupe::name(setup.scaling.placement);
   page.time_s = std::chrono::duration<double>(self->clock().now() - began).count();
   page.date = date_now();
   page.error = error;

@@ -166,7 +166,7 @@ LaunchPlan plan_launch(const LaunchOptions& o) {
                               {"TROUPE_CLUSTER_EXPECT", joined(task->hosts)}, {"TROUPE_CLUSTER_WAIT", std::to_string(o.wait)}};
   if (o.insecure) plan.program_environment["TROUPE_CLUSTER_INSECURE"] = "1";
   if (!o.certs.empty()) use_certificates(plan, o.certs);
-  plan.agent_options.insert(plan.agent_options.end(), {"--give-up-after", std::to_string(o.wait)});
+  plan.agent_options.insert(plan.agent_options.end(), {"--once", "--give-up-after", std::to_string(o.wait)});
   return plan;
 }
 

@@ -13,7 +13,7 @@ struct NodeArguments {
   double cpus = 0, gpus = -1;  ///< 0 and below: those of the machine
   std::vector<std::string> labels, resources;
   double give_up_after = 0, head_grace = 5, leave_within = 30;
-  bool insecure = false, keep_output = false;
+  bool insecure = false, keep_output = false, once = false;
 };
 
 /// Options that `troupe node` and `troupe launch` share.

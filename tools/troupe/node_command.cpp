@@ -63,6 +63,7 @@ NodeOptions node_options(const NodeArguments& a) {
   options.give_up_after = std::chrono::milliseconds{static_cast<long>(a.give_up_after * 1000)};
   options.head_grace = std::chrono::milliseconds{static_cast<long>(a.head_grace * 1000)};
   options.forward_output = !a.keep_output;
+  options.end_with_head = a.once;
   return options;
 }
 
@@ -109,6 +110,7 @@ Command add_node(CLI::App& app) {
   command->add_option("--give-up-after", a.give_up_after, "ends when no head could be joined for so many seconds; 0: tries for ever")->capture_default_str()->check(CLI::NonNegativeNumber);
   command->add_option("--head-grace", a.head_grace, "seconds without a word from the head after which ranks are ended")->capture_default_str()->check(CLI::Range(0.1, 3600.0));
   command->add_option("--leave-within", a.leave_within, "seconds that ranks have to move away after the first SIGTERM or Ctrl-C")->capture_default_str()->check(CLI::NonNegativeNumber);
+  command->add_flag("--once", a.once, "ends when the head's program has ended, else it waits for the next");
   command->add_flag("--keep-output", a.keep_output, "ranks print here, not at the head");
   return [arguments] { return serve(*arguments); };
 }
