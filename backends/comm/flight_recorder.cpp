@@ -1,5 +1,6 @@
 #include <troupe/flight_recorder.hpp>
 
+#include "local_access.hpp"
 #include "packed.hpp"
 
 #include <troupe/black_box.hpp>
@@ -59,8 +60,22 @@ std::string CollectiveLabel::text() const {
   return {begin, strnlen(begin, sizeof words)};
 }
 
+namespace detail {
+
+namespace {
+constexpr char kWhole = '\x01';
+}
+
+std::string whole_label(const std::string& text) {
+  constexpr std::size_t most = sizeof(CollectiveLabel::words) - 1;
+  return kWhole + (text.size() <= most ? text : text.substr(0, most - 3) + "…");
+}
+
+}  // namespace detail
+
 std::string describe(const Collective& collective, std::uint64_t sequence, const CollectiveLabel& label) {
   constexpr std::string_view ops[] = {"sum", "mean", "max", "min"};
+  if (const auto whole = label.text(); !whole.empty() && whole.front() == detail::kWhole) return whole.substr(1);
   std::string text = std::string{name(collective.call)} + " #" + std::to_string(sequence);
   if (const auto whose = label.text(); !whose.empty()) text += " of `" + whose + "`";
   if (collective.call == Call::Barrier) return text;

@@ -1,4 +1,5 @@
 #include "arena.hpp"
+#include "local_access.hpp"
 #include "seat.hpp"
 
 #include <troupe/local_groups.hpp>
@@ -46,6 +47,7 @@ class LocalCommunicator final : public detail::RequestCommunicator {
   }
   void set_timeout(std::chrono::milliseconds timeout) override { seat_->set_timeout(timeout); }
   FlightRecorder& recorder() noexcept override { return seat_->recorder(); }
+  detail::SharedState& state() noexcept { return seat_->state(); }
 
  protected:
   Work post(const detail::Request& request) override { return seat_->post(request); }
@@ -83,6 +85,25 @@ class MemfdGroup final : public SharedGroup {
 };
 
 }  // namespace
+
+namespace detail {
+
+void know_ranks_as(Communicator& local, const std::vector<int>& ranks) {
+  if (auto* group = dynamic_cast<LocalCommunicator*>(&local)) group->state().know_members_as(ranks);
+}
+
+void fail_group(Communicator& local, Errc code, const std::string& text) noexcept {
+  if (auto* group = dynamic_cast<LocalCommunicator*>(&local)) group->state().fail(code, text);
+  else local.abort(text);
+}
+
+std::optional<Outcome> failure_of(Communicator& local) noexcept {
+  auto* group = dynamic_cast<LocalCommunicator*>(&local);
+  if (!group || !group->state().is_broken()) return std::nullopt;
+  return group->state().failure();
+}
+
+}  // namespace detail
 
 std::vector<std::unique_ptr<Communicator>> make_thread_group(int size, std::chrono::milliseconds timeout) {
   check_size(size);

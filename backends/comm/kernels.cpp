@@ -66,11 +66,12 @@ using Sources = std::span<std::byte* const>;
 
 /// Elements of T, results of R: T or what T is added in.
 template <class T, class F, class R>
-TROUPE_INLINE void run(Sources sources, Sources targets, std::size_t count, bool mean) {
+TROUPE_INLINE void run(Sources sources, Sources targets, std::size_t count, std::size_t by) {
   using A = typename Accumulator<T>::type;
   alignas(64) A sum[kBlock];
   alignas(64) R result[kBlock];
-  const auto divisor = mean ? static_cast<A>(sources.size()) : A{1};
+  const bool mean = by != 1;
+  const auto divisor = static_cast<A>(by);
   for (std::size_t at = 0; at < count; at += kBlock) {
     const auto n = std::min(kBlock, count - at);
     const auto part = [&](std::size_t s) { return reinterpret_cast<const T*>(sources[s]) + at; };
@@ -92,7 +93,7 @@ TROUPE_INLINE void run(Sources sources, Sources targets, std::size_t count, bool
 }
 
 #define TROUPE_KERNEL(NAME, T, F, R) \
-  TROUPE_CLONES void NAME(Sources sources, Sources targets, std::size_t count, bool mean) { run<T, F, R>(sources, targets, count, mean); }
+  TROUPE_CLONES void NAME(Sources sources, Sources targets, std::size_t count, std::size_t by) { run<T, F, R>(sources, targets, count, by); }
 #define TROUPE_KERNELS(TYPE, T, R)        \
   TROUPE_KERNEL(add_##TYPE, T, Add, R)    \
   TROUPE_KERNEL(max_##TYPE, T, Larger, R) \
@@ -109,8 +110,10 @@ TROUPE_KERNELS(i8, std::int8_t, std::int8_t)
 TROUPE_KERNELS(u8, std::uint8_t, std::uint8_t)
 TROUPE_KERNELS(f16_wide, Float16, float)
 TROUPE_KERNELS(bf16_wide, BFloat16, float)
+TROUPE_KERNELS(f16_narrow, float, Float16)
+TROUPE_KERNELS(bf16_narrow, float, BFloat16)
 
-using Kernel = void (*)(Sources, Sources, std::size_t, bool);
+using Kernel = void (*)(Sources, Sources, std::size_t, std::size_t);
 struct Kernels {
   Kernel add, max, min;
 };
@@ -121,6 +124,7 @@ constexpr Kernels kKernels[] = {
     {add_u8, max_u8, min_u8},    {max_u8, max_u8, min_u8},
 };
 constexpr Kernels kWideF16{add_f16_wide, max_f16_wide, min_f16_wide}, kWideBF16{add_bf16_wide, max_bf16_wide, min_bf16_wide};
+constexpr Kernels kNarrowF16{add_f16_narrow, max_f16_narrow, min_f16_narrow}, kNarrowBF16{add_bf16_narrow, max_bf16_narrow, min_bf16_narrow};
 
 #if defined(__x86_64__)
 /// A cache line is read once and written whole to each target, so that nothing is fetched for what is overwritten.
@@ -166,13 +170,15 @@ void check_reducible(DType dtype, ReduceOp op) {
 }
 
 void reduce(const Reduction& reduction, Sources sources, Sources targets, std::size_t count) {
-  const bool wide = reduction.to != reduction.from;
-  const auto& kernels = !wide                             ? kKernels[static_cast<std::size_t>(reduction.from)]
+  const bool same = reduction.to == reduction.from;
+  const auto& kernels = same                             ? kKernels[static_cast<std::size_t>(reduction.from)]
                         : reduction.from == DType::BF16 ? kWideBF16
-                                                          : kWideF16;
+                        : reduction.from == DType::F16  ? kWideF16
+                        : reduction.to == DType::BF16   ? kNarrowBF16
+                                                          : kNarrowF16;
   const auto op = reduction.op;
   const auto kernel = op == ReduceOp::Max ? kernels.max : op == ReduceOp::Min ? kernels.min : kernels.add;
-  kernel(sources, targets, count, op == ReduceOp::Mean);
+  kernel(sources, targets, count, op != ReduceOp::Mean ? 1 : reduction.divisor != 0 ? reduction.divisor : sources.size());
 }
 
 }  // namespace troupe::detail

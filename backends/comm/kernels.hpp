@@ -13,8 +13,9 @@ void check_reducible(DType dtype, ReduceOp op);
 /// What is done to each element.
 struct Reduction {
   DType from;
-  DType to;  ///< `from`, or F32 for a 16-bit float
+  DType to;  ///< `from`; or F32 for a 16-bit float, and the other way
   ReduceOp op;
+  std::size_t divisor = 0;  ///< of a mean whose sources are sums already; 0: the number of sources
 };
 
 /// Combines `count` elements of all sources, in the order of the sources, and writes the result to every target.

@@ -139,6 +139,11 @@ void SharedState::be_child_of(std::shared_ptr<SharedState> parent, const std::ve
   for (const auto r : members) members_.push_back(parent_->members_[static_cast<std::size_t>(r)]);
 }
 
+void SharedState::know_members_as(const std::vector<int>& ranks) {
+  const std::lock_guard lock{children_mutex_};  // threads share this object; the first of them writes
+  if (members_ != ranks) members_ = ranks;
+}
+
 std::shared_ptr<SharedState> SharedState::open(int fd) {
   struct stat info{};
   if (fstat(fd, &info) != 0) throw Failure{Errc::ProtocolError, std::string{"shared memory group: "} + std::strerror(errno)};

@@ -124,6 +124,8 @@ class SharedState : public std::enable_shared_from_this<SharedState> {
   [[nodiscard]] bool between_processes() const noexcept { return space_ != nullptr; }
   /// Ranks of the first group that this one was split from, in its order: what people know the ranks by.
   [[nodiscard]] const std::vector<int>& members() const noexcept { return members_; }
+  /// Lets people know the ranks by other numbers; the same from every rank, before the first collective.
+  void know_members_as(const std::vector<int>& ranks);
   [[nodiscard]] bool is_split() const noexcept { return parent_ != nullptr; }
   [[nodiscard]] const SharedState& root() const noexcept { return parent_ ? parent_->root() : *this; }
 

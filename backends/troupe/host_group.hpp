@@ -27,6 +27,7 @@ class HostMeeting {
   [[nodiscard]] virtual std::string endpoint() const = 0;
   /// Connects with the others, given everyone's endpoint by rank, and makes this rank's seat: inside a host over `local` (its seat among
   /// the ranks of its host), between hosts over sockets. Blocks until all are connected.
+  /// `timeout` is also how long its collectives wait, until `set_timeout`. Once only.
   /// Throws Failure{DeadlinePassed} naming ranks that did not come, Failure{Aborted} after `abort`.
   [[nodiscard]] virtual std::unique_ptr<Communicator> join(const std::vector<std::string>& endpoints, std::unique_ptr<Communicator> local,
                                                            std::chrono::milliseconds timeout) = 0;
@@ -36,5 +37,8 @@ class HostMeeting {
   /// Throws Failure{StartFailed} when `plan.address` is none of this host's.
   [[nodiscard]] static std::unique_ptr<HostMeeting> open(const HostPlan& plan, int rank);
 };
+
+/// Bytes that this rank has sent to other hosts, encryption included; 0 of a group without other hosts.
+[[nodiscard]] std::uint64_t wire_bytes(const Communicator& group) noexcept;
 
 }  // namespace troupe
