@@ -39,9 +39,9 @@ class Certificates {
     auto pattern = (std::filesystem::temp_directory_path() / "troupe-link-bench-XXXXXX").string();
     if (::mkdtemp(pattern.data()) == nullptr) throw Failure{Errc::StorageUnavailable, pattern + " cannot be made"};
     path_ = pattern;
-    make_cluster_ca(path_ / "ca", "bench", std::chrono::hours{24});
-    issue_certificate(path_ / "ca", ClusterRole::Head, "head", std::chrono::hours{24}, path_ / "ca");
-    issue_certificate(path_ / "ca", ClusterRole::Node, "node", std::chrono::hours{24}, path_ / "ca");
+    make_cluster_ca(path_ / "ca", "bench", std::chrono::hours{240});
+    issue_certificate(path_ / "ca", ClusterRole::Head, "head", std::chrono::hours{240}, path_ / "ca");
+    issue_certificate(path_ / "ca", ClusterRole::Node, "node", std::chrono::hours{240}, path_ / "ca");
   }
   ~Certificates() { std::filesystem::remove_all(path_); }
   Certificates(const Certificates&) = delete;

@@ -139,7 +139,7 @@ void HeadRun::try_places() {
   if (places.node_of.empty()) {
     why_failed_ = places.missing;
     // An elastic run goes on with fewer at once, and grows later.
-    if (scaling_.min_workers > 0 && !is_first_) fail(Errc::StartFailed, "there is no place for all ranks: " + why_failed_);
+    if (scaling_.min_workers > 0 && scaling_.num_workers > scaling_.min_workers && !is_first_) fail(Errc::StartFailed, "there is no place for all ranks: " + why_failed_);
     return;
   }
   std::vector<std::shared_ptr<HeadNode>> node_of;

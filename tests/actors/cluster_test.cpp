@@ -48,7 +48,9 @@ TEST_F(ClusterRun, ReplacesTheRanksOfANodeThatIsKilled) {
   const auto page = file(result.path / result.post_mortem);
   EXPECT_THAT(page, AllOf(HasSubstr("NodeLost"), HasSubstr("node b was not heard of")));
   for (const auto& report : result.history) {
-    if (report.attempt == 2) EXPECT_NE(name_of_agent(integer(report, "agent")), "none");
+    if (report.attempt == 2) {
+      EXPECT_NE(name_of_agent(integer(report, "agent")), "none");
+    }
   }
 }
 
@@ -102,7 +104,9 @@ TEST_F(ClusterRun, MovesRanksFromANodeThatDrains) {
   EXPECT_EQ(result.post_mortem, "");
   EXPECT_EQ(result.history.back().attempt, 2u);
   for (const auto& report : result.history) {
-    if (report.attempt == 2) EXPECT_NE(name_of_agent(integer(report, "agent")), "b");
+    if (report.attempt == 2) {
+      EXPECT_NE(name_of_agent(integer(report, "agent")), "b");
+    }
   }
 }
 

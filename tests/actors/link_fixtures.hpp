@@ -50,13 +50,13 @@ class TemporaryDirectory {
 class TestCluster {
  public:
   explicit TestCluster(const std::string& name = "test") {
-    make_cluster_ca(directory(), name, 24h);
+    make_cluster_ca(directory(), name, valid);
     issue(ClusterRole::Head, "head");
     issue(ClusterRole::Node, "node");
     issue(ClusterRole::Operator, "operator");
   }
   [[nodiscard]] std::filesystem::path directory() const { return temporary_.path() / "ca"; }
-  void issue(ClusterRole role, const std::string& name) { issue_certificate(directory(), role, name, 24h, directory()); }
+  void issue(ClusterRole role, const std::string& name) { issue_certificate(directory(), role, name, valid, directory()); }
   /// A certificate with any URI and dates, as an attacker or a mistake makes it.
   void issue(const std::string& name, const std::string& uri, detail::Validity validity) {
     detail::Issuer issuer{std::move(detail::read_certificates(directory() / "ca.pem").front()), detail::read_key(directory() / "ca.key")};
@@ -67,6 +67,7 @@ class TestCluster {
   [[nodiscard]] ClusterSecurity as(const std::string& name) const { return {directory(), name}; }
 
  private:
+  static constexpr auto valid = 240h;  // long enough for no warning
   TemporaryDirectory temporary_;
 };
 

@@ -98,12 +98,12 @@ class TcpProxy {
     });
   }
 
+  detail::IoThread io_;  // sockets must not outlive it
   const tcp::endpoint to_;
   const std::function<std::size_t(int)> cut_after_;
   std::atomic<int> num_connections_{0};
   std::atomic<std::size_t> num_bytes_{0};
   std::vector<Shared> held_;
-  detail::IoThread io_;
   tcp::acceptor acceptor_{io_.io(), tcp::endpoint{boost::asio::ip::address_v4::loopback(), 0}};
 };
 

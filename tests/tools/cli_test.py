@@ -121,7 +121,7 @@ class Cli(unittest.TestCase):
             self.assertEqual(sorted(file.name for file in node.iterdir()), ["ca.pem", "n1.key", "n1.pem", "token"])
             self.assertEqual([oct((node / name).stat().st_mode & 0o777) for name in ("n1.key", "token", "n1.pem")], ["0o600", "0o600", "0o644"])
             self.refused(1, "n1.pem is there already", *issue)
-            self.refused(1, "token is there already", "certs", "init", "--directory", node, "--cluster", "lab")
+            self.refused(1, "ca.pem is there already", "certs", "init", "--directory", node, "--cluster", "lab")
             self.assertEqual(troupe("certs", "rotate", "--directory", ca)[0], 0)
             self.assertEqual(troupe(*issue, "--replace")[0], 0)
             code, out, _ = troupe("certs", "show", "--directory", node, "--json")
