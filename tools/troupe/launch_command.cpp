@@ -5,6 +5,7 @@
 
 #include <troupe/errors.hpp>
 
+#include <fcntl.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -102,11 +103,11 @@ std::vector<std::string> agent_words(const LaunchPlan& plan, const std::string& 
 
 int be_head(const LaunchPlan& plan, const std::vector<std::string>& words) {
   int tell[2];
-  if (pipe(tell) != 0) throw Failure{Errc::StartFailed, "cannot make a pipe"};
+  if (pipe2(tell, O_CLOEXEC) != 0) throw Failure{Errc::StartFailed, "cannot make a pipe"};
   auto environment = plan.program_environment;
   environment["TROUPE_CLUSTER_TELL"] = std::to_string(tell[1]);
   ChildProcesses children;
-  the_program = children.start({.name = words.front(), .words = words, .environment = environment});
+  the_program = children.start({.name = words.front(), .words = words, .environment = environment, .keep_fd = tell[1]});
   close(tell[1]);
   const auto program = the_program;
   for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, pass_on);

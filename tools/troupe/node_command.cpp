@@ -15,6 +15,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <thread>
 
@@ -71,7 +72,10 @@ int serve(const NodeArguments& a) {
   const auto options = node_options(a);
   if (pipe(wake_pipe) != 0) throw Failure{Errc::StartFailed, "cannot make a pipe; too many files are open"};
   const auto say = [](const std::string& text) { std::fprintf(stderr, "troupe node: %s\n", text.c_str()); };
-  if (const auto warning = options.security.directory.empty() ? std::string{} : expiry_warning(options.security); !warning.empty()) say(warning);
+  std::error_code error;
+  if (std::filesystem::exists(options.security.directory / "ca.pem", error)) {
+    if (const auto warning = expiry_warning(options.security); !warning.empty()) say(warning);
+  }
   const auto agent = NodeAgent::start(options, say);
   for (const int signal : {SIGTERM, SIGINT}) std::signal(signal, on_signal);
   Outcome outcome;
