@@ -1,26 +1,36 @@
-"""Hosts for tests: network namespaces on one bridge, with cables that can be pulled, slowed and cut one way.
+"""Hosts for tests: network namespaces on one switch, with cables that can be pulled, slowed and cut one way.
 
-Names begin with tr and the test's pid, so that tests run side by side; those of tests that are gone are swept.
+The switch is a thread of the test, which has the other ends of the hosts' cables (TAP devices): what a fault does is said here in Python, and
+needs no netem, iptables or bridge of the kernel. Names begin with tr and the test's pid, so that tests run side by side; namespaces of tests that are
+gone are swept, and cables end with the process that holds them.
 """
 
+import fcntl
+import heapq
 import os
+import random
 import re
+import select
 import shutil
 import signal
-import socket
-import ssl
+import struct
 import subprocess
 import threading
 import time
+
+TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
+FRAME_BYTES = 65_536
+QUEUED_FRAMES = 20_000  # on the whole switch, for delays; more are lost
 
 
 def why_not():
     """Why namespaces cannot be made here; empty: they can."""
     if os.geteuid() != 0:
         return "needs root, to make network namespaces"
-    for tool in ("ip", "tc"):
-        if shutil.which(tool) is None:
-            return f"needs {tool} (Debian package iproute2)"
+    if shutil.which("ip") is None:
+        return "needs ip (Debian package iproute2)"
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        return "needs /dev/net/tun"
     name = f"tr{os.getpid()}probe"
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
     if made.returncode != 0:
@@ -43,9 +53,6 @@ def sweep():
             for pid in run("ip", "netns", "pids", name[0], check=False).split():
                 os.kill(int(pid), signal.SIGKILL)
             run("ip", "netns", "del", name[0], check=False)
-    for name in re.findall(r"^\d+: (tr(\d+)br)", run("ip", "-o", "link", check=False), re.M):
-        if not os.path.exists(f"/proc/{name[1]}"):
-            run("ip", "link", "del", name[0], check=False)
 
 
 class Program:
@@ -114,6 +121,84 @@ class Program:
         self._process.wait(10)
 
 
+class Cable:
+    """From a host to the switch. Faults of either way are chances of loss and seconds of delay, and may be changed at any time."""
+
+    def __init__(self, name):
+        self.descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(self.descriptor, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
+        self.loss_in = self.loss_out = 0.0  # in: to the host
+        self.delay = 0.0  # of each way
+        self.bytes_out = 0  # that the host sent
+
+    def write(self, frame):
+        try:
+            os.write(self.descriptor, frame)
+        except OSError:  # the host is down, or does not read
+            pass
+
+
+class Switch:
+    """Passes Ethernet frames on by where their receiver was last seen."""
+
+    def __init__(self):
+        self.cables = []
+        self._where = {}
+        self._queue = []
+        self._order = 0
+        self._random = random.Random(1)
+        self._stop = False
+        self._thread = None
+
+    def start(self):
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self):
+        self._stop = True
+        if self._thread:
+            self._thread.join(5)
+        for cable in self.cables:
+            os.close(cable.descriptor)
+        self.cables.clear()
+
+    def _run(self):
+        poll = select.poll()
+        by_descriptor = {cable.descriptor: cable for cable in self.cables}
+        for descriptor in by_descriptor:
+            poll.register(descriptor, select.POLLIN)
+        while not self._stop:
+            wait = 100.0 if not self._queue else max(0.0, min(100.0, 1000 * (self._queue[0][0] - time.monotonic())))
+            for descriptor, _ in poll.poll(wait):
+                self._read(by_descriptor[descriptor])
+            while self._queue and self._queue[0][0] <= time.monotonic():
+                _, _, cable, frame = heapq.heappop(self._queue)
+                cable.write(frame)
+
+    def _read(self, cable):
+        for _ in range(64):
+            try:
+                frame = os.read(cable.descriptor, FRAME_BYTES)
+            except OSError:
+                return
+            cable.bytes_out += len(frame)
+            if self._random.random() < cable.loss_out:
+                continue
+            self._where[frame[6:12]] = cable
+            to = self._where.get(frame[0:6])
+            for other in [to] if to else [one for one in self.cables if one is not cable]:
+                self._pass(frame, other, cable.delay + other.delay)
+
+    def _pass(self, frame, cable, delay):
+        if self._random.random() < cable.loss_in:
+            return
+        if delay <= 0:
+            cable.write(frame)
+        elif len(self._queue) < QUEUED_FRAMES:
+            self._order += 1
+            heapq.heappush(self._queue, (time.monotonic() + delay, self._order, cable, frame))
+
+
 class Host:
     """A namespace with one cable."""
 
@@ -121,10 +206,11 @@ class Host:
         self.network = network
         self.namespace = f"{network.name}h{number}"
         self.address = f"10.77.0.{number}"
-        self.cable = f"{network.name}v{number}"  # the bridge's end
         run("ip", "netns", "add", self.namespace)
-        run("ip", "link", "add", self.cable, "type", "veth", "peer", "name", "eth0", "netns", self.namespace)
-        run("ip", "link", "set", self.cable, "master", network.bridge, "up")
+        device = f"{network.name}v{number}"
+        self.cable = Cable(device)
+        network.switch.cables.append(self.cable)
+        run("ip", "link", "set", device, "netns", self.namespace, "name", "eth0")
         self.ip("addr", "add", f"{self.address}/24", "dev", "eth0")
         self.ip("link", "set", "eth0", "up")
         self.ip("link", "set", "lo", "up")
@@ -150,27 +236,23 @@ class Host:
                 pass
 
     def unplug(self):
-        run("ip", "link", "set", self.cable, "down")
+        self.cable.loss_in = self.cable.loss_out = 1.0
 
     def plug(self):
-        run("ip", "link", "set", self.cable, "up")
+        self.cable.loss_in = self.cable.loss_out = self.cable.delay = 0.0
 
-    def impair(self, *netem):
-        """Both ways: delay 500ms, loss 30%."""
-        run("tc", "qdisc", "replace", "dev", self.cable, "root", "netem", *netem)
-        run("ip", "netns", "exec", self.namespace, "tc", "qdisc", "replace", "dev", "eth0", "root", "netem", *netem)
-
-    def heal(self):
-        run("tc", "qdisc", "del", "dev", self.cable, "root", check=False)
-        run("ip", "netns", "exec", self.namespace, "tc", "qdisc", "del", "dev", "eth0", "root", check=False)
+    def impair(self, loss=0.0, delay=0.0):
+        """Both ways: loss 0.3, delay 0.5 s."""
+        self.cable.loss_in = self.cable.loss_out = loss
+        self.cable.delay = delay
 
     def deafen(self):
         """What it sends arrives, but nothing reaches it."""
-        run("tc", "qdisc", "replace", "dev", self.cable, "root", "netem", "loss", "100%")
+        self.cable.loss_in = 1.0
 
     def mute(self):
         """It hears, but nothing that it sends arrives."""
-        run("ip", "netns", "exec", self.namespace, "tc", "qdisc", "replace", "dev", "eth0", "root", "netem", "loss", "100%")
+        self.cable.loss_out = 1.0
 
     def listeners(self):
         """Addresses that something listens on here, beyond loopback: [(ip, port)]."""
@@ -196,14 +278,13 @@ class Network:
     def __init__(self, count):
         sweep()
         self.name = f"tr{os.getpid()}"
-        self.bridge = self.name + "br"
+        self.switch = Switch()
         self.programs = []
         self.hosts = []
         try:
-            run("ip", "link", "add", self.bridge, "type", "bridge", "forward_delay", "0")
-            run("ip", "link", "set", self.bridge, "up")
             for number in range(1, count + 1):
                 self.hosts.append(Host(self, number))
+            self.switch.start()
         except Exception:
             self.close()
             raise
@@ -220,8 +301,7 @@ class Network:
                 pass
         for host in self.hosts:
             run("ip", "netns", "del", host.namespace, check=False)
-            run("ip", "link", "del", host.cable, check=False)
-        run("ip", "link", "del", self.bridge, check=False)
+        self.switch.close()
         self.hosts.clear()
 
 
