@@ -88,9 +88,15 @@ class ClusterCli(unittest.TestCase):
 
     def test_launch_knows_its_task(self):
         slurm = dict(SLURM_JOB_ID="4711", SLURM_STEP_ID="0", SLURM_PROCID="1", SLURM_LOCALID="1", SLURM_NODEID="0", SLURM_NNODES="2", SLURM_NTASKS="4", SLURM_JOB_NODELIST="node[1-2]")
-        done = troupe("launch", "--insecure", "false", **slurm)
-        self.assertEqual(done.returncode, 0)
-        self.assertIn("this task has nothing to do", done.stderr)
+        first = {**slurm, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "127.0.0.1,node2"}
+        slurm["SLURM_JOB_NODELIST"] = first["SLURM_JOB_NODELIST"]
+        script = "import time; print('up', flush=True); time.sleep(1.5); raise SystemExit(9)"
+        with subprocess.Popen([TROUPE, "launch", "--insecure", sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=clean(**first)) as launch:
+            self.assertEqual(launch.stdout.readline(), "up\n")
+            done = troupe("launch", "--insecure", "false", **slurm)
+            self.assertIn("this task waits for its node's first one", done.stderr)
+            self.assertEqual(done.returncode, 9, "all end with the program's code")
+            self.assertEqual(launch.wait(10), 9)
         del slurm["SLURM_STEP_ID"]
         self.assertIn("no task of srun", troupe("launch", "--insecure", "true", **slurm).stderr)
         head = dict(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29555")

@@ -2,6 +2,7 @@
 #include "commands.hpp"
 #include "launch_plan.hpp"
 #include "node_arguments.hpp"
+#include "node_door.hpp"
 
 #include <troupe/errors.hpp>
 
@@ -24,6 +25,7 @@ using namespace std::chrono_literals;
 
 constexpr auto agents_grace = 3s;
 constexpr auto program_listens_within = 60s;
+constexpr auto first_task_within = 10s;  // from a further task's start on
 
 pid_t the_program = 0;
 
@@ -123,28 +125,31 @@ int be_head(const LaunchPlan& plan, const std::vector<std::string>& words) {
 }
 
 int be_agent(const LaunchPlan& plan) {
-  const auto words = agent_words(plan, plan.head, plan.own_agents.front());
-  std::vector<char*> pointers;
-  for (const auto& word : words) pointers.push_back(const_cast<char*>(word.c_str()));
-  pointers.push_back(nullptr);
-  execv(pointers[0], pointers.data());
-  throw Failure{Errc::StartFailed, "cannot run " + words.front()};
+  ChildProcesses children;
+  the_program = children.start({.name = "node " + plan.own_agents.front(), .words = agent_words(plan, plan.head, plan.own_agents.front())});
+  for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, pass_on);
+  return wait_for_program(children, the_program);
 }
 
 int run(const LaunchOptions& o) {
   if (o.program.empty()) throw WrongUse{"say which program, after the options: troupe launch --nodes 3 build/examples/cluster"};
   auto plan = plan_launch(o);
   if (plan.role == LaunchRole::Idle) {
-    say("this task has nothing to do: one per node is enough, as srun --ntasks-per-node=1");
-    return 0;
+    say("this task waits for its node's first one, which works for all: one per node is enough, as srun --ntasks-per-node=1");
+    return wait_at_door(plan.node_key, first_task_within);
   }
-  if (plan.role == LaunchRole::Agent) return be_agent(plan);
+  NodeDoor door{plan.node_key};
+  const auto told = [&](int code) {
+    door.tell(code);
+    return code;
+  };
+  if (plan.role == LaunchRole::Agent) return told(be_agent(plan));
   std::unique_ptr<LocalToken> token;
   if (plan.is_one_host && o.certs.empty()) {
     token = std::make_unique<LocalToken>();
     use_certificates(plan, token->directory().string());
   }
-  return be_head(plan, o.program);
+  return told(be_head(plan, o.program));
 }
 
 }  // namespace

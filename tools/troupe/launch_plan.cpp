@@ -9,6 +9,7 @@
 #include <arpa/inet.h>
 #include <ifaddrs.h>
 #include <netdb.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -119,6 +120,7 @@ LaunchPlan plan_one_host(const LaunchOptions& o) {
   plan.program_environment = {{"TROUPE_CLUSTER_LISTEN", o.head.empty() ? "127.0.0.1:0" : o.head}, {"TROUPE_CLUSTER_NODES", std::to_string(o.nodes)},
                               {"TROUPE_CLUSTER_EXPECT", expected}, {"TROUPE_CLUSTER_WAIT", std::to_string(o.wait)}};
   add_agent_options(plan, o, o.nodes);
+  plan.node_key = "process " + std::to_string(getpid());
   return plan;
 }
 
@@ -147,6 +149,7 @@ LaunchPlan plan_launch(const LaunchOptions& o) {
     one.nodes = std::max(1, o.nodes);
     auto plan = plan_one_host(one);
     plan.role = task ? role_of(*task) : LaunchRole::Head;
+    if (task) plan.node_key = task->launcher + " " + task->job;
     if (!o.certs.empty()) use_certificates(plan, o.certs);
     return plan;
   }
@@ -158,6 +161,7 @@ LaunchPlan plan_launch(const LaunchOptions& o) {
   LaunchPlan plan;
   plan.role = role_of(*task);
   plan.head = host + ":" + std::to_string(port);
+  plan.node_key = task->launcher + " " + task->job + " " + plan.head;
   plan.own_agents = {agent_name(o)};
   add_agent_options(plan, o, 1);
   // A host's own name may be an address of loopback there.

@@ -26,6 +26,7 @@ struct LaunchPlan {
   std::string head;                                        ///< else here
   std::vector<std::string> own_agents;                     ///< names of nodes to start here; empty: the agent's own choice
   std::vector<std::string> agent_options;
+  std::string node_key;                                    ///< tells this launch apart on its host
   std::map<std::string, std::string> program_environment;  ///< of the head's program
 };
 
