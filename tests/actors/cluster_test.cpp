@@ -46,7 +46,7 @@ TEST_F(ClusterRun, ReplacesTheRanksOfANodeThatIsKilled) {
   const auto result = run("steps", 4, [&] { kill_agent("b"); });
   ASSERT_TRUE(result.ok()) << text_of(result);
   const auto page = file(result.path / result.post_mortem);
-  EXPECT_THAT(page, AllOf(HasSubstr("NodeLost"), HasSubstr("node b was not heard of")));
+  EXPECT_THAT(page, AllOf(HasSubstr("NodeLost"), HasSubstr("node 'b' was not heard of")));
   for (const auto& report : result.history) {
     if (report.attempt == 2) {
       EXPECT_NE(name_of_agent(integer(report, "agent")), "none");
