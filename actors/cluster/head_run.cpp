@@ -57,7 +57,7 @@ OpenRun order_for(std::uint64_t id, const Session& session, const ScalingConfig&
 }
 
 std::string node_lost_text(const HeadNode& node, const std::string& why) {
-  if (why.find("not heard of") != std::string::npos) return why;  // the link says it of the node
+  if (why.find("'" + node.name + "' was not heard of") != std::string::npos) return why;  // the link names its peer's certificate, which several nodes may share
   return "node " + node.name + " is lost: " + why;
 }
 
