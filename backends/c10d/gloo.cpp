@@ -34,7 +34,8 @@ void check_private(const std::filesystem::path& directory) {
     throw Failure{Errc::InvalidArgument, "gloo meets in " + directory.string() + ", which must be a directory of yours with mode 0700"};
 }
 
-c10::intrusive_ptr<ClosableGloo> meet(int rank, int size, const std::filesystem::path& directory, std::chrono::milliseconds timeout) {
+c10::intrusive_ptr<ClosableGloo> meet(int rank, int size, const std::filesystem::path& directory, std::chrono::milliseconds timeout,
+                                      const std::string& address = "127.0.0.1") {
   if (size < 1 || rank < 0 || rank >= size)
     throw Failure{Errc::InvalidArgument, "gloo: no rank " + std::to_string(rank) + " in a group of " + std::to_string(size)};
   check_private(directory);
@@ -42,7 +43,7 @@ c10::intrusive_ptr<ClosableGloo> meet(int rank, int size, const std::filesystem:
     auto store = c10::make_intrusive<c10d::FileStore>((directory / "store").string(), size);
     store->setTimeout(timeout);
     auto options = c10d::ProcessGroupGloo::Options::create(timeout);
-    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
     options->threads = 1;
     return c10::make_intrusive<ClosableGloo>(c10::make_intrusive<c10d::PrefixStore>("gloo", store), rank, size, options);
   } catch (const std::exception& error) {
@@ -55,8 +56,8 @@ c10::intrusive_ptr<ClosableGloo> meet(int rank, int size, const std::filesystem:
 }  // namespace
 
 c10::intrusive_ptr<c10d::Backend> make_gloo_backend(int rank, int size, const std::filesystem::path& directory,
-                                                    std::chrono::milliseconds timeout) {
-  return meet(rank, size, directory, timeout);
+                                                    std::chrono::milliseconds timeout, const std::string& address) {
+  return meet(rank, size, directory, timeout, address);
 }
 
 namespace {

@@ -6,6 +6,8 @@
 
 namespace troupe::detail {
 
+inline namespace sockets {  // the control plane has an Fd of its own
+
 /// A file descriptor that closes itself.
 class Fd {
  public:
@@ -23,6 +25,8 @@ class Fd {
  private:
   int fd_;
 };
+
+}  // namespace sockets
 
 /// A numeric address of IPv4 or IPv6, with a port.
 struct SocketAddress {

@@ -37,8 +37,9 @@ namespace troupe {
 /// Throws Failure{DeadlinePassed} when the others do not come to the meeting.
 [[nodiscard]] std::unique_ptr<Communicator> make_gloo_communicator(int rank, int size, const std::filesystem::path& directory,
                                                                    std::chrono::milliseconds timeout);
-/// LibTorch's Gloo itself, as above: what benchmarks and tests compare with.
+/// LibTorch's Gloo itself, as above: what benchmarks and tests compare with. Over another `address` of this host than loopback
+/// it is in the clear and believes whoever connects: for benchmarks on a network of their own.
 [[nodiscard]] c10::intrusive_ptr<c10d::Backend> make_gloo_backend(int rank, int size, const std::filesystem::path& directory,
-                                                                  std::chrono::milliseconds timeout);
+                                                                  std::chrono::milliseconds timeout, const std::string& address = "127.0.0.1");
 
 }  // namespace troupe
