@@ -17,7 +17,8 @@ import namespaces
 
 PROGRAMS = os.environ["TROUPE_PROGRAMS"]
 TROUPE = os.environ["TROUPE_PROGRAM"]
-TRAIN = os.path.join(PROGRAMS, "cluster_train")
+TRAIN = os.path.join(PROGRAMS, "cluster_train")  # a model, by the Accelerator
+PLAIN = os.path.join(PROGRAMS, "cluster_plain")  # the same protocol without LibTorch: faults are told apart sooner
 SEEDS = int(os.environ.get("TROUPE_CLUSTER_SEEDS", "1"))
 REASON = namespaces.why_not()
 PORT = 7077
@@ -74,8 +75,8 @@ class ClusterNet(unittest.TestCase):
         self.agents[number] = self.host(number).start(TROUPE, "node", "--join", self.head_address, "--certs", self.path(f"n{number}"), "--cpus", cpus, name=f"agent n{number}")
         return self.agents[number]
 
-    def start_head(self, *arguments, nodes=None, port=PORT, name="run"):
-        head = self.network.hosts[0].start(TRAIN, "--storage", self.path("storage"), "--name", name, *arguments, name="head",
+    def start_head(self, *arguments, nodes=None, port=PORT, name="run", program=PLAIN):
+        head = self.network.hosts[0].start(program, "--storage", self.path("storage"), "--name", name, *arguments, name="head",
                                            TROUPE_CLUSTER_LISTEN=f"{self.network.hosts[0].address}:{port}", TROUPE_CLUSTER_CERTS=self.path("head"),
                                            TROUPE_CLUSTER_NODES=str(len(self.agents) if nodes is None else nodes), TROUPE_CLUSTER_WAIT="20")
         self.heads.append(head)
@@ -93,9 +94,9 @@ class ClusterNet(unittest.TestCase):
         self.assertEqual(code, 0, head.text()[-6000:])
         return head.text()
 
-    def one_process(self, strategy="ddp", updates=40):
+    def one_process(self, updates=40, program=PLAIN):
         """One rank, with the batches of all: the reference."""
-        done = subprocess.run([TRAIN, "--storage", self.path("reference"), "--placement", "threads", "--ranks", "1", "--batch", "12", "--strategy", "ddp", "--updates", str(updates)],
+        done = subprocess.run([program, "--storage", self.path("reference"), "--placement", "threads", "--ranks", "1", "--batch", "12", "--updates", str(updates)],
                               capture_output=True, text=True, timeout=120)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         return curve_of(done.stdout)
@@ -112,8 +113,8 @@ class ClusterNet(unittest.TestCase):
 
     def check_curve(self, strategy):
         self.make_hosts(3)
-        text = self.finish(self.start_head("--strategy", strategy))
-        self.assert_same_curve(text, self.one_process())
+        text = self.finish(self.start_head("--strategy", strategy, program=TRAIN), 120)
+        self.assert_same_curve(text, self.one_process(program=TRAIN))
 
     def test_ddp_has_the_curve_of_one_process(self):
         self.check_curve("ddp")
@@ -127,7 +128,7 @@ class ClusterNet(unittest.TestCase):
         second = [self.host(number).start(TROUPE, "node", "--join", f"{self.network.hosts[0].address}:{PORT + 1}", "--certs", self.path(f"n{number}"), "--cpus", 2)
                   for number in (1, 2, 3)]
         self.assertEqual(len(second), 3)
-        heads = [self.start_head(), self.start_head("--strategy", "zero3", port=PORT + 1, name="other")]
+        heads = [self.start_head("--step-ms", "20"), self.start_head("--step-ms", "20", port=PORT + 1, name="other")]
         reference = self.one_process()
         for head in heads:
             self.assert_same_curve(self.finish(head), reference)
@@ -169,14 +170,14 @@ class ClusterNet(unittest.TestCase):
 
     # ---- losing nodes ---------------------------------------------------------------------------------------
 
-    def check_fault(self, strike, repair=None, spare=True, strategy="zero3", extra=()):
+    def check_fault(self, strike, repair=None, spare=True, program=PLAIN):
         """Strikes node 2 after update 12; the run ends with the reference's curve, and took up its next step within 5 s of the loss."""
         updates = 60
-        reference = self.one_process(updates=updates)
+        reference = self.one_process(updates=updates, program=program)
         for seed in range(SEEDS):
             with self.subTest(seed=seed):
                 self.make_hosts(4 if spare else 3)
-                head = self.start_head("--strategy", strategy, "--updates", updates, "--step-ms", "60", "--failures", "3", *extra)
+                head = self.start_head("--strategy", "zero3", "--updates", updates, "--step-ms", "60", "--failures", "3", program=program)
                 head.wait_for(r"^update 12 ", 40)
                 time.sleep(0.05 * seed)
                 struck = time.monotonic()
@@ -199,6 +200,9 @@ class ClusterNet(unittest.TestCase):
 
     def test_a_node_is_killed(self):
         self.check_fault(lambda host, agent: host.signal_all(signal.SIGKILL))
+
+    def test_a_node_of_a_zero3_run_is_killed(self):
+        self.check_fault(lambda host, agent: host.signal_all(signal.SIGKILL), program=TRAIN)
 
     def test_a_node_is_stopped(self):
         self.check_fault(lambda host, agent: host.signal_all(signal.SIGSTOP), lambda host, agent: host.signal_all(signal.SIGCONT))
