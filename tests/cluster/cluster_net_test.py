@@ -22,6 +22,7 @@ PLAIN = os.path.join(PROGRAMS, "cluster_plain")  # the same protocol without Lib
 SEEDS = int(os.environ.get("TROUPE_CLUSTER_SEEDS", "1"))
 REASON = namespaces.why_not()
 PORT = 7077
+CHECKPOINT_EVERY = 10
 
 
 def curve_of(text):
@@ -101,13 +102,18 @@ class ClusterNet(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         return curve_of(done.stdout)
 
-    def assert_same_curve(self, text, reference, tolerance=2e-4):
-        """Sums of gradients are in another order than in one process: losses differ in the last digits of float32, and more with every update."""
+    def assert_same_curve(self, text, reference, tolerance=2e-4, whole=True):
+        """Sums of gradients are in another order than in one process: losses differ in the last digits of float32, and more with every update.
+
+        Not `whole`: a lost node's last reports may be missing for updates that a checkpoint has kept, so that no attempt repeats them.
+        """
         curve = curve_of(text)
-        self.assertEqual(sorted(curve), sorted(reference))
-        worst = max(abs(curve[update] - reference[update]) for update in reference)
+        missing = set(reference) - set(curve)
+        self.assertLessEqual(len(missing), 0 if whole else CHECKPOINT_EVERY, sorted(missing))
+        self.assertIn(max(reference), curve)
+        worst = max(abs(loss - reference[update]) for update, loss in curve.items())
         self.assertLess(worst, tolerance)
-        self.assertLess(reference[max(reference)], reference[1], "the model learns")
+        self.assertLess(reference[max(reference)], reference[min(reference)], "the model learns")
 
     # ---- the same curve -------------------------------------------------------------------------------------
 
@@ -137,15 +143,19 @@ class ClusterNet(unittest.TestCase):
 
     def test_every_listener_demands_tls(self):
         self.make_hosts(3)
+        self.host(3).impair(delay=0.2)  # so that ranks take long to meet
         head = self.start_head("--updates", "60", "--step-ms", "100")
-        head.wait_for(r"^update 2 ", 40)
         stranger = self.network.hosts[-1]
-        scanned = 0
-        for host in self.network.hosts:
-            for address, port in host.listeners():
-                self.assertEqual(namespaces.demands_tls(stranger, address, port), "", f"{address}:{port}")
-                scanned += 1
-        self.assertGreaterEqual(scanned, 4, "the head's and each node's data plane")
+        scanned = set()
+        # From before ranks meet, whose listeners close when all are connected, until they train.
+        while not re.search(r"^update 20 ", head.text(), re.M) and head.runs():
+            for host in self.network.hosts:
+                for address, port in set(host.listeners()) - scanned:
+                    self.assertEqual(namespaces.demands_tls(stranger, address, port), "", f"{address}:{port}")
+                    scanned.add((address, port))
+        self.assertIn((self.network.hosts[0].address, PORT), scanned)
+        self.assertGreater(len(scanned), 1, "where ranks meet")
+        print(f"{len(scanned)} listeners", flush=True)
         # Secrets are no argument and in no environment.
         token = open(self.path("head/token")).read().strip()
         for host in self.network.hosts:
@@ -187,7 +197,7 @@ class ClusterNet(unittest.TestCase):
                 if repair:
                     repair(self.host(2), self.agents[2])
                 text = self.finish(head)
-                self.assert_same_curve(text, reference)
+                self.assert_same_curve(text, reference, whole=False)
                 print(f"next step {resumed - struck:.2f} s after the loss", flush=True)
                 self.assertLess(resumed - struck, 10)
                 self.network.close()
@@ -230,7 +240,8 @@ class ClusterNet(unittest.TestCase):
         head.wait_for(r"^update 5 ", 40)
         self.host(2).impair(**fault)
         text = self.finish(head, 240)
-        self.assert_same_curve(text, self.one_process(updates=30))
+        self.assert_same_curve(text, self.one_process(updates=30), whole=False)
+        print("attempts:", max(map(int, re.findall(r"attempt (\d+)", text))), flush=True)
 
     def test_half_a_second_of_delay(self):
         self.check_slow(delay=0.5)
@@ -267,7 +278,7 @@ class ClusterNet(unittest.TestCase):
         text = self.finish(second, 120)
         self.assertGreater(min(curve_of(text)), 10, "went on from a checkpoint")
         reference = self.one_process(updates=60)
-        self.assert_same_curve(text, {update: loss for update, loss in reference.items() if update in curve_of(text)})
+        self.assert_same_curve(text, {update: loss for update, loss in reference.items() if update >= min(curve_of(text))})
 
 
 if __name__ == "__main__":
