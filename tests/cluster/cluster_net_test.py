@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -146,13 +147,22 @@ class ClusterNet(unittest.TestCase):
         self.host(3).impair(delay=0.2)  # so that ranks take long to meet
         head = self.start_head("--updates", "60", "--step-ms", "100")
         stranger = self.network.hosts[-1]
-        scanned = set()
+        scanned, answers, probes = set(), [], []
+
+        def probe(address, port):
+            answers.append((port, namespaces.demands_tls(stranger, address, port)))
+
         # From before ranks meet, whose listeners close when all are connected, until they train.
         while not re.search(r"^update 20 ", head.text(), re.M) and head.runs():
             for host in self.network.hosts:
                 for address, port in set(host.listeners()) - scanned:
-                    self.assertEqual(namespaces.demands_tls(stranger, address, port), "", f"{address}:{port}")
                     scanned.add((address, port))
+                    probes.append(threading.Thread(target=probe, args=(address, port)))
+                    probes[-1].start()
+        for one in probes:
+            one.join()
+        self.assertEqual([answer for answer in answers if answer[1]], [])
+        self.assertEqual(len(answers), len(scanned))
         self.assertIn((self.network.hosts[0].address, PORT), scanned)
         self.assertGreater(len(scanned), 1, "where ranks meet")
         print(f"{len(scanned)} listeners", flush=True)
