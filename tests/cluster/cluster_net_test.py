@@ -4,6 +4,7 @@
 TROUPE_CLUSTER_SEEDS: how often each fault is repeated (1). Skipped, with a notice, without root or namespaces.
 """
 
+import json
 import os
 import re
 import shutil
@@ -184,7 +185,14 @@ class ClusterNet(unittest.TestCase):
         status = self.troupe("status")
         self.assertRegex(status, r"n1 +up")
         self.assertRegex(status, r"run +running +4")
-        self.assertIn('"name": "n2"', self.troupe("status", "--json"))
+        status = json.loads(self.troupe("status", "--json"))
+        self.assertEqual([node["name"] for node in status["nodes"]], ["n1", "n2"])
+        self.assertEqual(status["runs"][0]["node_of_rank"], ["n1", "n1", "n2", "n2"])
+        self.assertGreater(status["runs"][0]["step"], 0)
+        self.assertIn("loss", status["runs"][0]["last_report"])
+        self.assertEqual(self.troupe("logs", "run", "--rank", "3"), "[run rank 3 @n2] begins after update 0\n")
+        self.assertEqual(len(self.troupe("logs").splitlines()), 4)
+        self.assertIn("steps/s".upper(), self.troupe("top", "--times", "2", "--every", "0.1"))
         self.troupe("stop", "run")
         head.wait(30)
 

@@ -1,6 +1,7 @@
 // As cluster_train, without LibTorch: ranks descend a quadratic whose gradient they sum over the group. Starts in milliseconds; for tests/cluster.
 #include "cluster_run.hpp"
 
+#include <cstdio>
 #include <fstream>
 #include <thread>
 #include <vector>
@@ -36,6 +37,8 @@ void train(TrainContext& context, const Config& config) {
     file.read(reinterpret_cast<char*>(weights.data()), num_weights * sizeof(float));
     if (!file) throw Failure{Errc::FileCorrupt, checkpoint->path().string() + ": has no whole state"};
   }
+  std::printf("begins after update %lld\n", static_cast<long long>(update));
+  std::fflush(stdout);
   while (update < updates) {
     std::vector<float> gradient(num_weights, 0);
     const double loss = add_gradient(weights, static_cast<int>(++update), context.world_rank(), context.world_size(), batch, gradient);
