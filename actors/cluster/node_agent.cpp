@@ -139,7 +139,8 @@ class Agent final : public NodeAgent {
     line_.reset();
     set_has_link(false);
     const bool was_joined = std::exchange(is_joined_, false);
-    if (is_over_ || is_leaving_) return end({});
+    const bool head_has_ended = was_joined && refusal_.empty() && (outcome.ok() || outcome.code() == Errc::Cancelled);
+    if (is_over_ || is_leaving_ || (options_.end_with_head && head_has_ended)) return end({});
     const auto why = !refusal_.empty() ? std::exchange(refusal_, {}) : outcome.ok() ? "the head has ended" : outcome.text();
     if (was_joined || why != last_why_) tell((was_joined ? "lost the head at " : "cannot join ") + options_.join + ": " + why + "; tries again");
     last_why_ = why;

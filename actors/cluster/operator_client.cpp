@@ -52,8 +52,8 @@ struct OperatorClient::Inner {
 
   [[noreturn]] void gone() const {
     const auto& why = *closed;
-    throw Failure{why.ok() ? Errc::NetworkFailed : why.code(), "the head at " + head + (is_open ? " closed the connection: " : " cannot be reached: ") +
-                                                                   (why.ok() ? "its program has ended" : why.text())};
+    if (is_open && (why.ok() || why.code() == Errc::Cancelled)) throw Failure{Errc::Cancelled, "the program at " + head + " has ended"};
+    throw Failure{why.ok() ? Errc::NetworkFailed : why.code(), "the head at " + head + (is_open ? " was lost: " : " cannot be reached: ") + why.text()};
   }
 
   /// The reply to request `id`; nothing when it did not come within `wait`.

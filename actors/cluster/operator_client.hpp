@@ -9,7 +9,8 @@
 namespace troupe::detail {
 
 /// An operator's end of a head: asks one thing at a time.
-/// Threads: one caller at a time. Errors: every call throws Failure{DeadlinePassed, NetworkFailed, …} that names the head, or what the head refused with.
+/// Threads: one caller at a time. Errors: every call throws Failure{DeadlinePassed, NetworkFailed, …} that names the head, {Cancelled} when its program has
+/// ended, or what the head refused with.
 class OperatorClient {
  public:
   /// Connects. @param head "HOST:PORT"  @param limit of connecting, and of every call after it

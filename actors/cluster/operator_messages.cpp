@@ -12,6 +12,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr int deepest_json = 32;
+
 [[noreturn]] void bad(const std::string& what) { throw Failure{Errc::ProtocolError, "an operator's packet " + what}; }
 
 Packet pack(OperatorMessage type, const Json& json) {
@@ -20,7 +22,8 @@ Packet pack(OperatorMessage type, const Json& json) {
 
 Json parse(const Packet& packet, std::size_t limit) {
   if (packet.bytes.size() > limit) bad("has " + std::to_string(packet.bytes.size()) + " bytes; at most " + std::to_string(limit) + " are allowed");
-  auto json = Json::parse(packet.bytes, nullptr, false);
+  // Deeper values are left out: what prints them again calls itself once for each level.
+  auto json = Json::parse(packet.bytes, [](int depth, Json::parse_event_t, Json&) { return depth <= deepest_json; }, false);
   if (!json.is_object()) bad("is no JSON object");
   return json;
 }

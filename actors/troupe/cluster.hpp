@@ -66,4 +66,9 @@ class Cluster {
   virtual void drain(const std::string& node) = 0;
 };
 
+/// The cluster of a program that `troupe launch` started: listens where it says (TROUPE_CLUSTER_LISTEN, with the certificates of TROUPE_CLUSTER_CERTS)
+/// and waits until the expected nodes have joined. nullptr when it was not launched. Call it after the session is made: ranks return there.
+/// Throws Failure{DeadlinePassed} naming the nodes that are here and those that are not.
+[[nodiscard]] std::shared_ptr<Cluster> cluster_from_environment(ClusterOptions options = {});
+
 }  // namespace troupe

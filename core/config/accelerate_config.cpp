@@ -139,9 +139,9 @@ class AccelerateReader {
     }
     if (*type == "NO" && made_.num_processes != 1) root_.fail("num_processes", "must be 1 with distributed_type NO");
     made_.num_machines = static_cast<int>(root_.integer("num_machines", 1, 4096).value_or(1));
-    (void)root_.integer("machine_rank", 0, made_.num_machines - 1);
-    (void)root_.text("main_process_ip");
-    (void)root_.integer("main_process_port", 0, 65535);
+    if (const auto rank = root_.integer("machine_rank", 0, made_.num_machines - 1)) made_.machine_rank = static_cast<int>(*rank);
+    made_.main_process_ip = root_.text("main_process_ip");
+    if (const auto port = root_.integer("main_process_port", 0, 65535)) made_.main_process_port = static_cast<int>(*port);
     (void)root_.text("rdzv_backend");
     (void)root_.boolean("same_network");
     made_.use_cpu = root_.boolean("use_cpu").value_or(false);

@@ -22,6 +22,9 @@ struct AccelerateConfig {
   std::optional<std::string> mixed_precision;
   std::optional<int> num_processes;  ///< none: -1 or not there
   int num_machines = 1;
+  std::optional<int> machine_rank;              ///< which of them this is, of `main_process_ip`'s: 0
+  std::optional<std::string> main_process_ip;
+  std::optional<int> main_process_port;
   bool use_cpu = false;
   bool debug = false;
   bool enable_cpu_affinity = false;

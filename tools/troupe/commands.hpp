@@ -19,6 +19,13 @@ class WrongUse : public std::runtime_error {
 [[nodiscard]] Command add_checkpoint(CLI::App& app);
 [[nodiscard]] Command add_config(CLI::App& app);
 [[nodiscard]] Command add_convert(CLI::App& app);
+[[nodiscard]] Command add_drain(CLI::App& app);
 [[nodiscard]] Command add_estimate_memory(CLI::App& app);
+[[nodiscard]] Command add_launch(CLI::App& app);
+[[nodiscard]] Command add_logs(CLI::App& app);
+[[nodiscard]] Command add_node(CLI::App& app);
+[[nodiscard]] Command add_status(CLI::App& app);
+[[nodiscard]] Command add_stop(CLI::App& app);
+[[nodiscard]] Command add_top(CLI::App& app);
 
 }  // namespace troupe::tools

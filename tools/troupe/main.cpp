@@ -77,7 +77,14 @@ int main(int argc, char** argv) {
                                                                              {"checkpoint", troupe::tools::add_checkpoint(app)},
                                                                              {"config", troupe::tools::add_config(app)},
                                                                              {"convert", troupe::tools::add_convert(app)},
-                                                                             {"estimate-memory", troupe::tools::add_estimate_memory(app)}};
+                                                                             {"drain", troupe::tools::add_drain(app)},
+                                                                             {"estimate-memory", troupe::tools::add_estimate_memory(app)},
+                                                                             {"launch", troupe::tools::add_launch(app)},
+                                                                             {"logs", troupe::tools::add_logs(app)},
+                                                                             {"node", troupe::tools::add_node(app)},
+                                                                             {"status", troupe::tools::add_status(app)},
+                                                                             {"stop", troupe::tools::add_stop(app)},
+                                                                             {"top", troupe::tools::add_top(app)}};
   for (const auto& command : commands) app.get_subcommand(command.first)->allow_extras();
   try {
     return run(app, commands, argc, argv);
