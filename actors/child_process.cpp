@@ -152,7 +152,12 @@ ChildStatus reap(const Child& child) noexcept {
   const auto id = static_cast<id_t>(child.process.get());
   siginfo_t info{};
   while (waitid(P_PIDFD, id, &info, WEXITED | WNOWAIT) != 0) {
-    if (errno != EINTR) return {false, -1};
+    if (errno == EAGAIN) {  // whoever watches the pidfd has made it not wait
+      pollfd ended{child.process.get(), POLLIN, 0};
+      (void)poll(&ended, 1, -1);
+    } else if (errno != EINTR) {
+      return {false, -1};
+    }
   }
   kill(-child.pid, SIGKILL);
   waitid(P_PIDFD, id, &info, WEXITED);

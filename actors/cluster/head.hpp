@@ -70,7 +70,6 @@ class Head final : public ClusterView {
   /// Places have become free: those that wait try again, the longest waiting first.
   void places_changed();
   [[nodiscard]] const std::map<std::string, std::shared_ptr<HeadNode>>& nodes() const noexcept { return nodes_; }
-  [[nodiscard]] std::chrono::milliseconds node_silence() const noexcept { return options_.node_silence; }
 
  private:
   class Door;

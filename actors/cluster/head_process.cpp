@@ -74,7 +74,7 @@ void HeadProcess::post(Work work) {
   const auto head = head_.lock();
   if (!head) return;
   boost::asio::post(head->io(), [self = shared_from_this(), work = std::move(work)]() mutable {
-    if (const auto run = self->run_.lock()) work(*self, run->id());
+    if (const auto run = self->run_.lock()) work(*self, *run);
   });
 }
 
@@ -89,30 +89,33 @@ Outcome HeadProcess::send(const LinkMessage& message) {
   } catch (const Failure& failure) {
     return {failure.code(), failure.what()};
   }
-  // One without a place yet is told its seat in its RunRank.
-  post([message, frame = std::move(frame)](HeadProcess& self, std::uint64_t run) {
-    if (!self.place) return self.early.push_back(message);
-    self.order(ToRank{run, self.id, static_cast<std::uint16_t>(message.index()), frame.substr(frame_header_bytes)});
+  // One without a place yet does not know its seat.
+  const bool needs_seat = std::holds_alternative<RunRank>(message);
+  post([message = needs_seat ? message : LinkMessage{}, type = static_cast<std::uint16_t>(message.index()), frame = std::move(frame)](HeadProcess& self, HeadRun& run) mutable {
+    auto bytes = frame.substr(frame_header_bytes);
+    if (!self.place) return self.early.push_back(std::holds_alternative<RunRank>(message) ? std::move(message) : decode_message(type, bytes));
+    if (const auto* order = std::get_if<RunRank>(&message)) return run.tell(self, run.complete(*order));
+    self.order(ToRank{run.id(), self.id, type, std::move(bytes)});
   });
   return {};
 }
 
 void HeadProcess::read_output(std::function<void(std::vector<std::string>)> done) {
-  post([done = std::move(done)](HeadProcess& self, std::uint64_t run) mutable {
+  post([done = std::move(done)](HeadProcess& self, HeadRun& run) mutable {
     if (!self.place) return done({});
     self.readers_.push_back(std::move(done));
-    self.order(ReadOutput{run, self.id});
+    self.order(ReadOutput{run.id(), self.id});
   });
 }
 
 void HeadProcess::finish() {
-  post([](HeadProcess& self, std::uint64_t run) { self.order(FinishProcess{run, self.id}); });
+  post([](HeadProcess& self, HeadRun& run) { self.order(FinishProcess{run.id(), self.id}); });
 }
 
 void HeadProcess::kill() noexcept {
-  post([](HeadProcess& self, std::uint64_t run) {
+  post([](HeadProcess& self, HeadRun& run) {
     self.was_killed = true;
-    if (self.place) return self.order(KillProcess{run, self.id});
+    if (self.place) return self.order(KillProcess{run.id(), self.id});
     self.ended({{Errc::Aborted, "ended before its process was started"}, {}, {}, {}});
   });
 }
@@ -121,7 +124,7 @@ std::shared_ptr<RankObserver> HeadProcess::observer() {
   const std::lock_guard lock{mutex_};
   if (!observer_->ask) {
     observer_->ask = [weak = weak_from_this()] {
-      if (const auto self = weak.lock()) self->post([](HeadProcess& me, std::uint64_t run) { me.order(AskProcessStacks{run, me.id}); });
+      if (const auto self = weak.lock()) self->post([](HeadProcess& me, HeadRun& run) { me.order(AskProcessStacks{run.id(), me.id}); });
     };
   }
   return observer_;

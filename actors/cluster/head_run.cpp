@@ -56,9 +56,9 @@ OpenRun order_for(std::uint64_t id, const Session& session, const ScalingConfig&
   return open;
 }
 
-std::string node_lost_text(const HeadNode& node, const std::string& why, std::chrono::milliseconds silence) {
-  const auto seconds = std::to_string(silence.count() / 1000) + "." + std::to_string(silence.count() % 1000 / 100);
-  return "node " + node.name + " was not heard of for " + seconds + " s (" + why + ")";
+std::string node_lost_text(const HeadNode& node, const std::string& why) {
+  if (why.find("'" + node.name + "' was not heard of") != std::string::npos) return why;  // the link names its peer's certificate, which several nodes may share
+  return "node " + node.name + " is lost: " + why;
 }
 
 }  // namespace
@@ -211,15 +211,21 @@ void HeadRun::launch(const std::shared_ptr<HeadProcess>& process) {
   if (process->was_killed) return;  // before it was started
   const auto& node = node_of_[static_cast<std::size_t>(process->rank)];
   process->set_place(node);
+  if (const auto known = head_.nodes().find(node->name); known == head_.nodes().end() || known->second != node) {
+    return process->ended({{}, {Errc::NodeLost, "node " + node->name + " was lost before its ranks were started"}, {}, {}});
+  }
   node->send(TakeProcess{id_, process->id, attempt_, process->rank});
   for (auto& message : std::exchange(process->early, {})) {
     if (auto* order = std::get_if<RunRank>(&message)) message = complete(std::move(*order));
-    const auto frame = encode_frame(message, std::size_t{1} << 30);  // its length was looked at before
-    node->send(ToRank{id_, process->id, static_cast<std::uint16_t>(message.index()), frame.substr(frame_header_bytes)});
+    tell(*process, message);
   }
 }
 
-/// With its seat.
+void HeadRun::tell(const HeadProcess& process, const LinkMessage& message) {
+  const auto frame = encode_frame(message, std::size_t{1} << 30);  // its length was looked at before
+  process.place->send(ToRank{id_, process.id, static_cast<std::uint16_t>(message.index()), frame.substr(frame_header_bytes)});
+}
+
 RunRank HeadRun::complete(RunRank order) const {
   const auto rank = static_cast<std::size_t>(order.rank);
   order.node_rank = host_of_[rank];
@@ -313,7 +319,7 @@ void HeadRun::heard(const std::shared_ptr<HeadNode>& node, NodeMessage message) 
 }
 
 void HeadRun::node_lost(const std::shared_ptr<HeadNode>& node, const std::string& why) {
-  const auto text = node_lost_text(*node, why, head_.node_silence());
+  const auto text = node_lost_text(*node, why);
   for (const auto& [number, process] : std::map{processes_}) {
     if (process->place != node) continue;
     processes_.erase(number);

@@ -40,6 +40,10 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   [[nodiscard]] std::chrono::steady_clock::time_point waits_since() const noexcept { return waits_since_; }
   void try_places();
   [[nodiscard]] RunStatus status_now() const;
+  /// With the rank's seat.
+  [[nodiscard]] RunRank complete(RunRank order) const;
+  /// To a process that has its place.
+  void tell(const HeadProcess& process, const LinkMessage& message);
 
  private:
   enum class Phase : std::uint8_t { Idle, Proving, Waiting, Placed, Failed, Closed };
@@ -50,7 +54,6 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   void settle(const std::vector<std::shared_ptr<HeadNode>>& node_of);
   void open_nodes();
   void launch(const std::shared_ptr<HeadProcess>& process);
-  [[nodiscard]] RunRank complete(RunRank order) const;
   void fail(Errc code, const std::string& why);
   void resources_overdue();
 

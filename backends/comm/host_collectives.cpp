@@ -180,7 +180,7 @@ void HostCollectives::all_reduce(const Request& request) {
   const auto dtype = buffer.dtype, wide = between(dtype, request.op);
   const auto element = size_of(dtype), count = buffer.count();
   const int lanes = buffer.bytes <= kOneLaneBytes ? 1 : t().lanes;
-  if (t().hosts() == 2 && lanes <= kMostLanesOfSegments && buffer.bytes >= 2 * kSegmentBytes * static_cast<std::size_t>(lanes))
+  if (t().hosts() == 2 && lanes <= kMostLanesOfSegments && buffer.bytes >= kSegmentBytes)
     return all_reduce_in_segments(request);
   std::vector<std::size_t> begins;
   for (std::size_t place = 0; place <= headers_.size(); ++place) begins.push_back(cut(count, static_cast<int>(place), lanes, element));

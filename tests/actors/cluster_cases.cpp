@@ -4,14 +4,18 @@
 #include <troupe/node.hpp>
 #include <troupe/torch_trainer.hpp>
 
+#include <sched.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <stdexcept>
 #include <thread>
 
 namespace troupe {
@@ -57,6 +61,17 @@ void steps(TrainContext& context, const Config& config) {
   if (step == count) context.report({{"ranks", context.world_size()}, {"agent", std::int64_t{getppid()}}});
 }
 
+/// After two steps rank 1 does as told.
+TrainFunction then_on_1(void (*act)()) {
+  return [act](TrainContext& context, const Config&) {
+    for (int step = 0; step < 1'000; ++step) {
+      (void)sum_of(context, 1);
+      context.step_completed();
+      if (context.world_rank() == 1 && step == 1) act();
+    }
+  };
+}
+
 int drive(const Session& session, char** argv) {
   ClusterOptions open;
   open.listen = std::string("127.0.0.1:") + argv[2];
@@ -77,17 +92,34 @@ int drive(const Session& session, char** argv) {
   return result.exit_code();
 }
 
+/// Covers a directory with an empty one, for this process and its children. False: not allowed.
+bool hide(const char* directory) { return unshare(CLONE_NEWNS) == 0 && mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 && mount("none", directory, "tmpfs", 0, nullptr) == 0; }
+
 int agent(char** argv) {
+  if (const char* directory = std::getenv("TROUPE_TEST_HIDE"); directory && !hide(directory)) return 97;
   NodeOptions options;
   options.join = argv[2];
   options.name = argv[3];
   options.resources.cpus = std::atof(argv[4]);
+  if (const char* certificates = std::getenv("TROUPE_TEST_CERTIFICATES")) {
+    options.security.directory = certificates;
+    options.security.name = argv[3];
+  }
   return NodeAgent::start(options)->wait().ok() ? 0 : 1;
 }
 
 }  // namespace
 
-TrainFunctions cluster_cases() { return {{"sum", sum}, {"steps", steps}}; }
+TrainFunctions cluster_cases() {
+  return {{"sum", sum},
+          {"steps", steps},
+          {"stop_on_1", then_on_1([] { std::raise(SIGSTOP); })},
+          {"crash_on_1", then_on_1([] { std::raise(SIGSEGV); })},
+          {"throw_on_1", then_on_1([] {
+             std::puts("about to throw");
+             throw std::runtime_error{"boom"};
+           })}};
+}
 
 bool runs_as_other(const Session& session, int argc, char** argv, int& code) {
   const std::string mode = argc > 1 ? argv[1] : "";

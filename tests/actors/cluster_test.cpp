@@ -46,7 +46,7 @@ TEST_F(ClusterRun, ReplacesTheRanksOfANodeThatIsKilled) {
   const auto result = run("steps", 4, [&] { kill_agent("b"); });
   ASSERT_TRUE(result.ok()) << text_of(result);
   const auto page = file(result.path / result.post_mortem);
-  EXPECT_THAT(page, AllOf(HasSubstr("NodeLost"), HasSubstr("node b was not heard of")));
+  EXPECT_THAT(page, AllOf(HasSubstr("NodeLost"), HasSubstr("node 'b' was not heard of")));
   for (const auto& report : result.history) {
     if (report.attempt == 2) {
       EXPECT_NE(name_of_agent(integer(report, "agent")), "none");
@@ -148,6 +148,82 @@ TEST_F(ClusterRun, ServesTwoRunsAtOnce) {
   EXPECT_TRUE(other.ok()) << text_of(other);
   EXPECT_EQ(cluster_->status().runs.size(), 2u);
   for (const auto& node : cluster_->status().nodes) EXPECT_EQ(node.free, node.total) << node.name;
+}
+
+TEST_F(ClusterRun, JoinsByCertificates) {
+  const auto ca = directory_.path() / "ca", certificates = directory_.path() / "certificates";
+  make_cluster_ca(ca, "test", std::chrono::hours{24});
+  issue_certificate(ca, ClusterRole::Head, "head", std::chrono::hours{24}, certificates);
+  for (const auto* name : {"a", "b"}) issue_certificate(ca, ClusterRole::Node, name, std::chrono::hours{24}, certificates);
+  security_ = {certificates, "head", false};
+  setenv("TROUPE_TEST_CERTIFICATES", certificates.c_str(), 1);
+  open_with({"a", "b"});
+  unsetenv("TROUPE_TEST_CERTIFICATES");
+  start_agent("stranger", 2);
+  const auto result = run("sum", 4);
+  ASSERT_TRUE(result.ok()) << text_of(result);
+  EXPECT_FALSE(cluster_->wait_for_nodes(3, 300ms));
+}
+
+TEST_F(ClusterRun, TellsWhereARankThatHangsIsAt) {
+  open_with({"a", "b"});
+  options_.run.step_timeout = 1s;
+  const auto result = run("stop_on_1", 4);
+  ASSERT_FALSE(result.ok());
+  EXPECT_EQ(result.error->code, Errc::DeadlinePassed) << text_of(result);
+  EXPECT_EQ(result.error->rank, 1);
+  EXPECT_EQ(result.error->step, 2u);
+  EXPECT_THAT(result.error->details, HasSubstr("is stopped (SIGSTOP)"));
+}
+
+TEST_F(ClusterRun, BringsTheCrashRecordOfARank) {
+  open_with({"a", "b"});
+  const auto result = run("crash_on_1", 4);
+  ASSERT_FALSE(result.ok());
+  EXPECT_EQ(result.error->code, Errc::RankKilled) << text_of(result);
+  EXPECT_EQ(result.error->rank, 1);
+  EXPECT_EQ(result.error->signal, SIGSEGV);
+  EXPECT_EQ(result.error->node, "a");
+  EXPECT_THAT(result.error->details, AllOf(HasSubstr("then_on_1"), HasSubstr("last events of rank 1")));
+}
+
+TEST_F(ClusterRun, BringsTheLastLinesOfARankThatThrew) {
+  open_with({"a", "b"});
+  const auto result = run("throw_on_1", 4);
+  ASSERT_FALSE(result.ok());
+  EXPECT_EQ(result.error->message, "boom");
+  EXPECT_EQ(result.error->node, "a");
+  EXPECT_THAT(result.error->last_lines, testing::Contains("about to throw"));
+}
+
+TEST_F(ClusterRun, MovesRanksFromANodeThatLeaves) {
+  open_with({"a", "b"});
+  NodeOptions leaving;
+  leaving.join = cluster_->address();
+  leaving.name = "0";  // before the others
+  leaving.resources.cpus = 2;
+  const auto agent = NodeAgent::start(leaving);
+  ASSERT_TRUE(cluster_->wait_for_nodes(3, 10s));
+  config_ = Config{{"steps", 100}};
+  const auto result = run("steps", 4, [&] {
+    agent->leave(10s);
+    EXPECT_TRUE(agent->wait().ok());
+  });
+  ASSERT_TRUE(result.ok()) << text_of(result);
+  EXPECT_EQ(result.post_mortem, "");
+  EXPECT_EQ(result.history.back().attempt, 2u);
+}
+
+TEST_F(ClusterRun, SaysThatStorageIsNotShared) {
+  open_with({"a"});
+  setenv("TROUPE_TEST_HIDE", directory_.path().c_str(), 1);
+  start_agent("b", 2);
+  unsetenv("TROUPE_TEST_HIDE");
+  if (!cluster_->wait_for_nodes(2, 3s)) GTEST_SKIP() << "no mount namespace may be made here";
+  const auto result = run("sum", 4);
+  ASSERT_FALSE(result.ok());
+  EXPECT_EQ(result.error->code, Errc::StartFailed);
+  EXPECT_THAT(result.error->message, AllOf(HasSubstr("node b does not see " + result.path.string()), HasSubstr("RunConfig.storage_path")));
 }
 
 TEST_F(ClusterRun, NeedsAClusterForRanksOnNodes) {

@@ -4,12 +4,14 @@
 TROUPE_CLUSTER_SEEDS: how often each fault is repeated (1). Skipped, with a notice, without root or namespaces.
 """
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -17,10 +19,12 @@ import namespaces
 
 PROGRAMS = os.environ["TROUPE_PROGRAMS"]
 TROUPE = os.environ["TROUPE_PROGRAM"]
-TRAIN = os.path.join(PROGRAMS, "cluster_train")
+TRAIN = os.path.join(PROGRAMS, "cluster_train")  # a model, by the Accelerator
+PLAIN = os.path.join(PROGRAMS, "cluster_plain")  # the same protocol without LibTorch: faults are told apart sooner
 SEEDS = int(os.environ.get("TROUPE_CLUSTER_SEEDS", "1"))
 REASON = namespaces.why_not()
 PORT = 7077
+CHECKPOINT_EVERY = 10
 
 
 def curve_of(text):
@@ -74,8 +78,8 @@ class ClusterNet(unittest.TestCase):
         self.agents[number] = self.host(number).start(TROUPE, "node", "--join", self.head_address, "--certs", self.path(f"n{number}"), "--cpus", cpus, name=f"agent n{number}")
         return self.agents[number]
 
-    def start_head(self, *arguments, nodes=None, port=PORT, name="run"):
-        head = self.network.hosts[0].start(TRAIN, "--storage", self.path("storage"), "--name", name, *arguments, name="head",
+    def start_head(self, *arguments, nodes=None, port=PORT, name="run", program=PLAIN):
+        head = self.network.hosts[0].start(program, "--storage", self.path("storage"), "--name", name, *arguments, name="head",
                                            TROUPE_CLUSTER_LISTEN=f"{self.network.hosts[0].address}:{port}", TROUPE_CLUSTER_CERTS=self.path("head"),
                                            TROUPE_CLUSTER_NODES=str(len(self.agents) if nodes is None else nodes), TROUPE_CLUSTER_WAIT="20")
         self.heads.append(head)
@@ -93,27 +97,32 @@ class ClusterNet(unittest.TestCase):
         self.assertEqual(code, 0, head.text()[-6000:])
         return head.text()
 
-    def one_process(self, strategy="ddp", updates=40):
+    def one_process(self, updates=40, program=PLAIN):
         """One rank, with the batches of all: the reference."""
-        done = subprocess.run([TRAIN, "--storage", self.path("reference"), "--placement", "threads", "--ranks", "1", "--batch", "12", "--strategy", "ddp", "--updates", str(updates)],
+        done = subprocess.run([program, "--storage", self.path("reference"), "--placement", "threads", "--ranks", "1", "--batch", "12", "--updates", str(updates)],
                               capture_output=True, text=True, timeout=120)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         return curve_of(done.stdout)
 
-    def assert_same_curve(self, text, reference, tolerance=2e-4):
-        """Sums of gradients are in another order than in one process: losses differ in the last digits of float32, and more with every update."""
+    def assert_same_curve(self, text, reference, tolerance=2e-4, whole=True):
+        """Sums of gradients are in another order than in one process: losses differ in the last digits of float32, and more with every update.
+
+        Not `whole`: a lost node's last reports may be missing for updates that a checkpoint has kept, so that no attempt repeats them.
+        """
         curve = curve_of(text)
-        self.assertEqual(sorted(curve), sorted(reference))
-        worst = max(abs(curve[update] - reference[update]) for update in reference)
+        missing = set(reference) - set(curve)
+        self.assertLessEqual(len(missing), 0 if whole else CHECKPOINT_EVERY, sorted(missing))
+        self.assertIn(max(reference), curve)
+        worst = max(abs(loss - reference[update]) for update, loss in curve.items())
         self.assertLess(worst, tolerance)
-        self.assertLess(reference[max(reference)], reference[1], "the model learns")
+        self.assertLess(reference[max(reference)], reference[min(reference)], "the model learns")
 
     # ---- the same curve -------------------------------------------------------------------------------------
 
     def check_curve(self, strategy):
         self.make_hosts(3)
-        text = self.finish(self.start_head("--strategy", strategy))
-        self.assert_same_curve(text, self.one_process())
+        text = self.finish(self.start_head("--strategy", strategy, program=TRAIN), 120)
+        self.assert_same_curve(text, self.one_process(program=TRAIN))
 
     def test_ddp_has_the_curve_of_one_process(self):
         self.check_curve("ddp")
@@ -127,7 +136,7 @@ class ClusterNet(unittest.TestCase):
         second = [self.host(number).start(TROUPE, "node", "--join", f"{self.network.hosts[0].address}:{PORT + 1}", "--certs", self.path(f"n{number}"), "--cpus", 2)
                   for number in (1, 2, 3)]
         self.assertEqual(len(second), 3)
-        heads = [self.start_head(), self.start_head("--strategy", "zero3", port=PORT + 1, name="other")]
+        heads = [self.start_head("--step-ms", "20"), self.start_head("--step-ms", "20", port=PORT + 1, name="other")]
         reference = self.one_process()
         for head in heads:
             self.assert_same_curve(self.finish(head), reference)
@@ -136,15 +145,28 @@ class ClusterNet(unittest.TestCase):
 
     def test_every_listener_demands_tls(self):
         self.make_hosts(3)
+        self.host(3).impair(delay=0.2)  # so that ranks take long to meet
         head = self.start_head("--updates", "60", "--step-ms", "100")
-        head.wait_for(r"^update 2 ", 40)
         stranger = self.network.hosts[-1]
-        scanned = 0
-        for host in self.network.hosts:
-            for address, port in host.listeners():
-                self.assertEqual(namespaces.demands_tls(stranger, address, port), "", f"{address}:{port}")
-                scanned += 1
-        self.assertGreaterEqual(scanned, 4, "the head's and each node's data plane")
+        scanned, answers, probes = set(), [], []
+
+        def probe(address, port):
+            answers.append((port, namespaces.demands_tls(stranger, address, port)))
+
+        # From before ranks meet, whose listeners close when all are connected, until they train.
+        while not re.search(r"^update 20 ", head.text(), re.M) and head.runs():
+            for host in self.network.hosts:
+                for address, port in set(host.listeners()) - scanned:
+                    scanned.add((address, port))
+                    probes.append(threading.Thread(target=probe, args=(address, port)))
+                    probes[-1].start()
+        for one in probes:
+            one.join()
+        self.assertEqual([answer for answer in answers if answer[1]], [])
+        self.assertEqual(len(answers), len(scanned))
+        self.assertIn((self.network.hosts[0].address, PORT), scanned)
+        self.assertGreater(len(scanned), 1, "where ranks meet")
+        print(f"{len(scanned)} listeners", flush=True)
         # Secrets are no argument and in no environment.
         token = open(self.path("head/token")).read().strip()
         for host in self.network.hosts:
@@ -163,20 +185,27 @@ class ClusterNet(unittest.TestCase):
         status = self.troupe("status")
         self.assertRegex(status, r"n1 +up")
         self.assertRegex(status, r"run +running +4")
-        self.assertIn('"name": "n2"', self.troupe("status", "--json"))
+        status = json.loads(self.troupe("status", "--json"))
+        self.assertEqual([node["name"] for node in status["nodes"]], ["n1", "n2"])
+        self.assertEqual(status["runs"][0]["node_of_rank"], ["n1", "n1", "n2", "n2"])
+        self.assertGreater(status["runs"][0]["step"], 0)
+        self.assertIn("loss", status["runs"][0]["last_report"])
+        self.assertEqual(self.troupe("logs", "run", "--rank", "3"), "[run rank 3 @n2] begins after update 0\n")
+        self.assertEqual(len(self.troupe("logs").splitlines()), 4)
+        self.assertIn("steps/s".upper(), self.troupe("top", "--times", "2", "--every", "0.1"))
         self.troupe("stop", "run")
         head.wait(30)
 
     # ---- losing nodes ---------------------------------------------------------------------------------------
 
-    def check_fault(self, strike, repair=None, spare=True, strategy="zero3", extra=()):
+    def check_fault(self, strike, repair=None, spare=True, program=PLAIN):
         """Strikes node 2 after update 12; the run ends with the reference's curve, and took up its next step within 5 s of the loss."""
         updates = 60
-        reference = self.one_process(updates=updates)
+        reference = self.one_process(updates=updates, program=program)
         for seed in range(SEEDS):
             with self.subTest(seed=seed):
                 self.make_hosts(4 if spare else 3)
-                head = self.start_head("--strategy", strategy, "--updates", updates, "--step-ms", "60", "--failures", "3", *extra)
+                head = self.start_head("--strategy", "zero3", "--updates", updates, "--step-ms", "60", "--failures", "3", program=program)
                 head.wait_for(r"^update 12 ", 40)
                 time.sleep(0.05 * seed)
                 struck = time.monotonic()
@@ -186,7 +215,7 @@ class ClusterNet(unittest.TestCase):
                 if repair:
                     repair(self.host(2), self.agents[2])
                 text = self.finish(head)
-                self.assert_same_curve(text, reference)
+                self.assert_same_curve(text, reference, whole=False)
                 print(f"next step {resumed - struck:.2f} s after the loss", flush=True)
                 self.assertLess(resumed - struck, 10)
                 self.network.close()
@@ -199,6 +228,9 @@ class ClusterNet(unittest.TestCase):
 
     def test_a_node_is_killed(self):
         self.check_fault(lambda host, agent: host.signal_all(signal.SIGKILL))
+
+    def test_a_node_of_a_zero3_run_is_killed(self):
+        self.check_fault(lambda host, agent: host.signal_all(signal.SIGKILL), program=TRAIN)
 
     def test_a_node_is_stopped(self):
         self.check_fault(lambda host, agent: host.signal_all(signal.SIGSTOP), lambda host, agent: host.signal_all(signal.SIGCONT))
@@ -226,7 +258,8 @@ class ClusterNet(unittest.TestCase):
         head.wait_for(r"^update 5 ", 40)
         self.host(2).impair(**fault)
         text = self.finish(head, 240)
-        self.assert_same_curve(text, self.one_process(updates=30))
+        self.assert_same_curve(text, self.one_process(updates=30), whole=False)
+        print("attempts:", max(map(int, re.findall(r"attempt (\d+)", text))), flush=True)
 
     def test_half_a_second_of_delay(self):
         self.check_slow(delay=0.5)
@@ -263,7 +296,7 @@ class ClusterNet(unittest.TestCase):
         text = self.finish(second, 120)
         self.assertGreater(min(curve_of(text)), 10, "went on from a checkpoint")
         reference = self.one_process(updates=60)
-        self.assert_same_curve(text, {update: loss for update, loss in reference.items() if update in curve_of(text)})
+        self.assert_same_curve(text, {update: loss for update, loss in reference.items() if update >= min(curve_of(text))})
 
 
 if __name__ == "__main__":

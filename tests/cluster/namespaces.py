@@ -297,6 +297,8 @@ class Network:
         for program in self.programs:
             try:
                 program._process.wait(5)
+                program._reader.join(5)
+                program._process.stdout.close()
             except subprocess.TimeoutExpired:
                 pass
         for host in self.hosts:

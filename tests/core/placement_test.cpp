@@ -19,6 +19,7 @@ using testing::IsEmpty;
 using Places = std::vector<std::size_t>;
 
 NodeRoom node(const std::string& name, double cpus, double gpus = 0) { return {name, {cpus, gpus}, {cpus, gpus}, {}}; }
+RankNeeds needs(const Resources& resources, const Labels& labels = {}) { return {resources, labels}; }
 RankNeeds cpus(double count) { return {{count}, {}}; }
 RankNeeds gpus(double count) { return {{0, count}, {}}; }
 Places pack(const std::vector<NodeRoom>& nodes, const RankNeeds& each, int count, std::vector<std::string> preferred = {}) {
@@ -66,10 +67,10 @@ TEST(Placement, SaysWhichNodesLackWhat) {
   nodes[2].takes_ranks = false;
   nodes[3].labels = {{"zone", "north"}};
   for (auto i : {0, 1, 2}) nodes[static_cast<std::size_t>(i)].labels = {{"zone", "south"}};
-  const auto places = place_ranks(nodes, {{0, 1}, {{"zone", "south"}}}, 6, PlacementStrategy::Pack);
+  const auto places = place_ranks(nodes, needs({0, 1}, {{"zone", "south"}}), 6, PlacementStrategy::Pack);
   EXPECT_EQ(places.missing, "4 of 6 ranks fit: 2 more need 1 gpu each with zone=south; node a has 4 of 4 gpus free, for 4 ranks; node b has 0 of 1 gpu free; "
                             "node c takes no ranks (it drains or is away); node d has zone=north");
-  EXPECT_EQ(place_ranks({}, {{1, 0, 2ULL << 30}, {}}, 2, PlacementStrategy::Pack).missing, "no node has joined; 2 ranks need 1 cpu, 2 GiB of memory each");
+  EXPECT_EQ(place_ranks({}, needs({1, 0, 2ULL << 30}), 2, PlacementStrategy::Pack).missing, "no node has joined; 2 ranks need 1 cpu, 2 GiB of memory each");
   std::vector<NodeRoom> many(12, node("x", 0));
   EXPECT_THAT(place_ranks(many, cpus(1), 1, PlacementStrategy::Pack).missing, HasSubstr("; and 4 more nodes"));
 }
@@ -94,11 +95,11 @@ TEST(Placement, LooksAtMemoryLabelsAndTheUsersOwnKinds) {
   a.free.memory_bytes = b.free.memory_bytes = 8ULL << 30;
   a.free.custom["license"] = 1;
   b.labels["disk"] = "nvme";
-  EXPECT_THAT(spread({a, b}, {{1, 0, 3ULL << 30}, {}}, 4), ElementsAre(0, 0, 1, 1));
-  EXPECT_THAT(spread({a, b}, {{1, 0, 3ULL << 30}, {}}, 5), IsEmpty());
-  EXPECT_THAT(spread({a, b}, {{1, 0, 0, {{"license", 1}}}, {}}, 1), ElementsAre(0));
-  EXPECT_THAT(spread({a, b}, {{1, 0, 0, {{"license", 1}}}, {}}, 2), IsEmpty());
-  EXPECT_THAT(spread({a, b}, {{1}, {{"disk", "nvme"}}}, 2), ElementsAre(1, 1));
+  EXPECT_THAT(spread({a, b}, needs({1, 0, 3ULL << 30}), 4), ElementsAre(0, 0, 1, 1));
+  EXPECT_THAT(spread({a, b}, needs({1, 0, 3ULL << 30}), 5), IsEmpty());
+  EXPECT_THAT(spread({a, b}, needs({1, 0, 0, {{"license", 1}}}), 1), ElementsAre(0));
+  EXPECT_THAT(spread({a, b}, needs({1, 0, 0, {{"license", 1}}}), 2), IsEmpty());
+  EXPECT_THAT(spread({a, b}, needs({1}, {{"disk", "nvme"}}), 2), ElementsAre(1, 1));
 }
 
 TEST(Placement, EqualNodesThatHaveTheProcessesComeFirst) {
@@ -122,12 +123,12 @@ TEST(Placement, StrategiesHaveRaysNames) {
 TEST(Resources, TakenAndGivenBackIsWhatItWas) {
   Resources free{4, 1, 8ULL << 30, {{"license", 1}}};
   const auto whole = free;
-  const Resources needs{0.1, 1.0 / 3, 1ULL << 30, {{"license", 0.1}}};
+  const Resources each{0.1, 1.0 / 3, 1ULL << 30, {{"license", 0.1}}};
   int taken = 0;
-  while (take(free, needs)) ++taken;
+  while (take(free, each)) ++taken;
   EXPECT_EQ(taken, 3);
   EXPECT_EQ(free.gpus, 0);
-  for (int i = 0; i < taken; ++i) give_back(free, needs);
+  for (int i = 0; i < taken; ++i) give_back(free, each);
   EXPECT_EQ(free.gpus, whole.gpus);
   EXPECT_NEAR(free.cpus, whole.cpus, 1e-6);
   EXPECT_EQ(free.memory_bytes, whole.memory_bytes);
@@ -192,7 +193,7 @@ TEST(Placement, IsTheBestOfAllWaysOnSmallCases) {
       nodes.push_back(made);
     }
     const double shares[]{0, 0.25, 0.3, 0.5, 1, 2};
-    const RankNeeds each{{static_cast<double>(draw(0, 2)), shares[draw(0, 5)]}, {}};
+    const auto each = needs({static_cast<double>(draw(0, 2)), shares[draw(0, 5)]});
     const int count = draw(1, 7);
     std::vector<int> room;
     for (const auto& one : nodes) room.push_back(room_by_trying(one, each));
@@ -258,7 +259,7 @@ TEST(Placement, AThousandNodesTakeMilliseconds) {
   }
   for (const auto strategy : {PlacementStrategy::Pack, PlacementStrategy::Spread}) {
     const auto start = std::chrono::steady_clock::now();
-    const auto places = place_ranks(nodes, {{4, 1, 32ULL << 30}, {{"zone", "a"}}}, 8'000, strategy, preferred);
+    const auto places = place_ranks(nodes, needs({4, 1, 32ULL << 30}, {{"zone", "a"}}), 8'000, strategy, preferred);
     const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
     EXPECT_EQ(places.node_of.size(), 8'000U);
     EXPECT_LT(took.count(), 100);

@@ -43,9 +43,17 @@ std::vector<std::string> node_message_seeds() {
   facts.signal = 9;
   facts.details = "a backtrace\n";
   facts.node = "b";
+  JoinNode join;
+  join.name = "b";
+  join.address = "10.0.0.2";
+  join.resources.cpus = 4;
+  join.resources.gpus = 0.5;
+  join.resources.custom["licence"] = 1;
+  join.labels["zone"] = "x";
+  join.pid = 4711;
   const auto inner = encode_frame(RankStarted{3, 1, 4711}, 1 << 20).substr(frame_header_bytes);
   const std::vector<NodeMessage> messages = {
-      JoinNode{1, "b", "10.0.0.2", {4, 0.5, std::uint64_t{1} << 36, {{"licence", 1}}}, {{"zone", "x"}}, 4711},
+      join,
       NodeSeen{0.25},
       FromRank{1, 2, 6, inner},
       OutputTold{1, 2, {"a line", ""}},
