@@ -177,7 +177,8 @@ void expect_survives(const ClusterSecurity& head_security, const ClusterSecurity
   EXPECT_TRUE(head.heard()->outcome->ok()) << head.heard()->outcome->text();
   expect_all(*head.heard(), 40);
   expect_all(*node.heard, 40);
-  EXPECT_EQ(node.heard->interrupted, node.heard->resumed);
+  // A cut in the goodbye is not followed by another connection for packets.
+  EXPECT_LE(node.heard->interrupted - node.heard->resumed, 1);
 }
 
 TEST_P(Links, PacketsArriveOnceAndInOrderWhereverTheConnectionIsCut) {
