@@ -95,7 +95,7 @@ struct Case {
   int many;
   double goal;
 };
-constexpr Case kCases[] = {{1U << 10, 50, 1}, {64U << 10, 50, 1}, {1U << 20, 10, 1.7}, {kLargest, 2, 1.7}};
+constexpr Case kCases[] = {{1U << 10, 50, 1}, {64U << 10, 50, 1}, {1U << 20, 40, 1.7}, {kLargest, 8, 1.7}};
 
 int be_rank(int rank, const fs::path& directory) {
   const auto tls = join(kEncryptedFd, rank, directory, false), plain = join(kPlainFd, rank, directory, true);

@@ -57,7 +57,7 @@ OpenRun order_for(std::uint64_t id, const Session& session, const ScalingConfig&
 }
 
 std::string node_lost_text(const HeadNode& node, const std::string& why) {
-  if (why.find("not heard of") != std::string::npos) return why;  // the link says it of the node
+  if (why.find("'" + node.name + "' was not heard of") != std::string::npos) return why;  // the link names its peer's certificate, which several nodes may share
   return "node " + node.name + " is lost: " + why;
 }
 
@@ -211,6 +211,9 @@ void HeadRun::launch(const std::shared_ptr<HeadProcess>& process) {
   if (process->was_killed) return;  // before it was started
   const auto& node = node_of_[static_cast<std::size_t>(process->rank)];
   process->set_place(node);
+  if (const auto known = head_.nodes().find(node->name); known == head_.nodes().end() || known->second != node) {
+    return process->ended({{}, {Errc::NodeLost, "node " + node->name + " was lost before its ranks were started"}, {}, {}});
+  }
   node->send(TakeProcess{id_, process->id, attempt_, process->rank});
   for (auto& message : std::exchange(process->early, {})) {
     if (auto* order = std::get_if<RunRank>(&message)) message = complete(std::move(*order));

@@ -18,7 +18,7 @@ struct NodeOptions {
   Resources resources;         ///< zero cpus: those of this machine
   Labels labels;
   ClusterSecurity security;
-  std::chrono::milliseconds head_grace{5'000};   ///< the head was not heard of for so long: its ranks are ended
+  std::chrono::milliseconds head_grace{5'000};   ///< the head was not heard of for so long, or for 1.5 s when that is less: its ranks are ended
   std::chrono::milliseconds give_up_after{0};    ///< ends when no head could be joined for so long; 0: tries for ever
   bool end_with_head = false;                    ///< ends, well, when a head that it had joined has ended in order; else it waits for another
   bool forward_output = true;                    ///< ranks' output goes to the head; false: it stays on this node's

@@ -1,7 +1,7 @@
 #include "host_collectives.hpp"
 
 #include "blame.hpp"
-#include "kernels.hpp"
+#include "host_sums.hpp"
 #include "local_access.hpp"
 #include "packed.hpp"
 
@@ -19,23 +19,13 @@ using Clock = std::chrono::steady_clock;
 /// Up to here the bytes of a slice are not worth more than one lane, or a second turn over the network.
 constexpr std::size_t kOneLaneBytes = std::size_t{32} << 10;
 constexpr std::size_t kDirectBytes = std::size_t{64} << 10;
-/// Sums are made of pieces of this size, while they are in a cache.
-constexpr std::size_t kSumBytes = std::size_t{64} << 10;
 /// How much longer than for a rank to come the later steps inside a host wait: for one that waits for the network.
 constexpr std::chrono::milliseconds kLaterSteps{1500};
-
-bool is_16_bit_float(DType dtype) noexcept { return dtype == DType::BF16 || dtype == DType::F16; }
-/// What sums of a host are handed on in.
-DType between(DType dtype, ReduceOp op) noexcept { return is_16_bit_float(dtype) && op <= ReduceOp::Mean ? DType::F32 : dtype; }
-ReduceOp inside(ReduceOp op) noexcept { return op == ReduceOp::Mean ? ReduceOp::Sum : op; }
-static_assert(ReduceOp::Sum < ReduceOp::Mean && ReduceOp::Mean < ReduceOp::Max);
 
 /// What a rank gives to a collective.
 ConstBuffer given(const Request& request) noexcept {
   return request.call == Call::Broadcast ? ConstBuffer{request.output} : request.call == Call::Barrier ? ConstBuffer{} : request.input;
 }
-
-std::byte* bytes_at(const void* data, std::size_t offset) { return static_cast<std::byte*>(const_cast<void*>(data)) + offset; }
 
 /// The first place of a host of `ranks` whose part of a reduction to owners lane `lane` takes care of.
 int first_place(int lane, int lanes, int ranks) { return (lane * ranks + lanes - 1) / lanes; }
@@ -106,7 +96,7 @@ void HostCollectives::await(std::vector<Work>& works) {
   failed.or_throw();
 }
 
-void HostCollectives::move(std::vector<Transfer>& transfers, const std::function<void()>& progress) {
+void HostCollectives::move(std::vector<Transfer>& transfers, const std::function<bool()>& progress) {
   Exchange{core_, call_, headers_}.run(transfers, progress);
 }
 
@@ -172,13 +162,17 @@ void HostCollectives::combine_inline(const Request& request, std::size_t bytes) 
 }
 
 void HostCollectives::spread(Buffer whole, int lanes) {
-  const auto element = size_of(whole.dtype);
   std::vector<Work> works;
+  spread(whole, lanes, works);
+  await(works);
+}
+
+void HostCollectives::spread(Buffer whole, int lanes, std::vector<Work>& works) {
+  const auto element = size_of(whole.dtype);
   for (int l = 0; l < lanes; ++l) {
     const auto begin = cut(whole.count(), l, lanes, element), end = cut(whole.count(), l + 1, lanes, element);
     if (end > begin) works.push_back(local().broadcast({bytes_at(whole.data, begin * element), (end - begin) * element, whole.dtype}, l));
   }
-  await(works);
 }
 
 void HostCollectives::all_reduce(const Request& request) {
@@ -186,6 +180,8 @@ void HostCollectives::all_reduce(const Request& request) {
   const auto dtype = buffer.dtype, wide = between(dtype, request.op);
   const auto element = size_of(dtype), count = buffer.count();
   const int lanes = buffer.bytes <= kOneLaneBytes ? 1 : t().lanes;
+  if (t().hosts() == 2 && lanes <= kMostLanesOfSegments && buffer.bytes >= kSegmentBytes)
+    return all_reduce_in_segments(request);
   std::vector<std::size_t> begins;
   for (std::size_t place = 0; place <= headers_.size(); ++place) begins.push_back(cut(count, static_cast<int>(place), lanes, element));
   const auto place = static_cast<std::size_t>(t().place());
@@ -202,34 +198,6 @@ void HostCollectives::exchange_slice(std::byte* partial, DType from, std::byte* 
   else exchange_by_owners(partial, from, target, to, op, count);
 }
 
-namespace {
-
-/// Adds pieces of the hosts' partial sums as they come.
-class Adder {
- public:
-  Adder(const Reduction& reduction, std::size_t hosts) : reduction_(reduction), sources_(hosts), at_(hosts) {}
-  void source(int host, std::byte* data) { sources_[static_cast<std::size_t>(host)] = data; }
-  /// Adds up to element `ready` of `count`, when that is worth it, and returns how many are done.
-  std::size_t advance(std::byte* target, std::size_t ready, std::size_t count) {
-    const auto element = size_of(reduction_.from), piece = kSumBytes / element;
-    while (done_ < count && (ready - done_ >= piece || ready == count)) {
-      const auto some = std::min(ready - done_, piece);
-      for (std::size_t h = 0; h < sources_.size(); ++h) at_[h] = sources_[h] + done_ * element;
-      auto* to = target + done_ * size_of(reduction_.to);
-      reduce(reduction_, at_, {&to, 1}, some);
-      done_ += some;
-    }
-    return done_;
-  }
-
- private:
-  Reduction reduction_;
-  std::vector<std::byte*> sources_, at_;
-  std::size_t done_ = 0;
-};
-
-}  // namespace
-
 void HostCollectives::exchange_directly(std::byte* partial, DType from, std::byte* target, DType to, ReduceOp op, std::size_t count) {
   const auto element = size_of(from), bytes = count * element;
   Adder adder{{from, to, op, static_cast<std::size_t>(t().size())}, static_cast<std::size_t>(t().hosts())};
@@ -244,7 +212,7 @@ void HostCollectives::exchange_directly(std::byte* partial, DType from, std::byt
   move(transfers, [&] {
     auto ready = bytes;  // come, and gone: the sum may overwrite what was sent
     for (const auto& one : transfers) ready = std::min({ready, one.received, one.sent});
-    (void)adder.advance(target, ready / element, count);
+    return adder.advance(target, ready / element, count);
   });
 }
 
@@ -268,8 +236,9 @@ void HostCollectives::exchange_by_owners(std::byte* partial, DType from, std::by
   move(transfers, [&] {
     auto ready = mine.size();
     for (const auto& one : transfers) ready = std::min(ready, one.received);
-    const auto done = adder.advance(sums(t().host).data(), ready / element, mine.size() / element) * size_of(to);
-    for (auto& one : transfers) one.allowed = one.out.front().size() + done;
+    if (!adder.advance(sums(t().host).data(), ready / element, mine.size() / element)) return false;
+    for (auto& one : transfers) one.allowed = one.out.front().size() + adder.done() * size_of(to);
+    return true;
   });
 }
 
@@ -320,7 +289,7 @@ void HostCollectives::reduce_to_owners(const Request& request, std::span<const s
     move(transfers, [&] {
       auto ready = count * element;
       for (const auto& one : transfers) ready = std::min(ready, one.received);
-      (void)adder.advance(sum, ready / element, count);
+      return adder.advance(sum, ready / element, count);
     });
   }
   if (t().ranks_of(t().host) != t().lanes) hand_to_owners(request, begins, sum);

@@ -46,14 +46,17 @@ class HostCollectives {
   void hand_to_owners(const Request& request, std::span<const std::size_t> begins, std::byte* sum);
   void all_gather(const Request& request);
   void broadcast(const Request& request);
+  class Segments;
+  void all_reduce_in_segments(const Request& request);
   /// Replaces the hosts' partial sums of a slice by their sum, in `target` [count of `to`] on all ranks of the lane.
   void exchange_slice(std::byte* partial, DType from, std::byte* target, DType to, ReduceOp op, std::size_t count);
   void exchange_directly(std::byte* partial, DType from, std::byte* target, DType to, ReduceOp op, std::size_t count);
   void exchange_by_owners(std::byte* partial, DType from, std::byte* target, DType to, ReduceOp op, std::size_t count);
   /// Broadcasts part l of `whole` from place l to the ranks of this host.
+  void spread(Buffer whole, int lanes, std::vector<Work>& works);
   void spread(Buffer whole, int lanes);
 
-  void move(std::vector<Transfer>& transfers, const std::function<void()>& progress = {});
+  void move(std::vector<Transfer>& transfers, const std::function<bool()>& progress = {});
   void await(Work work);
   void await(std::vector<Work>& works);
   void local_patience(bool first);

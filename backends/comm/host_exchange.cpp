@@ -62,7 +62,7 @@ bool CallHeader::agrees(const CallHeader& other) const noexcept {
 
 std::string CallHeader::text() const { return describe(unpack(what, bytes), sequence, label); }
 
-void Exchange::run(std::vector<Transfer>& transfers, const std::function<void()>& progress) {
+void Exchange::run(std::vector<Transfer>& transfers, const std::function<bool()>& progress) {
   std::vector<Side> sides;
   for (auto& transfer : transfers) {
     auto& side = sides.emplace_back(Side{.transfer = &transfer});
@@ -81,7 +81,7 @@ void Exchange::run(std::vector<Transfer>& transfers, const std::function<void()>
       compare(sides);
       compared = true;
     }
-    if (compared && progress) progress();
+    if (compared && progress) moved = progress() || moved;
     if (compared && std::all_of(sides.begin(), sides.end(), [&](const auto& side) { return done(side); })) return;
     if (moved) {
       if (compared) until = Clock::now() + call_.timeout;
@@ -123,16 +123,17 @@ bool Exchange::receive(Side& side) const {
     return some != 0;
   }
   auto& transfer = *side.transfer;
-  if (transfer.received >= side.in_bytes) return false;
+  const auto end = std::min(side.in_bytes, transfer.room);
+  if (transfer.received >= end) return false;
   const auto piece = piece_at(transfer.in, transfer.received);
-  const auto some = stream.read(piece.first(std::min(piece.size(), kAtOnce)));
+  const auto some = stream.read(piece.first(std::min({piece.size(), kAtOnce, end - transfer.received})));
   transfer.received += some;
   return some != 0;
 }
 
 bool Exchange::done(const Side& side) const {
   return side.headers_sent == mine_.size() * sizeof(CallHeader) && side.transfer->sent == side.out_bytes &&
-         side.transfer->received == side.in_bytes && (side.transfer->link->data().wanted() & POLLOUT) == 0;
+         side.transfer->received == side.in_bytes && !side.transfer->link->data().waits_to_send();
 }
 
 void Exchange::compare(const std::vector<Side>& sides) const {

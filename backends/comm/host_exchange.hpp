@@ -41,17 +41,21 @@ struct Transfer {
   std::size_t sent = 0;      ///< of `out`: no longer needed by the transfer
   std::size_t received = 0;  ///< of `in`
   std::size_t allowed = ~std::size_t{0};  ///< of `out`: what may be sent already
+  std::size_t room = ~std::size_t{0};     ///< of `in`: for how much there is room
+  /// All that is allowed has left for the wire.
+  [[nodiscard]] bool idle() const noexcept { return sent >= allowed && !link->data().waits_to_send(); }
 };
 
 /// Moves all bytes of all transfers at once, both ways, each after a block of headers of the two hosts' ranks that must agree.
-/// `progress`, called while bytes come and go but not before all headers agree, may raise `allowed`; counts are without headers.
+/// `progress`, called while bytes come and go but not before all headers agree, may raise `allowed` and `room`, and is true when
+/// it did something; counts are without headers.
 /// Throws Failure{DeadlinePassed} naming who sent nothing for as long as the timeout, Failure{CollectiveMismatch},
 /// Failure{Aborted} naming a rank that has left, or what the group died of.
 class Exchange {
  public:
   /// `mine`: headers of this host's ranks.
   Exchange(HostCore& core, const CallInHand& call, const std::vector<CallHeader>& mine) : core_(core), call_(call), mine_(mine) {}
-  void run(std::vector<Transfer>& transfers, const std::function<void()>& progress);
+  void run(std::vector<Transfer>& transfers, const std::function<bool()>& progress);
 
  private:
   /// One transfer and its headers.

@@ -103,8 +103,10 @@ class Joining {
       for (auto& guest : guests_) step(guest);
       std::erase_if(guests_, [](const auto& guest) { return !guest.stream; });
     }
-    if (plan_.plain)
-      for (auto& link : links_) link.data().go_plain();
+    for (auto& link : links_) {
+      if (plan_.plain) link.data().go_plain();
+      link.data().widen();
+    }
     return std::move(links_);
   }
 

@@ -67,7 +67,7 @@ int bio_write(BIO* bio, const char* from, int bytes) {
 
 int bio_read(BIO* bio, char* to, int most) {
   BIO_clear_retry_flags(bio);
-  const auto got = static_cast<TlsStream*>(BIO_get_data(bio))->take_in(to, most);
+  const auto got = static_cast<TlsStream*>(BIO_get_data(bio))->take_in(to, static_cast<std::size_t>(most));
   if (got < 0) BIO_set_retry_read(bio);
   return got;
 }
@@ -183,32 +183,27 @@ bool TlsStream::flush() {
 
 void TlsStream::take_out(const char* from, int bytes) { out_.insert(out_.end(), from, from + bytes); }
 
-int TlsStream::take_in(char* to, int most) {
-  if (in_begin_ == in_end_) {
-    if (in_.empty()) in_.resize(SSL_is_init_finished(ssl_) ? kInBytes : std::size_t{4} << 10);
-    ssize_t got = 0;
-    do got = recv(fd_, in_.data(), in_.size(), 0);
-    while (got < 0 && errno == EINTR);
-    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return -1;
-    if (got <= 0) {
-      closed_ = true;
-      return 0;
-    }
-    in_begin_ = 0;
-    in_end_ = static_cast<std::size_t>(got);
-  }
-  const auto some = std::min(static_cast<std::size_t>(most), in_end_ - in_begin_);
-  std::memcpy(to, in_.data() + in_begin_, some);
-  in_begin_ += some;
-  if (in_begin_ == in_end_ && in_.size() < kInBytes && SSL_is_init_finished(ssl_)) in_.resize(kInBytes);
-  return static_cast<int>(some);
+int TlsStream::take_in(char* to, std::size_t most) {
+  ssize_t got = 0;
+  do got = recv(fd_, to, most, 0);
+  while (got < 0 && errno == EINTR);
+  if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return -1;
+  if (got <= 0) closed_ = true;
+  return static_cast<int>(std::max<ssize_t>(got, 0));
+}
+
+void TlsStream::widen() {
+  out_.reserve(kOutBytes + 2 * kWriteBytes);
+  if (plain_ || SSL_free_buffers(ssl_) != 1) return;  // small buffers have something in them: they do as well
+  SSL_set_default_read_buffer_len(ssl_, kInBytes);
+  SSL_set_read_ahead(ssl_, 1);
 }
 
 std::size_t TlsStream::read(std::span<std::byte> bytes) {
   if (!plain_) return read_tls(bytes);
   std::size_t done = 0;
   while (done < bytes.size()) {
-    const auto got = take_in(reinterpret_cast<char*>(bytes.data() + done), static_cast<int>(std::min<std::size_t>(bytes.size() - done, kInBytes)));
+    const auto got = take_in(reinterpret_cast<char*>(bytes.data() + done), std::min(bytes.size() - done, kInBytes));
     if (got <= 0) break;
     done += static_cast<std::size_t>(got);
   }

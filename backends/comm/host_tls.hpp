@@ -53,6 +53,7 @@ class TlsStream {
   [[nodiscard]] bool closed() const noexcept { return closed_; }
   /// The events of poll(2) that progress waits for.
   [[nodiscard]] short wanted() const noexcept;
+  [[nodiscard]] bool waits_to_send() const noexcept { return out_begin_ < out_.size(); }
   [[nodiscard]] int fd() const noexcept { return fd_; }
   [[nodiscard]] const std::string& identity() const noexcept { return identity_; }
   /// Ends the connection under whoever waits for it. Any thread.
@@ -62,10 +63,13 @@ class TlsStream {
   /// From here on without encryption, at both ends at once: for measurements of what it costs.
   void go_plain() noexcept { plain_ = true; }
 
+  /// From here on with large buffers, for bytes that come in numbers.
+  void widen();
+
   // What OpenSSL's callbacks need.
   [[nodiscard]] const TlsKey& key() const noexcept { return *key_; }
   void set_identity(std::string identity) { identity_ = std::move(identity); }
-  [[nodiscard]] int take_in(char* to, int most);  ///< bytes, 0 at the end, -1: none yet
+  [[nodiscard]] int take_in(char* to, std::size_t most);  ///< bytes, 0 at the end, -1: none yet
   void take_out(const char* from, int bytes);
 
  private:
@@ -76,8 +80,8 @@ class TlsStream {
   std::string identity_;
   ssl_st* ssl_;
   bool closed_ = false, plain_ = false;
-  std::vector<char> in_, out_;
-  std::size_t in_begin_ = 0, in_end_ = 0, out_begin_ = 0;
+  std::vector<char> out_;
+  std::size_t out_begin_ = 0;
   std::atomic<std::uint64_t> wire_bytes_{0};
 };
 

@@ -60,7 +60,7 @@ class Work {
 /// and later calls of the same rank (and on streams or comm threads where an implementation has them). On a device with
 /// streams a collective begins after what the compute stream was given before the call.
 ///
-/// Results are bitwise equal on all ranks: a reduction adds in rank order 0, 1, … N-1, in fp32 for 16-bit floats.
+/// Results are bitwise equal on all ranks: a reduction adds in rank order 0, 1, … N-1, in fp32 for 16-bit floats ("hosts": each host's ranks, then hosts).
 ///
 /// Threads: one caller at a time per object, except `abort` and what `recorder` allows, which any thread may call.
 /// Errors: a silent, lost or disagreeing peer is an Outcome of `Work::wait`; after one, the group is broken and
@@ -71,7 +71,7 @@ class Communicator {
 
   [[nodiscard]] virtual int rank() const noexcept = 0;
   [[nodiscard]] virtual int size() const noexcept = 0;
-  /// "threads", "shared_memory", "gloo", "nccl", "self".
+  /// "threads", "shared_memory", "hosts", "gloo", "nccl", "self".
   [[nodiscard]] virtual std::string name() const = 0;
   /// True when buffers anywhere are as good as those from `allocate`; else others are copied there and back.
   [[nodiscard]] virtual bool reaches_any_memory() const noexcept = 0;

@@ -184,7 +184,7 @@ TEST_F(ClusterRun, BringsTheCrashRecordOfARank) {
   EXPECT_EQ(result.error->rank, 1);
   EXPECT_EQ(result.error->signal, SIGSEGV);
   EXPECT_EQ(result.error->node, "a");
-  EXPECT_THAT(result.error->details, AllOf(HasSubstr("raise"), HasSubstr("last events of rank 1")));
+  EXPECT_THAT(result.error->details, AllOf(HasSubstr("then_on_1"), HasSubstr("last events of rank 1")));
 }
 
 TEST_F(ClusterRun, BringsTheLastLinesOfARankThatThrew) {

@@ -16,12 +16,24 @@ using detail::LinkType;
 using detail::Side;
 using ::testing::HasSubstr;
 
+#ifdef __SANITIZE_ADDRESS__
+constexpr std::size_t allowed_growth = 1 << 30;  // it keeps what is freed
+#else
 constexpr std::size_t allowed_growth = 8 << 20;
+#endif
+
+/// On a busy machine a thread may not run for a second; that is no attack's doing.
+SecureLinkOptions patient() {
+  SecureLinkOptions options;
+  options.silence = 10s;
+  options.handshake_timeout = 500ms;
+  return options;
+}
 
 /// A node that is served all the while: it sends, and its echoes come back in time.
 class GoodPeer {
  public:
-  GoodPeer(TestHead& head, const ClusterSecurity& security) : node_(head.address(), security) {
+  GoodPeer(TestHead& head, const ClusterSecurity& security) : node_(head.address(), security, patient()) {
     EXPECT_TRUE(node_.heard->wait_open());
     thread_ = std::thread{[this] {
       while (!stopped_) {
@@ -67,7 +79,7 @@ class Attack : public ::testing::TestWithParam<bool> {
   }
   static SecureListener::Options options() {
     SecureListener::Options options;
-    options.link.handshake_timeout = 500ms;
+    options.link = patient();
     return options;
   }
   [[nodiscard]] ClusterSecurity as(const std::string& name) const { return GetParam() ? cluster().as(name) : ClusterSecurity{token_only_.path(), name}; }
@@ -106,7 +118,7 @@ TEST_P(Attack, AHalfOpenConnectionIsClosedAfterItsTime) {
   EXPECT_EQ(slow.receive_to_end(5s), "");
   const auto took = std::chrono::steady_clock::now() - begin;
   EXPECT_GE(took, 450ms);
-  EXPECT_LE(took, 2s);
+  EXPECT_LE(took, 4s);
   EXPECT_TRUE(eventually([&] { return refused().silent == 1 && refused().other == 1; }));
   expect_nothing_happened();
 }
@@ -120,7 +132,9 @@ TEST_P(Attack, TooManyBytesBeforeAHelloEndTheConnection) {
   } else {
     for (int i = 0; i < 400; ++i) bytes += detail::link_frame(LinkType::Beat, std::string(1000, 'x'));
   }
-  for (int i = 0; i < 100 && client.send(bytes + std::string(1000, '\0')); ++i) std::this_thread::sleep_for(1ms);
+  int sent = 0;
+  for (; sent < 100 && client.send(bytes + std::string(1000, '\0')); ++sent) std::this_thread::sleep_for(1ms);
+  EXPECT_LT(sent, 50);  // 4 KiB, and what the kernel had taken by then
   EXPECT_TRUE(client.receive_to_end(5s).has_value());
   expect_nothing_happened();
 }

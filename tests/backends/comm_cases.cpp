@@ -352,9 +352,13 @@ void deadline(Communicator& group, const std::string&) {
   say(outcome.text());
 }
 
+/// Until all ranks, on whatever host, have seen the end of the last collective: what fails next would end it for them.
+void settle() { std::this_thread::sleep_for(std::chrono::milliseconds{50}); }
+
 void mismatch(Communicator& group, const std::string&) {
   std::vector<float> values(8);
   group.barrier().wait().or_throw();
+  settle();
   group.set_label(group.rank() == 1 ? "encoder.6" : "encoder.5");
   const auto outcome = group.rank() == 1 ? group.broadcast({values.data(), 16, DType::F32}, 0).wait()
                                          : group.all_reduce({values.data(), 32, DType::F32}, ReduceOp::Sum).wait();
@@ -368,6 +372,7 @@ void other_label(Communicator& group, const std::string&) {
   const Buffer all{values.data(), 32, DType::F32};
   if (group.rank() == 0) group.set_label("encoder.5");  // the others have none yet
   group.all_reduce(all, ReduceOp::Sum).wait().or_throw();
+  settle();
   group.set_label(group.rank() == 1 ? "encoder.6" : "encoder.5");
   const auto outcome = group.all_reduce(all, ReduceOp::Sum).wait();
   TROUPE_CHECK(outcome.code() == Errc::CollectiveMismatch, outcome.text());
