@@ -151,10 +151,10 @@ Json generation(const Options& o) {
       at.push_back(now_s());
       return true;
     };
-    const auto begin = processor_s();
+    const auto begin = processor_s(), begin_wall = now_s();
     (void)generate(model, prompt, options);
     if (run == 0) continue;
-    wall.push_back((at.back() - at.front()) / static_cast<double>(at.size() - 1));
+    wall.push_back((at.back() - begin_wall) / static_cast<double>(at.size()));  // with the prompt
     processor.push_back((processor_s() - begin) / static_cast<double>(o.fresh));
   }
   return {{"tokens_per_s", 1 / median(wall)}, {"ms_per_token", 1e3 * median(wall)}, {"processor_ms_per_token", 1e3 * median(processor)}, {"threads", o.threads}};

@@ -2,8 +2,8 @@
 //
 //   llama_run_bench [--full] [--steps 12] [--ranks processes|threads] [--mx bf16|no] [--batch 2] [--param-dtype f32|auto]
 //
-// Prints one line of JSON: {"step_s", "cpu_s", "tokens_per_s", "peak_bytes", "first_step_s"}: medians after two steps; processor time of all
-// ranks and steps over their number; the larger rank's peak memory (of processes); from this program's start to the end of the first step.
+// Prints one line of JSON: {"step_s", "cpu_s", "tokens_per_s", "peak_bytes", "start_s", "first_step_s"}: medians after two steps; processor time of all
+// ranks and steps over their number; the larger rank's peak memory (of processes); from this program's start to the beginning, and the end, of the first step.
 // Needs what `tools/bootstrap smollm2 kjv` brings.
 #include <troupe/llama_finetune.hpp>
 #include <troupe/troupe.hpp>
@@ -102,11 +102,11 @@ int main(int argc, char** argv) {
     const auto fit = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
     const auto result = trainer.fit();
     std::vector<double> steps, tokens;
-    double first = 0;
+    double first = 0, start = 0;
     for (const auto& report : result.history) {
       const auto step = report.metrics.number("step_time");
       if (!step || report.rank != 0) continue;
-      if (first == 0) first = before + fit + report.time_s;
+      if (first == 0) first = before + fit + report.time_s, start = first - *step;
       steps.push_back(*step);
       tokens.push_back(*report.metrics.number("tokens_per_s"));
     }
@@ -114,8 +114,8 @@ int main(int argc, char** argv) {
     steps.erase(steps.begin(), steps.begin() + 2);
     tokens.erase(tokens.begin(), tokens.begin() + 2);
     const auto who = ranks == "threads" ? RUSAGE_SELF : RUSAGE_CHILDREN;
-    std::printf("{\"step_s\": %.6f, \"cpu_s\": %.6f, \"tokens_per_s\": %.3f, \"peak_bytes\": %lld, \"first_step_s\": %.4f}\n", median(steps),
-                processor_seconds(who) / static_cast<double>(finetune.max_steps), median(tokens), static_cast<long long>(peak_bytes(who)), first);
+    std::printf("{\"step_s\": %.6f, \"cpu_s\": %.6f, \"tokens_per_s\": %.3f, \"peak_bytes\": %lld, \"start_s\": %.4f, \"first_step_s\": %.4f}\n", median(steps),
+                processor_seconds(who) / static_cast<double>(finetune.max_steps), median(tokens), static_cast<long long>(peak_bytes(who)), start, first);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "llama_run_bench: %s\n", error.what());
     code = 1;

@@ -3,7 +3,7 @@
 usage: llama.py fsdp2|zero3|ddp [--lora] [--steps 12] [--batch 2] [--lr 1e-3] [--precision bf16] [--eval]
        llama.py generate [--tokens 64] [--precision fp32]         one process of 1 thread, greedy, KV cache
 fsdp2: Accelerate's plugin, a unit a layer. zero3: DeepSpeed, its own CPU AdamW. Prints {"step_s", "cpu_s", "tokens_per_s", "peak_bytes",
-"first_step_s"} (medians of the slower rank after two steps; from the launch of the ranks to the end of the first step), with --eval
+"start_s", "first_step_s"} (medians of the slower rank after two steps; from the launch of the ranks to the beginning, and the end, of the first step), with --eval
 also {"eval_before", "eval_after"} on the last 64 rows; generate: {"tokens_per_s", "first_token_s"}.
 Needs what `tools/bootstrap smollm2 kjv` brings.
 """
@@ -107,10 +107,12 @@ def rank_main(options):
         figures["eval_before"] = evaluate(model, held_out, rank)
     model.train()
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(42))
-    walls, cpus, first = [], [], 0.0
+    walls, cpus, start, first = [], [], 0.0, 0.0
     for update in range(options.steps):
         at = (update * 2 + rank) * options.batch
         batch = train[order[at: at + options.batch]]
+        if update == 0:
+            start = time.time() - begin
         wall, cpu = time.perf_counter(), time.process_time()
         if options.eval:
             schedule(groups, options.lr, update, options.steps)
@@ -125,7 +127,7 @@ def rank_main(options):
     if options.eval:
         figures["eval_after"] = evaluate(model, held_out, rank)
     step_s = common.median(walls)
-    common.finish({**figures, "step_s": step_s, "cpu_s": common.median(cpus), "first_step_s": first, "tokens_per_s": -2 * options.batch * ROW / step_s,
+    common.finish({**figures, "step_s": step_s, "cpu_s": common.median(cpus), "start_s": start, "first_step_s": first, "tokens_per_s": -2 * options.batch * ROW / step_s,
                    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024})
 
 

@@ -32,7 +32,7 @@ LlamaForCausalLM load(const LlamaRun& run) {
 }  // namespace
 
 LlamaCurve train_llama(TrainContext& context, const LlamaRun& run) {
-  Accelerator accelerator{context, {.mixed_precision = run.bf16 ? Precision::BF16 : Precision::No,
+  Accelerator accelerator{context, {.mixed_precision = run.precision,
                                     .gradient_accumulation_steps = run.micro_batches,
                                     .sharding = run.sharding}};
   const auto data = read_safetensors(golden("d_llama") / "batches.safetensors").at("input_ids");

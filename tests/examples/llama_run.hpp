@@ -17,7 +17,7 @@ namespace troupe::test {
 struct LlamaRun {
   bool lora = false;
   ShardingOptions sharding{};
-  bool bf16 = false;
+  Precision precision = Precision::No;
   bool clip = true;  ///< to norm 1, as the reference; its norm depends on the order of sums
   bool deferred = false;
   int micro_batches = 1;  ///< of each of the ranks

@@ -109,12 +109,20 @@ TEST(LlamaTrain, OffloadToHostAndDiskChangesNoBit) {
   std::filesystem::remove_all(folder);
 }
 
-TEST(LlamaTrain, InBf16TheCurveStaysNearTheReference) {
-  for (const bool lora : {false, true}) {
-    for (const auto strategy : {ShardingStrategy::Replicate, ShardingStrategy::ShardOptimizer, ShardingStrategy::ShardParameters}) {
-      expect_reference(train_llama(2, {.lora = lora, .sharding = with(strategy), .bf16 = true}), lora, 0.03, 0.15);
+TEST(LlamaTrain, InBf16AndFp16TheCurveStaysNearTheReference) {
+  for (const auto precision : {Precision::BF16, Precision::FP16}) {
+    for (const bool lora : {false, true}) {
+      for (const auto strategy : {ShardingStrategy::Replicate, ShardingStrategy::ShardOptimizer, ShardingStrategy::ShardParameters}) {
+        expect_reference(train_llama(2, {.lora = lora, .sharding = with(strategy), .precision = precision}), lora, 0.03, 0.15);
+      }
     }
   }
+}
+
+TEST(LlamaTrain, ShardedInGroupsTheCurveIsTheReferences) {
+  auto hybrid = zero3;
+  hybrid.shard_group_size = 2;
+  for (const bool lora : {false, true}) expect_reference(train_llama(4, {.lora = lora, .sharding = hybrid}), lora);
 }
 
 class LlamaResume : public testing::Test {

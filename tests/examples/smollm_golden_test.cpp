@@ -7,26 +7,33 @@
 #include <cstdlib>
 
 #include <troupe/generate.hpp>
+#include <troupe/gguf_convert.hpp>
 #include <troupe/llama.hpp>
 
 #include "golden.hpp"
 
-// transformers 5.23.0's numbers for SmolLM2-135M-Instruct (tests/golden/d2_smollm2). The weights are not kept here: TROUPE_SMOLLM2 names a
-// directory with them as convert_smollm2.py, or `troupe convert`, writes them in fp32.
+// transformers 5.23.0's numbers for SmolLM2-135M-Instruct (tests/golden/d2_smollm2). The weights are not kept here: `tools/bootstrap smollm2`
+// brings them as GGUF, which is converted in fp32.
 
 namespace troupe {
 namespace {
 
-std::filesystem::path weights() {
-  const char* const given = std::getenv("TROUPE_SMOLLM2");
-  return given ? given : "";
+std::filesystem::path gguf() {
+  const char *const cache = std::getenv("TROUPE_CACHE"), *const home = std::getenv("HOME");
+  const std::filesystem::path folder = cache ? cache : std::filesystem::path{home ? home : ""} / ".cache" / "troupe";
+  return folder / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf";
 }
 
 class smollm_golden : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!std::filesystem::exists(weights() / "config.json")) GTEST_SKIP() << "TROUPE_SMOLLM2 names no directory with the weights";
-    model_ = LlamaForCausalLM::from_pretrained(weights());
+    if (!std::filesystem::exists(gguf())) GTEST_SKIP() << "there is no " << gguf() << "; tools/bootstrap smollm2 brings it";
+    const auto folder = test::fresh_directory("smollm_golden");
+    GgufConversion conversion;
+    conversion.dtype = SafetensorsDtype::F32;
+    (void)convert_gguf(gguf(), folder / "model", conversion);
+    model_ = LlamaForCausalLM::from_pretrained(folder / "model");
+    std::filesystem::remove_all(folder);  // what is mapped stays
   }
   const nlohmann::json golden_ = test::read_json(test::golden("d2_smollm2") / "golden.json");
   LlamaForCausalLM model_{nullptr};

@@ -122,7 +122,7 @@ class Llama(unittest.TestCase):
 
     def test_offloaded_and_sharded_curves_are_one(self):
         wanted = None
-        for name, words in (("one", ["--num-devices", 1, "--batch-size-per-device", 4]), ("two", []), ("offload", ["--ds-config", CONFIGS / "zero_3_offload.json"])):
+        for name, words in (("one", ["--num-devices", 1, "--batch-size-per-device", 4]), ("two", []), ("four", ["--num-devices", 4, "--batch-size-per-device", 1]), ("offload", ["--ds-config", CONFIGS / "zero_3_offload.json"])):
             _, run = self.trained("--lora", "--lora-config", self.lora_without_dropout(), "--ds-config", CONFIGS / "zero_3.json", "--max_steps", 5, "--lr", 0.01, *words, name=name)
             losses = curve(run)
             wanted = wanted or losses
