@@ -109,33 +109,6 @@ class Cli(unittest.TestCase):
         self.refused(2, "--strategy", "estimate-memory", model, "--strategy", "zero4")
         self.refused(2, "excludes", "estimate-memory", model, "--strategy", "zero3", "--config", "x.json")
 
-    def test_convert_makes_a_hugging_face_directory(self):
-        with tempfile.TemporaryDirectory() as folder:
-            model = pathlib.Path(folder) / "model"
-            code, out, err = troupe("convert", GGUF, model, "--dtype", "f32", "--quiet")
-            self.assertEqual((code, err), (0, ""))
-            self.assertRegex(out, rf"^{model}: \d+ parameters in \d+ tensors of f32: config.json, ")
-            self.assertEqual(json.loads((model / "config.json").read_text())["model_type"], "llama")
-            header = (model / "model.safetensors").read_bytes()
-            names = json.loads(header[8:8 + int.from_bytes(header[:8], "little")])
-            self.assertEqual(names["model.embed_tokens.weight"]["dtype"], "F32")
-            self.assertTrue((model / "tokenizer.json").exists())
-            # Without asking, nothing that is there is written over.
-            before = (model / "config.json").stat().st_mtime_ns
-            code, _, err = troupe("convert", GGUF, model, "--quiet")
-            self.assertEqual((code, (model / "config.json").stat().st_mtime_ns), (1, before), err)
-
-            bare = pathlib.Path(folder) / "bare"
-            self.assertEqual(troupe("convert", GGUF, bare, "--no-tokenizer", "--max-shard-size", 1)[0], 0)
-            self.assertFalse((bare / "tokenizer.json").exists())
-
-            broken = pathlib.Path(folder) / "broken.gguf"
-            broken.write_bytes(GGUF.read_bytes()[:-100])
-            self.refused(1, str(broken), "convert", broken, pathlib.Path(folder) / "none")
-            self.assertFalse((pathlib.Path(folder) / "none").exists(), "half a model was left")
-            self.refused(1, "nowhere.gguf", "convert", "nowhere.gguf", pathlib.Path(folder) / "none")
-            self.refused(2, "--dtype", "convert", GGUF, pathlib.Path(folder) / "none", "--dtype", "f8")
-
     def test_certs_are_made_shown_renewed_and_rotated(self):
         with tempfile.TemporaryDirectory() as place:
             ca, node = pathlib.Path(place, "ca"), pathlib.Path(place, "n1")
@@ -165,6 +138,33 @@ class Cli(unittest.TestCase):
             self.refused(2, "--role", "certs", "issue", "--directory", place, "--role", "king", "--name", "a")
             self.refused(2, "did you mean 'rotate'?", "certs", "rotat")
             self.refused(2, "init, issue, rotate or show", "certs")
+
+    def test_convert_makes_a_hugging_face_directory(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = pathlib.Path(folder) / "model"
+            code, out, err = troupe("convert", GGUF, model, "--dtype", "f32", "--quiet")
+            self.assertEqual((code, err), (0, ""))
+            self.assertRegex(out, rf"^{model}: \d+ parameters in \d+ tensors of f32: config.json, ")
+            self.assertEqual(json.loads((model / "config.json").read_text())["model_type"], "llama")
+            header = (model / "model.safetensors").read_bytes()
+            names = json.loads(header[8:8 + int.from_bytes(header[:8], "little")])
+            self.assertEqual(names["model.embed_tokens.weight"]["dtype"], "F32")
+            self.assertTrue((model / "tokenizer.json").exists())
+            # Without asking, nothing that is there is written over.
+            before = (model / "config.json").stat().st_mtime_ns
+            code, _, err = troupe("convert", GGUF, model, "--quiet")
+            self.assertEqual((code, (model / "config.json").stat().st_mtime_ns), (1, before), err)
+
+            bare = pathlib.Path(folder) / "bare"
+            self.assertEqual(troupe("convert", GGUF, bare, "--no-tokenizer", "--max-shard-size", 1)[0], 0)
+            self.assertFalse((bare / "tokenizer.json").exists())
+
+            broken = pathlib.Path(folder) / "broken.gguf"
+            broken.write_bytes(GGUF.read_bytes()[:-100])
+            self.refused(1, str(broken), "convert", broken, pathlib.Path(folder) / "none")
+            self.assertFalse((pathlib.Path(folder) / "none").exists(), "half a model was left")
+            self.refused(1, "nowhere.gguf", "convert", "nowhere.gguf", pathlib.Path(folder) / "none")
+            self.refused(2, "--dtype", "convert", GGUF, pathlib.Path(folder) / "none", "--dtype", "f8")
 
     def test_starts_without_libtorch(self):
         linked = subprocess.run(["ldd", os.environ["TROUPE_PROGRAM"]], capture_output=True, text=True, check=True).stdout
