@@ -189,7 +189,7 @@ class ClusterNet(unittest.TestCase):
         self.assertEqual([node["name"] for node in status["nodes"]], ["n1", "n2"])
         self.assertEqual(status["runs"][0]["node_of_rank"], ["n1", "n1", "n2", "n2"])
         self.assertGreater(status["runs"][0]["step"], 0)
-        self.assertIn("loss", status["runs"][0]["last_report"])
+        self.assertIn("loss", status["runs"][0]["last_report"]["metrics"])
         self.assertEqual(self.troupe("logs", "run", "--rank", "3"), "[run rank 3 @n2] begins after update 0\n")
         self.assertEqual(len(self.troupe("logs").splitlines()), 4)
         self.assertIn("steps/s".upper(), self.troupe("top", "--times", "2", "--every", "0.1"))
