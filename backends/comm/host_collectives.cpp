@@ -126,7 +126,7 @@ void HostCollectives::exchange_inline(const Request& request, std::size_t bytes)
   const auto part = [&](int host) { return std::span{everyone + bytes * static_cast<std::size_t>(t().begin(host)), bytes * static_cast<std::size_t>(t().ranks_of(host))}; };
   if (t().place() == 0) {
     const auto mine = part(t().host);
-    for (std::size_t i = 0; i < headers_.size(); ++i) std::memcpy(mine.data() + i * bytes, cards_[i].payload, bytes);
+    for (std::size_t i = 0; i < headers_.size() && bytes != 0; ++i) std::memcpy(mine.data() + i * bytes, cards_[i].payload, bytes);
     std::vector<Transfer> transfers;
     for (auto& link : core_.links()) transfers.push_back({.link = &link, .out = {mine}, .in = {part(link.host)}});
     move(transfers);

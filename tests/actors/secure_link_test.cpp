@@ -154,6 +154,27 @@ TEST_P(Links, AHeadThatIsNotThereIsNamedAfterTheSilenceLimit) {
   EXPECT_GE(std::chrono::steady_clock::now() - begin, 300ms);
 }
 
+TEST_P(Links, AStormOfNodesGetsInThoughFewHandshakesAreAllowedAtOnce) {
+  constexpr std::size_t num_nodes = 300;
+  SecureListener::Options options;
+  options.max_handshakes = 8;
+  TestHead head{as("head"), options};
+  detail::IoThread io;
+  SecureLinkOptions patient;
+  patient.silence = 20s;
+  std::vector<std::shared_ptr<SecureLink>> links;
+  std::vector<std::shared_ptr<Heard>> heards;
+  const auto begin = std::chrono::steady_clock::now();
+  for (std::size_t i = 0; i < num_nodes; ++i) {
+    heards.push_back(std::make_shared<Heard>());
+    links.push_back(SecureLink::connect(io.io(), head.address(), ClusterRole::Node, ClusterRole::Head, as("node"), patient, heards.back()->handlers()));
+  }
+  for (const auto& heard : heards) ASSERT_TRUE(heard->wait_open()) << heard->outcome->text();
+  RecordProperty("ms", static_cast<int>((std::chrono::steady_clock::now() - begin) / 1ms));
+  EXPECT_EQ(head.num_accepted(), num_nodes);
+  io.stop();
+}
+
 // ---- connections that break -------------------------------------------------------------------------------------------------------------------
 
 /// 40 packets each way over a connection that is cut after `cut` bytes, and a second one after 2·cut.
@@ -177,7 +198,8 @@ void expect_survives(const ClusterSecurity& head_security, const ClusterSecurity
   EXPECT_TRUE(head.heard()->outcome->ok()) << head.heard()->outcome->text();
   expect_all(*head.heard(), 40);
   expect_all(*node.heard, 40);
-  EXPECT_EQ(node.heard->interrupted, node.heard->resumed);
+  // A cut in the goodbye is not followed by another connection for packets.
+  EXPECT_LE(node.heard->interrupted - node.heard->resumed, 1);
 }
 
 TEST_P(Links, PacketsArriveOnceAndInOrderWhereverTheConnectionIsCut) {

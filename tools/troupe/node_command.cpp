@@ -112,7 +112,7 @@ Command add_node(CLI::App& app) {
   command->add_option("--cert", a.cert, "name of the certificate, where the directory has several of role node");
   command->add_flag("--insecure", a.insecure, "joins a head on another host in the clear: whoever is on that network can run programs here");
   command->add_option("--give-up-after", a.give_up_after, "ends when no head could be joined for so many seconds; 0: tries for ever")->capture_default_str()->check(CLI::NonNegativeNumber);
-  command->add_option("--head-grace", a.head_grace, "seconds without a word from the head after which ranks are ended")->capture_default_str()->check(CLI::Range(0.1, 3600.0));
+  command->add_option("--head-grace", a.head_grace, "seconds without a word from the head after which ranks are ended; beyond 1.5 it is 1.5")->capture_default_str()->check(CLI::Range(0.1, 3600.0));
   command->add_option("--leave-within", a.leave_within, "seconds that ranks have to move away after the first SIGTERM or Ctrl-C")->capture_default_str()->check(CLI::NonNegativeNumber);
   command->add_flag("--once", a.once, "ends when the head's program has ended, else it waits for the next");
   command->add_flag("--keep-output", a.keep_output, "ranks print here, not at the head");

@@ -98,6 +98,7 @@ void Handshake::take_hello(std::string_view message) {
     listener_.admit(connection_, hello.who, hello, binding_);
     is_decided_ = is_closed_ = true;  // it is the link's from here on
     connection_.reset();
+    listener_.accept_next();
   } catch (const Failure& failure) {
     refuse(&Refused::other, failure.code(), failure.what());
   } catch (const std::exception& error) {

@@ -75,11 +75,12 @@ class ListenerCore final : public SecureListener, public std::enable_shared_from
   void count(std::uint64_t Refused::*reason);
   /// Its Hello was right: a new link, or another connection of one. Throws Failure to refuse.
   void admit(const std::shared_ptr<LinkConnection>& connection, const ClusterIdentity& peer, const LinkHello& hello, std::string_view binding);
+  /// Accepts again when a place has become free.
+  void accept_next();
   /// A link has ended; `finished`: its peer may ask again whether all had come.
   void forget(const LinkId& id, bool finished, std::uint64_t received);
 
  private:
-  void accept_next();
   void begin(boost::asio::ip::tcp::socket socket);
   [[nodiscard]] bool make_room();
   void sweep_later();
