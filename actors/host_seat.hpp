@@ -28,6 +28,8 @@ class HostSeat {
   [[nodiscard]] SeatOpened opened() const;
   /// Once. @param done called on another thread, at most once
   void join(const SeatsKnown& known, Done done);
+  /// Whether `join` was called.
+  [[nodiscard]] bool is_joining() const noexcept { return thread_.joinable(); }
   void abort(const std::string& reason) noexcept { meeting_->abort(reason); }
 
  private:

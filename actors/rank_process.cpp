@@ -132,7 +132,10 @@ class RankHost {
     if (rank_) return deliver(rank_, std::move(message));
     if (!host_seat_) return;
     if (const auto* known = std::get_if<SeatsKnown>(&message)) return meet(*known);
-    if (const auto* order = std::get_if<AbortRank>(&message)) host_seat_->abort(order->reason);
+    if (const auto* order = std::get_if<AbortRank>(&message); order && order->attempt == order_.attempt) {
+      if (!host_seat_->is_joining()) return seated(nullptr, {Errc::Aborted, order->reason});
+      host_seat_->abort(order->reason);
+    }
     early_.push_back(std::move(message));
   }
 

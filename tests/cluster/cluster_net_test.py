@@ -189,12 +189,31 @@ class ClusterNet(unittest.TestCase):
         self.assertEqual([node["name"] for node in status["nodes"]], ["n1", "n2"])
         self.assertEqual(status["runs"][0]["node_of_rank"], ["n1", "n1", "n2", "n2"])
         self.assertGreater(status["runs"][0]["step"], 0)
-        self.assertIn("loss", status["runs"][0]["last_report"])
+        self.assertIn("loss", status["runs"][0]["last_report"]["metrics"])
         self.assertEqual(self.troupe("logs", "run", "--rank", "3"), "[run rank 3 @n2] begins after update 0\n")
         self.assertEqual(len(self.troupe("logs").splitlines()), 4)
         self.assertIn("steps/s".upper(), self.troupe("top", "--times", "2", "--every", "0.1"))
+        follower = self.network.hosts[0].start(TROUPE, "logs", "--follow", "--head", self.head_address, "--certs", self.path("operator"))
+        follower.wait_for(r"^\[run rank 0 @n1\] begins", 10)
         self.troupe("stop", "run")
-        head.wait(30)
+        self.assertEqual(head.wait(30), 130, "as after Ctrl-C")
+        self.assertNotIn("update 400 ", head.text())
+        self.assertEqual(follower.wait(10), 0, follower.text())
+        self.assertIn("has ended", follower.text())
+
+    def test_launch_on_every_host_of_a_list(self):
+        self.network = namespaces.Network(2)
+        self.make_certificates(0)
+        subprocess.run([TROUPE, "certs", "issue", "--directory", "ca", "--role", "node", "--name", "node", "--into", "head"], cwd=self.directory, check=True, capture_output=True)
+        hosts = ",".join(host.address for host in self.network.hosts)
+        # Hosts here share the machine's name, which nodes are called by.
+        launches = [host.start("unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', f"host{number}", TROUPE, "launch", "--hosts", hosts, "--certs", self.path("head"), "--cpus", 2,
+                               PLAIN, "--storage", self.path("storage"), "--ranks", 4, "--batch", 3)
+                    for number, host in enumerate(self.network.hosts)]
+        text = self.finish(launches[0])
+        self.assert_same_curve(text, self.one_process())
+        self.assertEqual(launches[1].wait(20), 0, launches[1].text())
+        self.assertIn("as node node-host1", launches[1].text())
 
     # ---- losing nodes ---------------------------------------------------------------------------------------
 

@@ -349,5 +349,36 @@ TEST(Validate, NamesFieldValueAndRange) {
   EXPECT_THAT(message(run), HasSubstr("stop_grace"));
 }
 
+TEST(Options, OfNodesAreForRanksOnNodes) {
+  const auto message = [](const ScalingConfig& scaling) -> std::string {
+    try {
+      validate(scaling);
+    } catch (const Failure& failure) {
+      return failure.what();
+    }
+    return "accepted";
+  };
+  ScalingConfig scaling;
+  scaling.worker_labels = {{"zone", "x"}};
+  EXPECT_EQ(message(scaling), "ScalingConfig.worker_labels is set, but ranks are threads; it is for placement = Placement::Nodes with TrainerOptions::cluster");
+  scaling.placement = Placement::Nodes;
+  EXPECT_EQ(message(scaling), "accepted");
+  scaling.resources_per_worker.cpus = -1;
+  EXPECT_THAT(message(scaling), HasSubstr("ScalingConfig.resources_per_worker"));
+}
+
+TEST(Options, SayWhatARankTakesOfItsNode) {
+  ScalingConfig scaling;
+  scaling.cpus_per_worker = 3;
+  EXPECT_EQ(resources_of_rank(scaling).cpus, 3);
+  EXPECT_EQ(resources_of_rank(scaling).gpus, 0);
+  scaling.use_gpu = true;
+  EXPECT_EQ(resources_of_rank(scaling).gpus, 1);
+  scaling.resources_per_worker.gpus = 0.5;
+  scaling.resources_per_worker.cpus = 2;
+  EXPECT_EQ(resources_of_rank(scaling).gpus, 0.5);
+  EXPECT_EQ(resources_of_rank(scaling).cpus, 2);
+}
+
 }  // namespace
 }  // namespace troupe

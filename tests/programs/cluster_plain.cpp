@@ -46,6 +46,7 @@ void train(TrainContext& context, const Config& config) {
     for (std::size_t i = 0; i < num_weights; ++i) weights[i] -= 0.02F * gradient[i];
     std::this_thread::sleep_for(std::chrono::milliseconds{config.get<int>("step_ms")});
     context.step_completed();
+    context.progress({.step = update, .num_steps = updates, .loss = loss});
     std::optional<Checkpoint> checkpoint;
     if (every > 0 && update % every == 0 && context.world_rank() == 0) {
       const auto directory = context.checkpoint_dir();

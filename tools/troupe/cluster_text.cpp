@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <map>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 namespace troupe::tools {
@@ -47,6 +47,17 @@ std::string places_text(const std::vector<std::string>& node_of_rank) {
   return text;
 }
 
+/// "loss=0.51 epoch=2" of a report's metrics.
+std::string report_text(const std::string& json) {
+  const auto report = nlohmann::ordered_json::parse(json, nullptr, false);
+  if (!report.is_object() || !report.contains("metrics") || !report["metrics"].is_object()) return json;
+  std::string text;
+  for (const auto& [key, value] : report["metrics"].items()) {
+    text += (text.empty() ? "" : " ") + key + "=" + (value.is_number_float() ? number(value.get<double>()) : value.is_string() ? value.get<std::string>() : value.dump());
+  }
+  return text;
+}
+
 std::string state_text(NodeState state) { return state == NodeState::Up ? "up" : state == NodeState::Draining ? "draining" : "away"; }
 
 }  // namespace
@@ -69,7 +80,7 @@ void print_status(const ClusterStatus& status) {
   Table runs{{"RUN", "STATE", "RANKS", "ATTEMPT", "RESTARTS", "STEP", "STEPS/S", "WHERE", "LAST REPORT"}};
   for (const auto& run : status.runs) {
     runs.push_back({cell(run.name), cell(run.state), std::to_string(run.num_ranks), std::to_string(run.attempt), std::to_string(run.restarts), std::to_string(run.step),
-                    number(run.steps_per_second), cell(places_text(run.node_of_rank)), cell(run.error.empty() ? run.last_report_json : run.error)});
+                    number(run.steps_per_second), cell(places_text(run.node_of_rank)), cell(run.error.empty() ? report_text(run.last_report_json) : run.error)});
   }
   std::printf("\n");
   if (runs.size() > 1) print_table(runs);
