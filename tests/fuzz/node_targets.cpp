@@ -78,7 +78,8 @@ std::vector<std::string> node_message_seeds() {
       KeepSpares{1, 2},
       StartAnew{1},
       CloseRun{1},
-      OutputTaken{4096}};
+      OutputTaken{4096},
+      UserMail{7, "a", "b", "adder", true, false, Errc::Ok, "Sum", "xyz"}};
   std::vector<std::string> seeds;
   for (const auto& message : messages) {
     const auto packet = encode(message);
