@@ -148,6 +148,11 @@ void kill_child(const Child& child) noexcept {
   kill(-child.pid, SIGKILL);  // not reaped yet, so the number is still this child's
 }
 
+bool has_ended(const Child& child) noexcept {
+  pollfd process{child.process.get(), POLLIN, 0};
+  return poll(&process, 1, 0) == 1;
+}
+
 ChildStatus reap(const Child& child) noexcept {
   const auto id = static_cast<id_t>(child.process.get());
   siginfo_t info{};

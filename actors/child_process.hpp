@@ -63,6 +63,9 @@ struct ChildStatus {
 /// Ends the child and what it started in its process group. Safe until `reap` was called.
 void kill_child(const Child& child) noexcept;
 
+/// Looks; does not wait.
+[[nodiscard]] bool has_ended(const Child& child) noexcept;
+
 /// Takes the status of a child that has ended, and ends what is left of its process group. Waits when it has not.
 [[nodiscard]] ChildStatus reap(const Child& child) noexcept;
 

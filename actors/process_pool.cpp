@@ -175,9 +175,7 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
                                                });
                                              });
     process_.emplace(io_, child_.process.get());
-    process_->async_wait(asio::posix::stream_descriptor::wait_read, [self = shared_from_this()](const auto& error) {
-      if (!error) self->exited();
-    });
+    wait_for_exit();
     LinkLimits limits;
     limits.hello_timeout = pool_.start_timeout_;
     Link::Handlers handlers;
@@ -197,6 +195,15 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
     }
     early_.clear();
     if (!unsent_.ok()) link_->close();
+  }
+
+  // Asio may wake it for an event of a descriptor before, now closed: reaping a process that runs would hold up every link.
+  void wait_for_exit() {
+    process_->async_wait(asio::posix::stream_descriptor::wait_read, [self = shared_from_this()](const auto& error) {
+      if (error) return;
+      if (has_ended(self->child_)) return self->exited();
+      self->wait_for_exit();
+    });
   }
 
   // Under the lock. A process that is gone is news of its own.

@@ -272,7 +272,7 @@ TEST_P(Attack, AMillionBytesAfterAuthenticationEndOnlyThatLink) {
     const auto link = static_cast<char>(round);
     if (GetParam()) {
       TlsClient client{port(), context->get()};
-      ASSERT_TRUE(client.shake_hands());
+      ASSERT_TRUE(client.shake_hands()) << "round " << round << ", silent " << refused().silent << ", other " << refused().other << ": " << client.engine().reason();
       std::string name = hello_frame({"test", ClusterRole::Node, "node"}, client.engine().binding(), token, link);
       client.send(name);
       ASSERT_EQ(client.frame()->first, LinkType::Welcome) << round;
@@ -292,6 +292,7 @@ TEST_P(Attack, AMillionBytesAfterAuthenticationEndOnlyThatLink) {
     if (round == 255) break;
   }
   EXPECT_GE(sent, 900'000U);
+  EXPECT_EQ(refused().silent, 0U);
   EXPECT_LE(resident_bytes(), before + allowed_growth + links * 8'000);  // the test itself keeps what every link heard
   expect_nothing_happened(links);
 }

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 namespace troupe::detail {
@@ -37,7 +38,9 @@ void Handshake::close() {
 
 void Handshake::first_byte() {
   unsigned char byte = 0;
-  if (::recv(socket_.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 1) {
+  const auto size = ::recv(socket_.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+  if (size < 0 && (errno == EAGAIN || errno == EINTR)) return start();  // Asio woke it for an event of a connection before, now closed
+  if (size != 1) {
     listener_.count(&SecureListener::Refused::silent);
     return close();
   }
