@@ -14,7 +14,7 @@
 namespace troupe {
 
 /// What a WorkerGroup may wait for too long.
-enum class Wait : std::uint8_t { Start, Barrier, Stop, End };
+enum class Wait : std::uint8_t { Start, Barrier, Heed, Stop, End };
 
 /// The group's timer to itself.
 struct WaitOverdue {
@@ -49,10 +49,13 @@ struct GroupState {
   std::optional<std::uint64_t> stop_after;  // calls of should_stop(), once agreed
   bool was_stopped = false;
   bool stop_is_timed = false, stop_is_resize = false;
+  std::map<int, std::uint64_t> steps_at_stop;  // when it was asked for
   bool has_ended_silent = false;
   std::map<std::uint64_t, Barrier> barriers;
   bool barrier_timer_set = false;
   std::vector<RunError> errors;
+  std::optional<int> places;  // ranks that would have had one, told by whoever places them
+  int num_not_started = 0;
   std::optional<std::set<std::string>> unused_keys;
   GroupWatch watch{*this};
   std::uint64_t stale = 0;  // messages of another attempt, dropped
@@ -64,7 +67,7 @@ struct GroupState {
   void seat_opened(const SeatOpened& news);
   void rank_started(const RankStarted& news);
   void rank_done(const RankDone& news);
-  void rank_lost(int rank, const RunError& error);
+  void rank_lost(int rank, const RunError& error, std::optional<int> had_places = {});
   void barrier_reached(BarrierReached news);
   void stop_counted(int rank, std::uint64_t calls);
   void stop(const StopGroup& how);
@@ -75,6 +78,7 @@ struct GroupState {
   void end_silent(int rank, RunError error);
   void start_overdue();
   void barriers_overdue();
+  void stop_unheeded();
   void stop_overdue();
   void end_overdue();
   void exited(const caf::exit_msg& exit);
@@ -100,6 +104,7 @@ struct GroupState {
   void watch_barriers();
   void fail_barriers_without(const std::set<int>& gone);
   void release_stop();
+  std::string say_unheeded() const;
   void complete_error_of_silent(int rank);
   void end_ranks(const std::string& reason, bool at_once = false);
   void rank_ended(int rank);

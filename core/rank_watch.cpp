@@ -41,6 +41,7 @@ RankBeat beat_of(const BlackBox& box) noexcept {
   beat.progress = box.progress.load(order);
   beat.steps = box.steps.load(order);
   beat.collectives = box.collectives.load(order);
+  beat.stop_calls = box.stop_calls.load(order);
   beat.waited = std::chrono::nanoseconds{box.waited_ns.load(order)};
   if (beat.waiting_in != WaitingIn::Nothing) {
     const auto now = std::chrono::steady_clock::now().time_since_epoch();

@@ -77,6 +77,7 @@ HeadRun::~HeadRun() = default;
 void HeadRun::begin_attempt(const StartGroup& order) {
   if (phase_ == Phase::Closed) return;
   attempt_ = order.attempt;
+  places_.reset();
   open_.name = order.run_name;
   scaling_ = order.scaling;
   collective_timeout_ = order.run.collective_timeout;
@@ -139,12 +140,23 @@ void HeadRun::try_places() {
   if (places.node_of.empty()) {
     why_failed_ = places.missing;
     // An elastic run goes on with fewer at once, and grows later.
-    if (scaling_.min_workers > 0 && scaling_.num_workers > scaling_.min_workers && !is_first_) fail(Errc::StartFailed, "there is no place for all ranks: " + why_failed_);
+    if (scaling_.min_workers == 0) return;
+    places_ = count_places(room);
+    if (scaling_.num_workers > scaling_.min_workers && !is_first_) fail(Errc::StartFailed, "there is no place for all ranks: " + why_failed_);
     return;
   }
   std::vector<std::shared_ptr<HeadNode>> node_of;
   for (const auto index : places.node_of) node_of.push_back(nodes[index]);
   settle(node_of);
+}
+
+int HeadRun::count_places(std::span<const NodeRoom> room) const {
+  int least = 0, more = scaling_.num_workers;  // these fit, those do not: fewer ranks fit wherever more do
+  while (more - least > 1) {
+    const int middle = least + (more - least) / 2;
+    (place_ranks(room, needs_, middle, scaling_.placement_strategy).node_of.empty() ? more : least) = middle;
+  }
+  return least;
 }
 
 void HeadRun::resources_overdue() {
@@ -157,7 +169,7 @@ void HeadRun::fail(Errc code, const std::string& why) {
   patience_.cancel();
   failure_ = code;
   why_failed_ = why;
-  for (const auto& [number, process] : std::exchange(processes_, {})) process->ended({{code, why}, {}, {}, {}});
+  for (const auto& [number, process] : std::exchange(processes_, {})) process->ended({{code, why}, {}, {}, {}, places_});
 }
 
 void HeadRun::settle(const std::vector<std::shared_ptr<HeadNode>>& node_of) {
@@ -201,7 +213,7 @@ void HeadRun::open_nodes() {
 // ---- its processes ------------------------------------------------------------------------------------------
 
 void HeadRun::take(const std::shared_ptr<HeadProcess>& process) {
-  if (phase_ == Phase::Failed) return process->ended({{failure_, why_failed_}, {}, {}, {}});
+  if (phase_ == Phase::Failed) return process->ended({{failure_, why_failed_}, {}, {}, {}, places_});
   if (phase_ == Phase::Closed || phase_ == Phase::Idle) return process->ended({{Errc::Aborted, "the run has ended"}, {}, {}, {}});
   processes_[process->id] = process;
   if (phase_ == Phase::Placed) launch(process);

@@ -55,6 +55,8 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   void open_nodes();
   void launch(const std::shared_ptr<HeadProcess>& process);
   void fail(Errc code, const std::string& why);
+  /// How many of this attempt's ranks would have places now.
+  [[nodiscard]] int count_places(std::span<const NodeRoom> room) const;
   void resources_overdue();
 
   Head& head_;
@@ -72,6 +74,7 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   boost::asio::steady_timer patience_;
   Errc failure_ = Errc::Ok;
   std::string why_failed_;
+  std::optional<int> places_;  // so many ranks would have had one
   std::vector<std::shared_ptr<HeadNode>> node_of_;    // by rank; taken until the next attempt
   std::vector<std::shared_ptr<HeadNode>> hosts_;      // those, each once, in order
   std::vector<int> host_of_, local_rank_;             // by rank

@@ -18,7 +18,7 @@
 
 namespace troupe::detail {
 
-constexpr std::uint16_t node_protocol_version = 1;
+constexpr std::uint16_t node_protocol_version = 2;
 
 /// Of both ends: a rank's longest message fits, with its envelope.
 [[nodiscard]] SecureLinkOptions node_link_options();

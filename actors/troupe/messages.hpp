@@ -158,6 +158,7 @@ struct RankLost {
   int rank = 0;
   RunError error;
   bool is_reusable = false;  ///< its process is as good as new: it can be a rank of the next attempt
+  std::optional<int> places{};  ///< it has none: so many ranks would have had one. Does not travel
 };
 
 // ---- Trainer to WorkerGroup, and back -----------------------------------------------------------------------
@@ -219,6 +220,7 @@ struct GroupEnded {
   std::vector<std::string> unused_config_keys;  ///< that no rank read; empty unless every rank returned
   std::vector<std::string> other_errors;        ///< of ranks that failed by themselves later: "rank 2: RankKilled: …"
   bool was_stopped = false;                     ///< some rank's should_stop() was true: its train function was not done
+  std::optional<int> places{};                  ///< some ranks could not be started: so many could, as far as that is known
 };
 
 // ---- users to Trainer, Trainer to listeners -----------------------------------------------------------------

@@ -2,6 +2,7 @@
 #include "request.hpp"
 
 #include <troupe/async_host.hpp>
+#include <troupe/start_limits.hpp>
 
 #include <atomic>
 #include <condition_variable>
@@ -41,7 +42,7 @@ class ThreadEvent final : public Event, public std::enable_shared_from_this<Thre
 
 class ThreadStream final : public Stream {
  public:
-  ThreadStream(std::chrono::microseconds max_delay, std::uint64_t seed) : delay_(0, max_delay.count()), random_(seed), thread_([this] { loop(); }) {}
+  ThreadStream(std::chrono::microseconds max_delay, std::uint64_t seed) : delay_(0, max_delay.count()), random_(seed), thread_(start_thread("a stream", [this] { loop(); })) {}
   ~ThreadStream() override {
     push(nullptr);
     thread_.join();

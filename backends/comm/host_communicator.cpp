@@ -1,6 +1,7 @@
 #include "host_communicator.hpp"
 
 #include <troupe/black_box.hpp>
+#include <troupe/start_limits.hpp>
 
 #include <array>
 #include <cstring>
@@ -48,7 +49,7 @@ HostCommunicator::HostCommunicator(std::shared_ptr<HostCore> core, std::chrono::
       timeout_(timeout),
       recorder_("hosts", core_->topology().rank, core_->topology().members),
       collectives_(core_->topology().hosts() > 1 ? std::make_unique<HostCollectives>(*core_) : nullptr),
-      thread_([this] { loop(); }) {}
+      thread_(start_thread("collectives between hosts", [this] { loop(); })) {}
 
 HostCommunicator::~HostCommunicator() {
   {

@@ -23,6 +23,7 @@ struct RankBeat {
   std::chrono::nanoseconds waited{0};  ///< for others, in all
   bool is_stopped = false;             ///< its process is (SIGSTOP, a debugger)
   std::array<std::chrono::nanoseconds, num_step_phases> phases{};  ///< spent in each, in all, without waits
+  std::uint64_t stop_calls = 0;  ///< of should_stop()
 };
 
 /// Of a box that is being written.

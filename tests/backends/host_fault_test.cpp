@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -203,6 +204,38 @@ TEST(HostFaults, AConnectionCutAtAnyOperationEndsEveryRankNamingOne) {
       for (const auto& result : results) EXPECT_THAT(result.text, HasSubstr(" left the group (waiting: ")) << sizes << " at " << at;
       EXPECT_LT(Clock::now() - start, milliseconds{3000}) << sizes << " at " << at;
     }
+  }
+}
+
+/// As a driver or a node's agent does: whoever holds a host's memory ends the group on all hosts.
+TEST(HostFaults, TheAbortOfOneHostsMemoryFreesTheRanksOfAllHosts) {
+  for (const auto* sizes : {"1,1", "2,2", "1,2,1"}) {
+    SCOPED_TRACE(sizes);
+    TestHosts hosts{numbers_of(sizes), true, milliseconds{30'000}};
+    std::vector<std::future<Outcome>> ranks;
+    std::atomic<int> working{0};
+    std::atomic<bool> aborted{false};
+    for (int rank = 0; rank < hosts.size(); ++rank) {
+      ranks.push_back(std::async(std::launch::async, [&hosts, &working, &aborted, rank] {
+        const auto group = hosts.join(rank, milliseconds{30'000});
+        float value = 1;
+        group->all_reduce({&value, 4, DType::F32}, ReduceOp::Sum).wait().or_throw();
+        ++working;
+        while (rank + 1 == hosts.size() && !aborted) std::this_thread::sleep_for(milliseconds{1});  // the others wait for it
+        return group->all_reduce({&value, 4, DType::F32}, ReduceOp::Sum).wait();
+      }));
+    }
+    for (int i = 0; i < 20'000 && working < hosts.size(); ++i) std::this_thread::sleep_for(milliseconds{1});
+    std::this_thread::sleep_for(milliseconds{20});  // until they wait
+    const auto start = Clock::now();
+    hosts.groups.front()->abort("the driver has had enough");
+    aborted = true;
+    for (auto& rank : ranks) {
+      const auto outcome = rank.get();
+      EXPECT_EQ(outcome.code(), Errc::Aborted) << outcome.text();
+      EXPECT_THAT(outcome.text(), HasSubstr("the driver has had enough"));
+    }
+    EXPECT_LT(Clock::now() - start, milliseconds{5000});
   }
 }
 
