@@ -258,6 +258,7 @@ void TrainerState::settled(RunSettled news) {
   // Stopped for a resize, which may have been taken back since; or ended by force, since a step took longer than stop_grace.
   const bool forced = last_error && last_error->code == Errc::Cancelled;
   if (!stopped && wanted_world_size > 0 && (forced || (!last_error && was_stopped))) {
+    if (forced) warned({"ranks were ended by force to go on with others: " + last_error->message});
     (void)take_growth_back(true);
     take_wanted_size();
     return start_attempt();

@@ -47,7 +47,7 @@ class RankWatch {
   RankWatch() = default;
   RankWatch(int world_size, std::chrono::milliseconds limit);
 
-  /// How long until the next look: an eighth of the limit, from 20 ms to 1 s. While all get on not below 40 ms: looks cost.
+  /// How long until the next look: an eighth of the limit, from 40 ms to 1 s: looks cost, and a shorter limit is kept a little less exactly.
   [[nodiscard]] std::chrono::milliseconds period() const noexcept;
 
   void started(int rank);
@@ -66,7 +66,6 @@ class RankWatch {
   std::vector<Watched> ranks_;
   std::chrono::milliseconds limit_{0};
   std::optional<Time> looked_;
-  bool all_get_on_ = true;  // at the last look
 };
 
 struct StragglerOptions {
