@@ -47,43 +47,13 @@ HostCommunicator::HostCommunicator(std::shared_ptr<HostCore> core, std::chrono::
     : core_(std::move(core)),
       timeout_(timeout),
       recorder_("hosts", core_->topology().rank, core_->topology().members),
-      collectives_(core_->topology().hosts() > 1 ? std::make_unique<HostCollectives>(*core_) : nullptr),
-      thread_([this] { loop(); }) {}
-
-HostCommunicator::~HostCommunicator() {
-  {
-    const std::lock_guard lock{mutex_};
-    stop_ = true;
-  }
-  changed_.notify_one();
-  thread_.join();
-}
-
-void HostCommunicator::push(std::function<void()> task) {
-  {
-    const std::lock_guard lock{mutex_};
-    tasks_.push_back(std::move(task));
-  }
-  changed_.notify_one();
-}
-
-void HostCommunicator::loop() {
-  for (;;) {
-    std::unique_lock lock{mutex_};
-    changed_.wait(lock, [this] { return stop_ || !tasks_.empty(); });
-    if (tasks_.empty()) return;
-    const auto task = std::move(tasks_.front());
-    tasks_.pop_front();
-    lock.unlock();
-    task();
-  }
-}
+      collectives_(core_->topology().hosts() > 1 ? std::make_unique<HostCollectives>(*core_) : nullptr) {}
 
 Work HostCommunicator::post(const Request& request) {
   if (core_->broken()) return failed_work(core_->failure());
   const auto sequence = recorder_.post(request.collective(), Clock::now());
   auto work = std::make_shared<HostWork>();
-  push([this, request, sequence, work, label = recorder_.label(), timeout = timeout_] {
+  thread_.push([this, request, sequence, work, label = recorder_.label(), timeout = timeout_] {
     auto outcome = perform_here(request, sequence, label, timeout);
     recorder_.finish(sequence, outcome.code(), Clock::now());
     work->finish(std::move(outcome));
@@ -114,7 +84,7 @@ Outcome HostCommunicator::perform_here(const Request& request, std::uint64_t seq
 std::unique_ptr<Communicator> HostCommunicator::split_local(int color) {
   std::promise<std::unique_ptr<Communicator>> made;
   auto result = made.get_future();
-  push([&, timeout = timeout_] {
+  thread_.push([&, timeout = timeout_] {
     try {
       core_->local().set_timeout(timeout);
       made.set_value(core_->local().split(color));
