@@ -44,12 +44,14 @@ std::vector<std::string> exchange(const fs::path& directory, const std::string& 
 }
 
 std::unique_ptr<Communicator> join(int fd, int rank, const fs::path& directory, bool plain) {
-  std::vector<int> hosts, names(kRanks);
+  const std::vector<int> ranks_on(kRanks / kRanksOfAHost, kRanksOfAHost);
+  std::vector<int> names(kRanks);
   std::iota(names.begin(), names.end(), 0);
-  for (int r = 0; r < kRanks; ++r) hosts.push_back(r / kRanksOfAHost);
-  const auto meeting = troupe::detail::open_meeting({troupe::detail::HostTopology{hosts, rank, names}, address_of(rank / kRanksOfAHost),
+  const auto meeting = troupe::detail::open_meeting({troupe::detail::HostTopology{ranks_on, rank, names}, address_of(rank / kRanksOfAHost),
                                              std::make_shared<const troupe::detail::TlsKey>(std::string(32, 'b')), "", plain});
-  const auto endpoints = exchange(directory, plain ? "plain" : "tls", rank, meeting->endpoint());
+  const auto everyone = exchange(directory, plain ? "plain" : "tls", rank, meeting->endpoint());
+  std::vector<std::string> endpoints;
+  for (int host = 0; host < kRanks / kRanksOfAHost; ++host) endpoints.push_back(everyone[static_cast<std::size_t>(host * kRanksOfAHost + rank % kRanksOfAHost)]);
   return meeting->join(endpoints, SharedGroup::join(fd, rank % kRanksOfAHost), kTimeout);
 }
 

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 #include <future>
+#include <utility>
 
 namespace troupe::detail {
 
@@ -97,12 +98,13 @@ std::unique_ptr<Communicator> HostCommunicator::split_local(int color) {
 
 std::unique_ptr<Communicator> HostCommunicator::join_part(int color, const NewSeat& place) {
   const auto& here = core_->topology();
-  std::vector<int> hosts, names;
-  for (const int r : place.members) {
-    hosts.push_back(here.host_of(r));
+  std::vector<int> ranks_on, names;  // parts keep the order of ranks
+  for (int before = -1; const int r : place.members) {
+    if (const int host = here.host_of(r); host != std::exchange(before, host)) ranks_on.push_back(0);
+    ++ranks_on.back();
     names.push_back(here.name_of(r));
   }
-  MeetingPlan plan{HostTopology{hosts, place.rank, std::move(names)}, core_->plan().address, core_->plan().key,
+  MeetingPlan plan{HostTopology{ranks_on, place.rank, std::move(names)}, core_->plan().address, core_->plan().key,
                    core_->plan().group + "/" + std::to_string(recorder_.sequence()) + "." + std::to_string(color), core_->plan().plain};
   std::array<char, 80> mine{};
   Fd listener;
@@ -113,14 +115,18 @@ std::unique_ptr<Communicator> HostCommunicator::join_part(int color, const NewSe
   }
   std::vector<std::array<char, 80>> all(static_cast<std::size_t>(size()));
   all_gather({mine.data(), mine.size(), DType::U8}, {all.data(), all.size() * mine.size(), DType::U8}).wait().or_throw();
-  std::vector<std::string> endpoints;
-  for (const int r : place.members) endpoints.emplace_back(all[static_cast<std::size_t>(r)].data());
   auto local = split_local(color);
   std::vector<HostLink> links;
-  if (listener.get() >= 0)
+  if (listener.get() >= 0) {
+    std::vector<std::string> endpoints;
+    for (int h = 0; h < plan.topology.hosts(); ++h) {
+      const auto peer = static_cast<std::size_t>(plan.topology.begin(h) + plan.topology.place());
+      endpoints.emplace_back(all[static_cast<std::size_t>(place.members[peer])].data());
+    }
     links = connect_lane(plan, listener, endpoints, timeout_, [this] {
       if (core_->broken()) core_->failure().or_throw();
     });
+  }
   auto child = std::make_shared<HostCore>(std::move(plan), std::move(links), std::move(local));
   core_->adopt(child);
   return std::make_unique<HostCommunicator>(std::move(child), timeout_);

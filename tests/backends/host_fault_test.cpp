@@ -31,7 +31,7 @@ using Clock = std::chrono::steady_clock;
 
 HostPlan plan_of(int rank, int size = 2, char key = 'k') {
   HostPlan plan;
-  for (int r = 0; r < size; ++r) plan.host_of.push_back(r);
+  plan.ranks_on.assign(static_cast<std::size_t>(size), 1);
   plan.address = "127.0.0." + std::to_string(rank + 1);
   plan.key = std::string(32, key);
   return plan;
