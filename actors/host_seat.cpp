@@ -5,14 +5,14 @@
 namespace troupe::detail {
 
 HostSeat::HostSeat(const RunRank& order, std::unique_ptr<Communicator> local)
-    : attempt_(order.attempt), rank_(order.rank), timeout_(order.barrier_timeout), local_(std::move(local)), meeting_(HostMeeting::open(order.hosts, order.rank)) {}
+    : attempt_(order.attempt), rank_(order.rank), host_(order.node_rank), place_(order.local_rank), timeout_(order.barrier_timeout), local_(std::move(local)), meeting_(HostMeeting::open(order.hosts, order.rank)) {}
 
 HostSeat::~HostSeat() {
   meeting_->abort("another attempt begins");
   if (thread_.joinable()) thread_.join();
 }
 
-SeatOpened HostSeat::opened() const { return {attempt_, rank_, meeting_->endpoint()}; }
+SeatOpened HostSeat::opened() const { return {attempt_, rank_, host_, place_, meeting_->endpoint()}; }
 
 void HostSeat::join(const SeatsKnown& known, Done done) {
   if (thread_.joinable() || !local_) return;

@@ -79,11 +79,28 @@ void GroupState::begin(StartGroup start) {
 }
 
 void GroupState::seat_opened(const SeatOpened& news) {
-  seats[news.rank] = news.endpoint;
+  const auto is_below = [&](int number) { return number >= 0 && number < world_size(); };
+  if (!is_below(news.host) || !is_below(news.place)) return fail(Errc::ProtocolError, "rank " + std::to_string(news.rank) + " spoke of a seat that there is not");
+  seats[news.rank] = news;
   if (phase == Phase::Ending || static_cast<int>(seats.size()) < world_size()) return;
-  SeatsKnown known{order.attempt, {}};
-  for (auto& [rank, endpoint] : seats) known.endpoints.push_back(endpoint);
-  tell_ranks(known);
+  tell_seats();
+}
+
+// A rank meets those at its place only: to tell all of all would be N² endpoints.
+void GroupState::tell_seats() {
+  int num_hosts = 0;
+  for (const auto& [rank, seat] : seats) num_hosts = std::max(num_hosts, seat.host + 1);
+  std::map<int, std::vector<std::string>> of_place;
+  for (const auto& [rank, seat] : seats) {
+    auto& endpoints = of_place[seat.place];
+    endpoints.resize(static_cast<std::size_t>(num_hosts));
+    endpoints[static_cast<std::size_t>(seat.host)] = seat.endpoint;
+  }
+  std::map<int, caf::message> news;
+  for (auto& [place, endpoints] : of_place) news[place] = caf::make_message(SeatsKnown{order.attempt, std::move(endpoints)});
+  for (const auto& [rank, seat] : seats) {
+    if (const auto& actor = ranks[static_cast<std::size_t>(rank)]) self->send(actor, news[seat.place]);
+  }
 }
 
 void GroupState::rank_started(const RankStarted& news) {

@@ -42,7 +42,7 @@ struct GroupState {
   std::chrono::milliseconds end_limit{0};  // from an abort until ranks are given up
   std::vector<caf::actor> ranks;  // empty handle: ended, or never placed
   std::unordered_map<caf::actor_id, int> rank_of;  // of all that were placed
-  std::map<int, std::string> seats;  // endpoints of ranks on several hosts
+  std::map<int, SeatOpened> seats;  // of ranks on several hosts
   std::set<int> started, ended, returned;
   std::vector<std::int64_t> pids;
   std::map<int, std::uint64_t> stop_counts;
@@ -65,6 +65,7 @@ struct GroupState {
   bool is_stale(Attempt attempt);
   void begin(StartGroup start);
   void seat_opened(const SeatOpened& news);
+  void tell_seats();
   void rank_started(const RankStarted& news);
   void rank_done(const RankDone& news);
   void rank_lost(int rank, const RunError& error, std::optional<int> had_places = {});

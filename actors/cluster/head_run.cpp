@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 
 namespace troupe::detail {
 
@@ -181,13 +182,16 @@ void HeadRun::settle(const std::vector<std::shared_ptr<HeadNode>>& node_of) {
   const auto hosts_before = std::exchange(hosts_, {});
   host_of_.clear();
   local_rank_.clear();
-  std::map<std::string, int> ranks_on;
+  ranks_on_.clear();
   for (const auto& node : node_of_) {
     (void)troupe::take(node->free, taken_.resources);
     devices_of_.push_back(take_devices(node->devices, taken_.resources.gpus));
-    if (hosts_.empty() || hosts_.back() != node) hosts_.push_back(node);
+    if (hosts_.empty() || hosts_.back() != node) {  // ranks of a node follow each other
+      hosts_.push_back(node);
+      ranks_on_.push_back(0);
+    }
     host_of_.push_back(static_cast<int>(hosts_.size()) - 1);
-    local_rank_.push_back(ranks_on[node->name]++);
+    local_rank_.push_back(ranks_on_.back()++);
   }
   for (const auto& node : hosts_before) {
     if (std::ranges::find(hosts_, node) == hosts_.end() && node->runs.erase(id_) > 0) node->send(CloseRun{id_});
@@ -199,13 +203,13 @@ void HeadRun::settle(const std::vector<std::shared_ptr<HeadNode>>& node_of) {
 void HeadRun::open_nodes() {
   status_.node_of_rank.clear();
   for (const auto& node : node_of_) status_.node_of_rank.push_back(node->name);
+  std::int32_t first = 0;
   for (std::size_t host = 0; host < hosts_.size(); ++host) {
     const auto& node = hosts_[host];
     if (node->runs.insert(id_).second) node->send(open_);
-    OpenAttempt order{id_, attempt_, {}, collective_timeout_.count(), proof_path_, proof_};
-    for (std::size_t rank = 0; rank < host_of_.size(); ++rank) {
-      if (host_of_[rank] == static_cast<int>(host)) order.ranks.push_back(static_cast<std::int32_t>(rank));
-    }
+    OpenAttempt order{id_, attempt_, std::vector<std::int32_t>(static_cast<std::size_t>(ranks_on_[host])), collective_timeout_.count(), proof_path_, proof_};
+    std::iota(order.ranks.begin(), order.ranks.end(), first);
+    first += ranks_on_[host];
     node->send(order);
   }
 }
@@ -242,9 +246,9 @@ RunRank HeadRun::complete(RunRank order) const {
   const auto rank = static_cast<std::size_t>(order.rank);
   order.node_rank = host_of_[rank];
   order.local_rank = local_rank_[rank];
-  order.local_world_size = static_cast<int>(std::ranges::count(host_of_, host_of_[rank]));
+  order.local_world_size = ranks_on_[static_cast<std::size_t>(host_of_[rank])];
   if (!devices_of_[rank].empty()) order.gpu = devices_of_[rank].front();
-  if (hosts_.size() > 1) order.hosts = {host_of_, node_of_[rank]->address, key_};
+  if (hosts_.size() > 1) order.hosts = {ranks_on_, node_of_[rank]->address, key_};
   return order;
 }
 

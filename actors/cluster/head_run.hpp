@@ -27,6 +27,7 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   void find_places(int count, const std::function<void(int, const std::string&)>& done);
   void start_anew();
   void take_orders(NodeProcesses::Orders orders) { orders_ = std::move(orders); }
+  [[nodiscard]] const std::string& name() const noexcept { return status_.name; }
   [[nodiscard]] RunStatus& status() noexcept { return status_; }
   /// Ends its processes, and gives its places back.
   void close();
@@ -78,6 +79,7 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   std::vector<std::shared_ptr<HeadNode>> node_of_;    // by rank; taken until the next attempt
   std::vector<std::shared_ptr<HeadNode>> hosts_;      // those, each once, in order
   std::vector<int> host_of_, local_rank_;             // by rank
+  std::vector<int> ranks_on_;                         // by host
   std::vector<std::vector<int>> devices_of_;          // GPUs of its node, by rank
   std::string key_;                                   // of this attempt
   std::map<std::uint64_t, std::shared_ptr<HeadProcess>> processes_;

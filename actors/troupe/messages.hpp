@@ -49,7 +49,7 @@ struct RunRank {
   HostPlan hosts{};   ///< ranks are on several hosts: answered by SeatOpened first; empty: on one
 };
 
-/// Where every rank waits for its peers of other hosts, by rank: the rank takes its seat now.
+/// Where the ranks at the rank's place on every host wait, by host; empty where a host has fewer ranks. The rank takes its seat now.
 struct SeatsKnown {
   Attempt attempt = 0;
   std::vector<std::string> endpoints;
@@ -91,7 +91,8 @@ struct AbortRank {
 struct SeatOpened {
   Attempt attempt = 0;
   int rank = 0;
-  std::string endpoint;  ///< "10.0.0.2:43210"
+  int host = 0, place = 0;  ///< where it is, below the number of ranks
+  std::string endpoint;     ///< "10.0.0.2:43210"
 };
 
 /// The train function is about to run its first line.

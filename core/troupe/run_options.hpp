@@ -20,7 +20,7 @@ enum class Placement : std::uint8_t { Threads, Processes, Nodes };
 
 /// How many ranks, and on what. Field names as in Ray Train.
 struct ScalingConfig {
-  int num_workers = 1;                       ///< ranks; 1 to 4096
+  int num_workers = 1;                       ///< ranks; 1 to 16384, of which at most 4096 on one host
   bool use_gpu = false;                      ///< one GPU a rank
   Placement placement = Placement::Threads;
   int cpus_per_worker = 1;                   ///< intra-op threads of each rank

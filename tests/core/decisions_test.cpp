@@ -385,7 +385,7 @@ TEST(Validate, NamesFieldValueAndRange) {
   ScalingConfig scaling;
   EXPECT_EQ(message(scaling), "accepted");
   scaling.num_workers = 0;
-  EXPECT_EQ(message(scaling), "ScalingConfig.num_workers is 0; it must be from 1 to 4096");
+  EXPECT_EQ(message(scaling), "ScalingConfig.num_workers is 0; it must be from 1 to 16384");
   scaling.num_workers = 4097;
   EXPECT_THAT(message(scaling), HasSubstr("4097"));
   RunConfig run;
