@@ -116,6 +116,7 @@ void measure(TrainContext& context, Accelerator& accelerator, const Loop& loop, 
     accelerator.wait_for_saves().or_throw();
     const auto saved = slowest(context.communicator(), ended), all_waited = slowest(context.communicator(), waited), writing = saved - all_waited;
     const auto slowdown = slowest(context.communicator(), slowdown_of(busy, median(quiet), writing));
+    const auto cpu = writers_cpu_s() - cpu_before;  // all saves have ended, no writer has
     context.barrier();
     if (context.world_rank() != 0) continue;
     std::filesystem::remove_all(checkpoint.path());
@@ -123,10 +124,10 @@ void measure(TrainContext& context, Accelerator& accelerator, const Loop& loop, 
     measured.memcpy_s.push_back(copied);
     measured.wait_s.push_back(all_waited);
     measured.save_s.push_back(saved);
-    measured.save_cpu_s.push_back(writers_cpu_s() - cpu_before);
+    measured.save_cpu_s.push_back(cpu);
     measured.slowdown.push_back(slowdown);
     std::fprintf(stderr, "round %d: memcpy %.0f ms, the step waits %.0f ms; written for %.2f s, %.0f ms of them on a processor; %zu steps of %.0f ms: %.2f times as long meanwhile\n",
-                 round, 1e3 * copied, 1e3 * all_waited, writing, 1e3 * measured.save_cpu_s.back(), busy.size(), 1e3 * median(quiet), slowdown);
+                 round, 1e3 * copied, 1e3 * all_waited, writing, 1e3 * cpu, busy.size(), 1e3 * median(quiet), slowdown);
   }
 }
 
