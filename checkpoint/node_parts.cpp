@@ -8,6 +8,7 @@
 #include <troupe/run_storage.hpp>
 
 #include <algorithm>
+#include <charconv>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -120,6 +121,16 @@ std::vector<FilePiece> pieces_of(const std::string& file, std::uint64_t size) {
     pieces.push_back({file, at, static_cast<std::uint32_t>(std::min(segment_bytes, size - at)), std::nullopt});
   }
   return pieces;
+}
+
+std::optional<std::uint64_t> index_of_checkpoint(std::string_view name) noexcept {
+  constexpr std::string_view prefix = "checkpoint_";
+  if (!name.starts_with(prefix)) return std::nullopt;
+  const auto digits = name.substr(prefix.size());
+  std::uint64_t index = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
+  if (digits.empty() || error != std::errc{} || end != digits.data() + digits.size()) return std::nullopt;
+  return index;
 }
 
 bool is_piece(const FilePiece& piece, std::string_view bytes) noexcept {

@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <charconv>
 #include <cstdio>
 #include <ctime>
 #include <nlohmann/json.hpp>
@@ -128,16 +127,6 @@ std::string checkpoint_name(std::uint64_t index) {
   char name[40];
   std::snprintf(name, sizeof name, "checkpoint_%06llu", static_cast<unsigned long long>(index));
   return name;
-}
-
-std::optional<std::uint64_t> index_of_checkpoint(std::string_view name) noexcept {
-  constexpr std::string_view prefix = "checkpoint_";
-  if (!name.starts_with(prefix)) return std::nullopt;
-  const auto digits = name.substr(prefix.size());
-  std::uint64_t index = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), index);
-  if (digits.empty() || error != std::errc{} || end != digits.data() + digits.size()) return std::nullopt;
-  return index;
 }
 
 void RunStorage::append(const ReportRecord& record) {

@@ -87,6 +87,8 @@ Filled fill_checkpoint(const std::filesystem::path& directory, std::string_view 
 
 /// [begin, end) of the file as pieces without digests.
 [[nodiscard]] std::vector<FilePiece> pieces_of(const std::string& file, std::uint64_t size);
+/// 12 of "checkpoint_000012"; nothing for another name.
+[[nodiscard]] std::optional<std::uint64_t> index_of_checkpoint(std::string_view name) noexcept;
 /// Whether these are its bytes.
 [[nodiscard]] bool is_piece(const FilePiece& piece, std::string_view bytes) noexcept;
 /// "checkpoint_000012/model.safetensors": a path that a checkpoint's file may have below its run's directory.

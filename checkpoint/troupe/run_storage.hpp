@@ -7,9 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace troupe {
@@ -37,8 +35,6 @@ struct RunContents {
 
 /// "checkpoint_000002": the directory of report 2's checkpoint, in the run's.
 [[nodiscard]] std::string checkpoint_name(std::uint64_t index);
-/// The other way; nothing for another name.
-[[nodiscard]] std::optional<std::uint64_t> index_of_checkpoint(std::string_view name) noexcept;
 
 /// Where the runs of `run.storage_path` are on this host: that path, or the staging directory of an s3:// path.
 /// Throws Failure{StorageUnavailable} when the default staging directory belongs to somebody else.
