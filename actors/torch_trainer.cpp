@@ -1,6 +1,7 @@
 #include <troupe/torch_trainer.hpp>
 
 #include "cluster_run.hpp"
+#include "exceptions.hpp"
 #include "progress_display.hpp"
 #include "signal_stop.hpp"
 
@@ -64,7 +65,7 @@ class Listener {
         },
         // Without its last message: memory ran out, or a bug.
         [&](const caf::down_msg& down) {
-          result.emplace().error = run_error(Errc::Internal, "the trainer ended: " + self_->system().render(down.reason));
+          result.emplace().error = run_error(code_of(down.reason), "the trainer ended: " + self_->system().render(down.reason));
           display_.ended(*result);
         });
     return std::move(*result);

@@ -1,5 +1,8 @@
 #include "worker_group_state.hpp"
 
+#include "exceptions.hpp"
+#include "memory_kills.hpp"
+
 #include <troupe/failure_policy.hpp>
 #include <troupe/group_rules.hpp>
 
@@ -74,7 +77,7 @@ void GroupState::begin(StartGroup start) {
   } catch (const Failure& failure) {
     fail(failure.code(), failure.what());
   } catch (const std::exception& error) {
-    fail(Errc::StartFailed, error.what());
+    fail(ran_out_of_memory(error) ? Errc::OutOfMemory : Errc::StartFailed, error.what());
   }
 }
 
@@ -341,7 +344,7 @@ void GroupState::rank_down(const caf::down_msg& down) {
   const bool normal = !down.reason || down.reason == caf::exit_reason::normal;  // its last news is on the way, or was here
   if (normal || found == rank_of.end() || !ranks[static_cast<std::size_t>(found->second)]) return;
   RunError error;
-  error.code = Errc::Internal;
+  error.code = code_of(down.reason);
   error.message = "the rank's actor ended: " + self->system().render(down.reason);
   rank_lost(found->second, error);
 }
