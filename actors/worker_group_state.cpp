@@ -64,9 +64,10 @@ void GroupState::begin(StartGroup start) {
   pids.resize(ranks.size());
   wait_at_most(order.run.start_timeout, Wait::Start);
   watch.begin();
+  int rank = 0;
   try {
     placer = make_placer(order);
-    for (int rank = 0; rank < world_size(); ++rank) {
+    for (; rank < world_size(); ++rank) {
       auto run = order_for(rank);
       auto& actor = ranks[static_cast<std::size_t>(rank)];
       actor = placer->place(self, run);
@@ -75,6 +76,7 @@ void GroupState::begin(StartGroup start) {
       self->send(actor, std::move(run));
     }
   } catch (const Failure& failure) {
+    if (placer && failure.code() == Errc::StartFailed) places = rank;
     fail(failure.code(), failure.what());
   } catch (const std::exception& error) {
     fail(ran_out_of_memory(error) ? Errc::OutOfMemory : Errc::StartFailed, error.what());
@@ -354,7 +356,7 @@ void GroupState::finish() {
   placer.reset();
   make_placer = nullptr;
   GroupEnded news{order.attempt, first_cause(errors, returned), {}, {}, was_stopped};
-  if (num_not_started > 0) news.places = places.value_or(world_size() - num_not_started);
+  news.places = places || num_not_started == 0 ? places : world_size() - num_not_started;
   watch.explain(news, errors);
   if (errors.empty() && unused_keys) news.unused_config_keys.assign(unused_keys->begin(), unused_keys->end());
   self->send(trainer, std::move(news));

@@ -156,19 +156,22 @@ TEST_F(SmallDisk, ThatFillsUpCostsNoCheckpointThatWasThereAndTheRunResumesOnceTh
 /// The tmpfs itself cannot be made read-only while the driver holds its files open. For those see RunStorageTest and KeeperTest.
 TEST_F(SmallDisk, ThatBecomesReadOnlyCostsCheckpointsOnlyUntilItIsWritableAgain) {
   ASSERT_TRUE(resize("size=64m"));
-  config_.set("steps", 100);
+  config_.set("steps", 200);
   config_.set("step_ms", 20);
   enum { Before, During, After } phase = Before;
-  int kept = 0, looks = 0;
+  int kept = -1;
+  std::chrono::steady_clock::time_point began;
   const auto look = [&] {
     const auto run = directory_.path() / "run";
+    const auto now = std::chrono::steady_clock::now();
     if (phase == Before && std::filesystem::exists(run / checkpoint_name(5))) {
       ASSERT_EQ(mount(directory_.path().c_str(), directory_.path().c_str(), nullptr, MS_BIND, nullptr), 0);
       ASSERT_EQ(mount(nullptr, directory_.path().c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr), 0);
       phase = During;
-    } else if (phase == During && ++looks == 10) {  // what was under way has ended
+      began = now;
+    } else if (phase == During && kept < 0 && now > began + 200ms) {  // what was under way has ended
       kept = whole_checkpoints();
-    } else if (phase == During && looks == 60) {
+    } else if (phase == During && kept >= 0 && now > began + 700ms) {
       EXPECT_EQ(whole_checkpoints(), kept);
       ASSERT_EQ(umount2(directory_.path().c_str(), MNT_DETACH), 0);
       phase = After;
@@ -178,11 +181,11 @@ TEST_F(SmallDisk, ThatBecomesReadOnlyCostsCheckpointsOnlyUntilItIsWritableAgain)
   ASSERT_EQ(phase, After);
   const auto after = result();
   EXPECT_TRUE(after.ok());
-  EXPECT_EQ(after.history.size(), 100u);
+  EXPECT_EQ(after.history.size(), 200u);
   EXPECT_THAT(after.warnings, testing::Contains(testing::AllOf(HasSubstr("the checkpoint of report "), HasSubstr("Read-only file system"))));
-  EXPECT_EQ(after.checkpoint->index, 99u);
+  EXPECT_EQ(after.checkpoint->index, 199u);
   EXPECT_EQ(static_cast<std::size_t>(whole_checkpoints()), after.checkpoints.size());
-  EXPECT_LT(after.checkpoints.size(), 100u);
+  EXPECT_LT(after.checkpoints.size(), 200u);
 }
 
 TEST_F(SmallDisk, WithoutRoomForSnapshotsIsToldAndNeverWrittenBeyond) {
