@@ -86,6 +86,11 @@ caf::actor spawn_trainer(caf::actor_system& system, const Session& session, std:
     setup.run.failure.snapshot_every = 0;  // memory of one node, which goes with it
     processes = on_nodes = detail::open_on_nodes(session, options);
     setup.listeners.push_back(detail::spawn_status_keeper(system, on_nodes));
+    setup.spawn_keeper = [on_nodes](caf::actor_system& own, caf::actor trainer) {
+      KeeperParts parts;
+      parts.open_storage = [on_nodes](const RunConfig& run, const auto& before_reading) { return on_nodes->open_storage(run, before_reading); };
+      return spawn_checkpoint_keeper_with(own, std::move(trainer), std::move(parts));
+    };
   } else {
     processes = std::make_shared<detail::LocalProcesses>(session, setup.scaling, setup.run);
   }

@@ -1,4 +1,5 @@
 #include "head_run.hpp"
+#include "node_storage.hpp"
 #include "node_machine.hpp"
 
 #include <boost/asio/post.hpp>
@@ -58,6 +59,9 @@ class RunHandle final : public NodeProcesses {
   }
   void tell_status(std::function<void(RunStatus&)> change) override {
     post([change = std::move(change)](const auto& run) { change(run->status()); });
+  }
+  std::unique_ptr<RunStorage> open_storage(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading) override {
+    return std::make_unique<StorageOnNodes>(run, before_reading, head_, run_);
   }
   void close() noexcept override {
     post([](const auto& run) { run->close(); });

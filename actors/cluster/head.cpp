@@ -73,12 +73,15 @@ Head::~Head() {
   if (options_.mail) static_cast<MailOffice&>(*options_.mail).disconnect("the cluster has ended");
   asio::post(io(), [this] {
     if (listener_) listener_->close();
+    for (const auto& run : runs_) run->questions().close("the cluster has ended");
     for (const auto& link : std::set{links_}) link->finish();
   });
   {
     std::unique_lock lock{mutex_};
     changed_.wait_for(lock, goodbye_limit, [this] { return !has_links_; });
   }
+  reads_.stop();
+  reads_.join();  // while its own thread answers them
   thread_.stop();
   disk_.stop();
   output_.stop();

@@ -9,6 +9,8 @@
 
 #include <troupe/cluster.hpp>
 
+#include <boost/asio/thread_pool.hpp>
+
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -57,6 +59,8 @@ class Head final : public ClusterView {
   [[nodiscard]] LogRing& logs() override { return logs_; }
   [[nodiscard]] boost::asio::io_context& io() noexcept { return thread_.io(); }
   [[nodiscard]] boost::asio::io_context& disk() noexcept { return disk_.io(); }
+  /// Threads that may wait for a node.
+  [[nodiscard]] boost::asio::thread_pool& reads() noexcept { return reads_; }
   [[nodiscard]] std::uint64_t next_id() noexcept { return ++ids_; }
 
   // ---- its own
@@ -91,6 +95,7 @@ class Head final : public ClusterView {
   const ClusterOptions options_;
   LogRing logs_;
   mutable IoThread thread_, disk_, output_;  // end last: others own their timers and sockets
+  boost::asio::thread_pool reads_{4};
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
   std::atomic<std::uint64_t> ids_{0};
   std::atomic<bool> stopping_{false};

@@ -2,6 +2,8 @@
 
 #include "../frame.hpp"
 
+#include <troupe/run_storage.hpp>
+
 #include <boost/asio/post.hpp>
 
 #include <sys/random.h>
@@ -18,7 +20,6 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr const char* proof_name = ".troupe_nodes";
 constexpr std::size_t key_bytes = 32;
 
 std::string random_bytes(std::size_t count) {
@@ -57,6 +58,32 @@ OpenRun order_for(std::uint64_t id, const Session& session, const ScalingConfig&
   return open;
 }
 
+}  // namespace
+
+std::string history_of(const std::filesystem::path& run, const std::string& adopted) {
+  std::string history;
+  std::ifstream{run / history_name} >> history;
+  if (!history.empty()) return history;
+  history = adopted.empty() ? in_hex(random_bytes(16)) : adopted;
+  try {
+    real_file_system().write_atomically(run / history_name, history + "\n");
+  } catch (const Failure&) {
+    // Parts of this run are then not used again.
+  }
+  return history;
+}
+
+namespace {
+
+std::vector<std::uint64_t> checkpoints_in(const std::filesystem::path& run) {
+  std::vector<std::uint64_t> found;
+  std::error_code error;
+  for (std::filesystem::directory_iterator at{run, error}; !error && at != std::filesystem::directory_iterator{}; at.increment(error)) {
+    if (const auto index = index_of_checkpoint(at->path().filename().string())) found.push_back(*index);
+  }
+  return found;
+}
+
 std::string node_lost_text(const HeadNode& node, const std::string& why) {
   if (why.find("'" + node.name + "' was not heard of") != std::string::npos) return why;  // the link names its peer's certificate, which several nodes may share
   return "node " + node.name + " is lost: " + why;
@@ -81,24 +108,30 @@ void HeadRun::begin_attempt(const StartGroup& order) {
   places_.reset();
   open_.name = order.run_name;
   scaling_ = order.scaling;
+  must_share_ = order.run.node_storage == NodeStorage::Shared;
   collective_timeout_ = order.run.collective_timeout;
   wait_limit_ = order.run.start_timeout * 9 / 10;  // before the group says that ranks did not start
   needs_ = {resources_of_rank(order.scaling), order.scaling.worker_labels};
   key_ = random_bytes(key_bytes);
-  proof_path_ = order.run_directory + "/" + proof_name;
+  directory_ = order.run_directory;
+  resume_ = order.resume_checkpoint ? std::filesystem::path{*order.resume_checkpoint}.filename().string() : "";
+  proof_path_ = directory_ + "/" + proof_name;
   processes_.clear();
   prove(attempt_);
 }
 
-// What every node must be able to read.
+// What a node reads that shares the run's directory; and which checkpoints there are.
 void HeadRun::prove(Attempt attempt) {
   phase_ = Phase::Proving;
   asio::post(head_.disk(), [self = shared_from_this(), attempt, path = proof_path_, proof = proof_, &io = head_.io()] {
     std::ofstream file{path, std::ios::trunc};
     file << proof << "\n";
     file.close();
-    asio::post(io, [self, attempt, path, ok = !file.fail()] {
+    const auto run = std::filesystem::path{path}.parent_path();
+    asio::post(io, [self, attempt, path, kept = checkpoints_in(run), history = history_of(run), ok = !file.fail()] {
       if (self->attempt_ != attempt || self->phase_ != Phase::Proving) return;
+      self->kept_ = kept;
+      self->history_ = history;
       if (!ok) return self->fail(Errc::StorageUnavailable, "cannot write " + path);
       self->phase_ = Phase::Waiting;
       self->waits_since_ = std::chrono::steady_clock::now();
@@ -203,11 +236,13 @@ void HeadRun::settle(const std::vector<std::shared_ptr<HeadNode>>& node_of) {
 void HeadRun::open_nodes() {
   status_.node_of_rank.clear();
   for (const auto& node : node_of_) status_.node_of_rank.push_back(node->name);
+  const auto whole = place_of_whole(directory_);
   std::int32_t first = 0;
   for (std::size_t host = 0; host < hosts_.size(); ++host) {
     const auto& node = hosts_[host];
     if (node->runs.insert(id_).second) node->send(open_);
-    OpenAttempt order{id_, attempt_, std::vector<std::int32_t>(static_cast<std::size_t>(ranks_on_[host])), collective_timeout_.count(), proof_path_, proof_};
+    OpenAttempt order{id_, attempt_, std::vector<std::int32_t>(static_cast<std::size_t>(ranks_on_[host])), collective_timeout_.count(), proof_path_, proof_, must_share_,
+                      directory_, whole, history_, resume_, kept_};
     std::iota(order.ranks.begin(), order.ranks.end(), first);
     first += ranks_on_[host];
     node->send(order);
@@ -304,6 +339,7 @@ void HeadRun::start_anew() {
 void HeadRun::close() {
   if (std::exchange(phase_, Phase::Closed) == Phase::Closed) return;
   patience_.cancel();
+  questions_.close("the run has ended");
   for (const auto& [name, node] : head_.nodes()) {
     if (node->runs.erase(id_) > 0) node->send(CloseRun{id_});
   }
@@ -323,6 +359,13 @@ void HeadRun::close() {
 // ---- news ---------------------------------------------------------------------------------------------------
 
 void HeadRun::heard(const std::shared_ptr<HeadNode>& node, NodeMessage message) {
+  if (const auto* disk = std::get_if<DiskTold>(&message)) return told_of_disk(*node, *disk);
+  if (const auto* question = std::get_if<ReadFile>(&message)) return answer(node, *question);
+  const auto answered = std::visit([](const auto& news) {
+    if constexpr (requires { news.id; news.run; }) return news.id;
+    return std::uint64_t{0};
+  }, message);
+  if (answered != 0) return questions_.answered(answered, std::move(message));
   const auto number = std::visit([](const auto& news) {
     if constexpr (requires { news.process; }) return news.process;
     return std::uint64_t{0};
@@ -342,6 +385,9 @@ void HeadRun::node_lost(const std::shared_ptr<HeadNode>& node, const std::string
     process->ended({{}, {Errc::NodeLost, text}, {}, {}});
   }
   node->runs.erase(id_);
+  questions_.fail(node->name, Errc::NodeLost, text);
+  bringing_.erase(node->name);
+  num_bringing_ = bringing_.size();
 }
 
 void HeadRun::node_drains(const std::shared_ptr<HeadNode>& node, const std::string& reason) {
