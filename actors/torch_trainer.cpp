@@ -28,6 +28,9 @@ struct SystemConfig : caf::actor_system_config {
   }
 };
 
+/// CAF's scheduler, clock and printer, the keeper, signals, processes and their output. CAF 0.17 crashes when it cannot start its own.
+constexpr int threads_of_a_run = 8;
+
 RunError run_error(Errc code, const std::string& message) {
   RunError error;
   error.code = code;
@@ -122,6 +125,7 @@ TorchTrainer::TorchTrainer(const Session& session, std::string train_function, C
 }
 
 Result TorchTrainer::run(std::exception_ptr& thrown_by_user) const {
+  require_threads(threads_of_a_run, "the run's actors");
   SystemConfig config;
   caf::actor_system system{config};
   Listener listener{system, options_};

@@ -386,8 +386,8 @@ TEST(Validate, NamesFieldValueAndRange) {
   EXPECT_EQ(message(scaling), "accepted");
   scaling.num_workers = 0;
   EXPECT_EQ(message(scaling), "ScalingConfig.num_workers is 0; it must be from 1 to 16384");
-  scaling.num_workers = 4097;
-  EXPECT_THAT(message(scaling), HasSubstr("4097"));
+  scaling.num_workers = 16385;
+  EXPECT_THAT(message(scaling), HasSubstr("16385"));
   RunConfig run;
   EXPECT_EQ(message(run), "accepted");
   run.name = "a/b";
