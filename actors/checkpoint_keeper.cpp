@@ -1,6 +1,7 @@
 #include "checkpoint_keeper.hpp"
 
 #include "checkpoint_uploader.hpp"
+#include "exceptions.hpp"
 
 #include <troupe/file_system.hpp>
 #include <troupe/memory_snapshot.hpp>
@@ -319,6 +320,7 @@ caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf:
   state.self = self;
   state.trainer = trainer;
   state.parts = std::move(parts);
+  keep_exceptions(self);
   self->link_to(trainer);
   self->set_exit_handler([self, &state](const caf::exit_msg& exit) {
     const bool normal = !exit.reason || exit.reason == caf::exit_reason::normal;

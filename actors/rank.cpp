@@ -1,6 +1,7 @@
 #include "beats.hpp"
 #include "crash_handler.hpp"
 #include "crash_report.hpp"
+#include "exceptions.hpp"
 #include "memory_kills.hpp"
 #include "rank_context.hpp"
 #include "rank_worker.hpp"
@@ -127,20 +128,6 @@ std::shared_ptr<detail::BlackBoxMemory> take_black_box() {
     return detail::BlackBoxMemory::of_thread();
   } catch (const Failure&) {
     return nullptr;
-  }
-}
-
-/// Where memory has run out room comes as peers unwind: tries for ten seconds before it lets std::bad_alloc out.
-template <class Work>
-void do_patiently(Work&& work) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds{10};
-  for (;;) {
-    try {
-      return work();
-    } catch (const std::bad_alloc&) {
-      if (std::chrono::steady_clock::now() > deadline) throw;
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds{10});
   }
 }
 
@@ -328,6 +315,7 @@ caf::behavior waiting(RankActor* self, StartWorker start_worker, std::shared_ptr
   state.start_worker = std::move(start_worker);
   state.seat = std::move(seat);
   state.group = group;
+  keep_exceptions(self);
   self->monitor(group);
   self->set_down_handler([&state](const caf::down_msg&) { state.end_alone(); });
   self->set_exit_handler([&state](const caf::exit_msg& exit) { state.exited(exit); });

@@ -2,6 +2,7 @@
 
 #include "beats.hpp"
 #include "crash_report.hpp"
+#include "exceptions.hpp"
 #include "link_mail.hpp"
 
 #include <caf/actor_system.hpp>
@@ -238,6 +239,7 @@ caf::behavior proxy(ProxyActor* self, std::shared_ptr<RankProcesses> processes, 
                     std::chrono::milliseconds stop_grace) {
   auto& state = self->state;
   state.self = self;
+  keep_exceptions(self);
   state.group = group;
   state.processes = std::move(processes);
   state.attempt = spec.attempt;

@@ -1,6 +1,7 @@
 #include <troupe/torch_trainer.hpp>
 
 #include "cluster_run.hpp"
+#include "exceptions.hpp"
 #include "progress_display.hpp"
 #include "signal_stop.hpp"
 
@@ -26,6 +27,9 @@ struct SystemConfig : caf::actor_system_config {
     register_types(*this);
   }
 };
+
+/// CAF's scheduler, clock and printer, the keeper, signals, processes and their output. CAF 0.17 crashes when it cannot start its own.
+constexpr int threads_of_a_run = 8;
 
 RunError run_error(Errc code, const std::string& message) {
   RunError error;
@@ -64,7 +68,7 @@ class Listener {
         },
         // Without its last message: memory ran out, or a bug.
         [&](const caf::down_msg& down) {
-          result.emplace().error = run_error(Errc::Internal, "the trainer ended: " + self_->system().render(down.reason));
+          result.emplace().error = run_error(code_of(down.reason), "the trainer ended: " + self_->system().render(down.reason));
           display_.ended(*result);
         });
     return std::move(*result);
@@ -121,6 +125,7 @@ TorchTrainer::TorchTrainer(const Session& session, std::string train_function, C
 }
 
 Result TorchTrainer::run(std::exception_ptr& thrown_by_user) const {
+  require_threads(threads_of_a_run, "the run's actors");
   SystemConfig config;
   caf::actor_system system{config};
   Listener listener{system, options_};

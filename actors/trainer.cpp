@@ -1,6 +1,7 @@
 #include <troupe/trainer.hpp>
 
 #include "cluster_run.hpp"
+#include "exceptions.hpp"
 #include "local_processes.hpp"
 #include "process_placer.hpp"
 #include "trainer_state.hpp"
@@ -14,6 +15,7 @@ namespace troupe {
 caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerSetup setup) {
   auto& state = self->state;
   state.self = self;
+  keep_exceptions(self);
   state.setup = std::move(setup);
   if (state.setup.outlives_handles) state.own_handle = caf::actor{self};
   state.open();

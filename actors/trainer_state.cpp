@@ -1,5 +1,7 @@
 #include "trainer_state.hpp"
 
+#include "exceptions.hpp"
+
 #include <troupe/records.hpp>
 
 #include <algorithm>
@@ -351,9 +353,9 @@ void TrainerState::storage_failed(const StorageFailed& news) {
 }
 
 // What would wait for its answer waits no more.
-void TrainerState::keeper_ended(const std::string& why) {
+void TrainerState::keeper_ended(Errc code, const std::string& why) {
   keeper = nullptr;
-  storage_failed({Errc::Internal, "the checkpoint keeper ended: " + why});
+  storage_failed({code, "the checkpoint keeper ended: " + why});
   if (phase == Phase::Settling) finish();
 }
 
@@ -389,11 +391,11 @@ void TrainerState::exited(const caf::exit_msg& exit) {
   if (group && exit.source == group) {
     if (normal) return;  // its GroupEnded is on the way
     RunError error;
-    error.code = Errc::Internal;
+    error.code = code_of(exit.reason);
     error.message = "the worker group ended: " + why;
     group_ended({attempt, std::move(error), {}, {}});
   } else if (keeper && exit.source == keeper) {
-    if (!normal) keeper_ended(why);
+    if (!normal) keeper_ended(code_of(exit.reason), why);
   } else if (!normal) {
     stop_requests = std::max(stop_requests, 1);
     stop({"the trainer was asked to exit: " + why});  // at once

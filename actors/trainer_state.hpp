@@ -159,7 +159,7 @@ struct TrainerState {
     if (keeper) self->send(keeper, std::move(order));
   }
   void fail(Errc code, const std::string& text);
-  void keeper_ended(const std::string& why);
+  void keeper_ended(Errc code, const std::string& why);
   void finish();
 };
 

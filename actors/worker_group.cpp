@@ -1,3 +1,4 @@
+#include "exceptions.hpp"
 #include "worker_group_state.hpp"
 
 namespace troupe {
@@ -79,6 +80,7 @@ caf::behavior group_behavior(GroupActor* self, const caf::actor& trainer, Placer
   state.self = self;
   state.trainer = trainer;
   state.make_placer = std::move(make_placer);
+  keep_exceptions(self);
   self->link_to(trainer);
   self->set_exit_handler([&state](const caf::exit_msg& exit) { state.exited(exit); });
   self->set_down_handler([&state](const caf::down_msg& down) { state.rank_down(down); });

@@ -1,5 +1,8 @@
 #include "worker_group_state.hpp"
 
+#include "exceptions.hpp"
+#include "memory_kills.hpp"
+
 #include <troupe/failure_policy.hpp>
 #include <troupe/group_rules.hpp>
 
@@ -61,9 +64,10 @@ void GroupState::begin(StartGroup start) {
   pids.resize(ranks.size());
   wait_at_most(order.run.start_timeout, Wait::Start);
   watch.begin();
+  int rank = 0;
   try {
     placer = make_placer(order);
-    for (int rank = 0; rank < world_size(); ++rank) {
+    for (; rank < world_size(); ++rank) {
       auto run = order_for(rank);
       auto& actor = ranks[static_cast<std::size_t>(rank)];
       actor = placer->place(self, run);
@@ -72,9 +76,10 @@ void GroupState::begin(StartGroup start) {
       self->send(actor, std::move(run));
     }
   } catch (const Failure& failure) {
+    if (placer && failure.code() == Errc::StartFailed) places = rank;
     fail(failure.code(), failure.what());
   } catch (const std::exception& error) {
-    fail(Errc::StartFailed, error.what());
+    fail(ran_out_of_memory(error) ? Errc::OutOfMemory : Errc::StartFailed, error.what());
   }
 }
 
@@ -341,7 +346,7 @@ void GroupState::rank_down(const caf::down_msg& down) {
   const bool normal = !down.reason || down.reason == caf::exit_reason::normal;  // its last news is on the way, or was here
   if (normal || found == rank_of.end() || !ranks[static_cast<std::size_t>(found->second)]) return;
   RunError error;
-  error.code = Errc::Internal;
+  error.code = code_of(down.reason);
   error.message = "the rank's actor ended: " + self->system().render(down.reason);
   rank_lost(found->second, error);
 }
@@ -351,7 +356,7 @@ void GroupState::finish() {
   placer.reset();
   make_placer = nullptr;
   GroupEnded news{order.attempt, first_cause(errors, returned), {}, {}, was_stopped};
-  if (num_not_started > 0) news.places = places.value_or(world_size() - num_not_started);
+  news.places = places || num_not_started == 0 ? places : world_size() - num_not_started;
   watch.explain(news, errors);
   if (errors.empty() && unused_keys) news.unused_config_keys.assign(unused_keys->begin(), unused_keys->end());
   self->send(trainer, std::move(news));

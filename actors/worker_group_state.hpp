@@ -54,7 +54,7 @@ struct GroupState {
   std::map<std::uint64_t, Barrier> barriers;
   bool barrier_timer_set = false;
   std::vector<RunError> errors;
-  std::optional<int> places;  // ranks that would have had one, told by whoever places them
+  std::optional<int> places;  // some had none: so many did, or would have, as whoever places them says
   int num_not_started = 0;
   std::optional<std::set<std::string>> unused_keys;
   GroupWatch watch{*this};

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
+#include <latch>
 #include <optional>
 #include <sstream>
 #include <vector>
@@ -75,6 +76,23 @@ std::string limits_on_starting(const fs::path& root) {
   std::string text = "limits that are set: ";
   for (std::size_t i = 0; i < limits.size(); ++i) text += (i > 0 ? ", " : "") + limits[i];
   return text + "; raise the one that is reached, or use fewer ranks";
+}
+
+void require_threads(int count, const std::string& what) {
+  std::latch all_tried{1};
+  std::vector<std::thread> threads;
+  threads.reserve(static_cast<std::size_t>(count));
+  const auto release = [&] {
+    all_tried.count_down();
+    for (auto& thread : threads) thread.join();
+  };
+  try {
+    while (static_cast<int>(threads.size()) < count) threads.push_back(start_thread(what, [&all_tried] { all_tried.wait(); }));
+  } catch (...) {
+    release();
+    throw;
+  }
+  release();
 }
 
 }  // namespace troupe

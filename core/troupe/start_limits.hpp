@@ -24,4 +24,7 @@ template <class Body>
   throw Failure{Errc::StartFailed, "cannot start a thread for " + what + ": " + error.what() + "; " + limits_on_starting()};
 }
 
+/// Starts so many threads at once, and ends them: for libraries that do not survive a thread that cannot be started. Throws as `start_thread`.
+void require_threads(int count, const std::string& what);
+
 }  // namespace troupe

@@ -390,7 +390,7 @@ TEST_F(TorchTrainerTest, PutsTheSignalHandlersBack) {
 TEST_F(TorchTrainerTest, RefusesBadOptionsAndUnknownFunctions) {
   const TrainFunction nothing = [](TrainContext&, const Config&) {};
   EXPECT_THROW((void)fit(0, nothing), Failure);
-  EXPECT_THROW((void)fit(5000, nothing), Failure);
+  EXPECT_THROW((void)fit(16385, nothing), Failure);
   char program[] = "test";
   char* argv[] = {program, nullptr};
   const Session session{1, argv, {{"fine_tune", nothing}}};

@@ -26,29 +26,39 @@ TEST_F(TrainerTest, GoesOnWithFewerRanksWhenOneCannotBeStarted) {
   EXPECT_EQ(ranks_->ranks[0]->take<RunRank>()->world_size, 2);
 }
 
-TEST_F(TrainerTest, ShrinksOnceForAllRanksThatCannotBeStarted) {
-  for (const bool counted : {true, false}) {  // by how many said so, or by who places them
-    SCOPED_TRACE(counted);
-    if (!counted) {
-      TearDown();
-      keeper_ = std::make_shared<Inbox>(), listener_ = std::make_shared<Inbox>();
-      setup_.listeners = {listener_actor_ = time_.spawn_inbox(listener_)};
-    }
+/// Eight ranks of an elastic run, some of which cannot be started; it may fail once.
+class ShrinkTest : public TrainerTest {
+ protected:
+  void begin_and_lose(const std::function<RankLost(int rank)>& how) {
     setup_.scaling = ScalingConfig{8};
     setup_.scaling.min_workers = 2;
     setup_.run.failure.max_failures = 1;
     begin();
-    for (int rank = 0; rank < 8; ++rank) {
-      const bool failed = !counted || rank % 2 == 1;
-      RunError error;
-      error.code = failed ? Errc::StartFailed : Errc::Aborted;
-      error.message = "no more processes";
-      send_as_rank(RankLost{1, rank, error, false, counted ? std::nullopt : std::optional{5}});
-    }
+    for (int rank = 0; rank < 8; ++rank) send_as_rank(how(rank));
     settle_run();
     time_.advance(200ms, 10ms);
-    ASSERT_EQ(ranks_->ranks.size(), counted ? 4u : 5u);
   }
+  static RunError error(Errc code) {
+    RunError made;
+    made.code = code;
+    made.message = "no more processes";
+    return made;
+  }
+};
+
+TEST_F(ShrinkTest, IsOnceForAllRanksThatCouldNotBeStarted) {
+  begin_and_lose([](int rank) { return RankLost{1, rank, error(rank % 2 == 1 ? Errc::StartFailed : Errc::Aborted)}; });
+  EXPECT_EQ(ranks_->ranks.size(), 4u);
+}
+
+TEST_F(ShrinkTest, IsToAsManyAsHadPlaces) {
+  begin_and_lose([](int rank) { return RankLost{1, rank, error(Errc::StartFailed), false, 5}; });
+  EXPECT_EQ(ranks_->ranks.size(), 5u);
+}
+
+TEST_F(ShrinkTest, IsNeverBelowItsLeast) {
+  begin_and_lose([](int rank) { return RankLost{1, rank, error(Errc::StartFailed)}; });
+  EXPECT_EQ(ranks_->ranks.size(), 2u);
 }
 
 TEST_F(TrainerTest, RefusesAResizeThatItIsNotMadeFor) {

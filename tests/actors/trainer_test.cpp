@@ -79,6 +79,7 @@ TEST_F(TrainerTest, EndsARunWhoseRanksReportCheckpointsAtDifferentIndices) {
 TEST_F(TrainerTest, NamesARankThatDoesNotReportACheckpointInTime) {
   setup_.scaling.num_workers = 2;
   setup_.run.collective_timeout = 60s;
+  setup_.run.start_timeout = 10min;
   begin();
   send_as_rank(Reported{1, 0, 0, {}, "/s/a", 2});
   send_as_rank(Reported{1, 1, 0, {}, "/s/b", 2, true});  // it comes; only the disk takes long

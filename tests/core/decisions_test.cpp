@@ -386,7 +386,7 @@ TEST(Validate, NamesFieldValueAndRange) {
   EXPECT_EQ(message(scaling), "accepted");
   scaling.num_workers = 0;
   EXPECT_EQ(message(scaling), "ScalingConfig.num_workers is 0; it must be from 1 to 16384");
-  scaling.num_workers = 16'385;
+  scaling.num_workers = 16385;
   EXPECT_THAT(message(scaling), HasSubstr("16385"));
   RunConfig run;
   EXPECT_EQ(message(run), "accepted");
