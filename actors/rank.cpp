@@ -9,6 +9,7 @@
 #include <troupe/device_errors.hpp>
 #include <troupe/failure_rules.hpp>
 #include <troupe/rank.hpp>
+#include <troupe/start_limits.hpp>
 
 #include <pthread.h>
 #include <sched.h>
@@ -129,25 +130,50 @@ std::shared_ptr<detail::BlackBoxMemory> take_black_box() {
   }
 }
 
+/// Where memory has run out room comes as peers unwind: tries for ten seconds before it lets std::bad_alloc out.
+template <class Work>
+void do_patiently(Work&& work) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds{10};
+  for (;;) {
+    try {
+      return work();
+    } catch (const std::bad_alloc&) {
+      if (std::chrono::steady_clock::now() > deadline) throw;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds{10});
+  }
+}
+
+WorkerEnded out_of_memory(int rank) {
+  WorkerEnded ended;
+  ended.error.emplace();
+  ended.error->code = Errc::OutOfMemory;
+  ended.error->message = "memory ran out: there was none left to say where";
+  ended.error->rank = rank;
+  return ended;
+}
+
 /// A thread of this process.
 class ThreadWorker final : public RankWorker {
  public:
   ThreadWorker(const TrainFunction& function, const RunRank& order, std::shared_ptr<RankChannel> channel,
                std::shared_ptr<Communicator> seat, std::shared_ptr<KeptObjects> kept, const DatasetFunctions& datasets)
       : seat_(seat) {
-    try {
-      thread_ = std::thread{[function, order, channel = std::move(channel), seat = std::move(seat),
-                             kept = std::move(kept), datasets]() mutable {
+    thread_ = start_thread("rank " + std::to_string(order.rank), [function, order, channel = std::move(channel), seat = std::move(seat),
+                                                                  kept = std::move(kept), datasets]() mutable {
+      WorkerEnded ended;
+      try {
         detail::take_handler_stack();
         pthread_setname_np(pthread_self(), ("rank " + std::to_string(order.rank)).c_str());  // in stacks, and in top
         if (order.scaling.pin_threads) pin_to_cores(order.local_rank, order.scaling.cpus_per_worker);
-        auto ended = run_train_function(function, order, channel, seat, kept, datasets);
-        seat.reset();  // peers that still wait for this rank see it leave
-        channel->tell_control(std::move(ended));
-      }};
-    } catch (const std::system_error& error) {
-      throw Failure{Errc::StartFailed, std::string("cannot start a thread (limit on threads, ulimit -u?): ") + error.what()};
-    }
+        ended = run_train_function(function, order, channel, seat, kept, datasets);
+      } catch (const std::bad_alloc&) {  // also while an error was being described
+        seat->abort("memory ran out");  // short enough to need none
+        do_patiently([&] { ended = out_of_memory(order.rank); });
+      }
+      seat.reset();  // peers that still wait for this rank see it leave
+      do_patiently([&] { channel->tell_control(WorkerEnded{ended}); });
+    });
   }
   ~ThreadWorker() override {
     if (!thread_.joinable()) return;
@@ -189,11 +215,11 @@ struct RankState {
 
   void begin(RunRank order) {
     run = std::move(order);
-    channel = std::make_shared<RankChannel>(caf::actor_cast<caf::actor>(self), group, take_black_box());
-    taken_seat = seat;
     try {
+      channel = std::make_shared<RankChannel>(caf::actor_cast<caf::actor>(self), group, take_black_box());
+      taken_seat = seat;
       worker = start_worker(run, channel, std::move(seat));
-    } catch (const Failure&) {
+    } catch (const std::exception&) {
       lose(error_of(std::current_exception(), run.rank));
     }
   }

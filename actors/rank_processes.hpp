@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct ProcessEnded {
   Outcome link{};                     ///< how its link ended
   ChildStatus status{};
   std::vector<std::string> last_lines{};
+  std::optional<int> places{};        ///< it had none: so many ranks would have had one
 };
 
 struct ProcessHandlers {

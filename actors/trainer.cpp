@@ -58,6 +58,7 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
         state.keep_due = false;
         state.keep_reports();
       },
+      [&state](CheckpointDue timer) { state.checkpoint_overdue(timer.attempt); },
       [&state](TimeIsUp) { state.stop({"its time limit is over", true}); },
       [&state](RetryDue timer) { state.retry(timer.attempt); },
       [&state](GrowthDue timer) { state.try_to_grow(timer.attempt); },

@@ -40,7 +40,7 @@ caf::message_handler rank_news(GroupState& state) {
         if (!state.is_stale(news.attempt)) state.rank_done(news);
       },
       [&state](const RankLost& news) {
-        if (!state.is_stale(news.attempt)) state.rank_lost(news.rank, news.error);
+        if (!state.is_stale(news.attempt)) state.rank_lost(news.rank, news.error, news.places);
       },
   };
 }
@@ -66,6 +66,7 @@ caf::message_handler orders(GroupState& state) {
         switch (timer.wait) {
           case Wait::Start: return state.start_overdue();
           case Wait::Barrier: return state.barriers_overdue();
+          case Wait::Heed: return state.stop_unheeded();
           case Wait::Stop: return state.stop_overdue();
           case Wait::End: return state.end_overdue();
         }

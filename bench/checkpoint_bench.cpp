@@ -4,8 +4,8 @@
 //   checkpoint_bench --case save [--dir DIR] [--runs N]     the save alone, beside a Python peer: {"save_gb_s"}
 //
 // A model of 125 tensors of 4 MB and two optimizer moments of each, whole tensors and flat halves by turns as ZeRO cuts them. Limits are
-// measured in the same run, turn by turn: writes of as many bytes into one file past the cache with the same calls, reads of the same
-// files, a memcpy.
+// measured in the same run, turn by turn: writes of as many bytes into one file past the cache with the same calls, the same as dd writes
+// them, reads of the same files, a memcpy.
 #include "control_figures.hpp"
 
 #include <io/async_io.hpp>
@@ -141,6 +141,19 @@ double write_limit(const fs::path& file, const std::vector<detail::PageBuffer>& 
   return took * kTotal / static_cast<double>(half * kRanks);
 }
 
+/// As `dd bs=4M oflag=direct conv=fsync` writes: one access after the other, then a sync.
+double dd_limit(const fs::path& file, const std::vector<detail::PageBuffer>& chunks) {
+  const auto accesses = static_cast<std::size_t>(kTotal) / kChunk;
+  const auto took = seconds([&] {
+    const int fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_DIRECT | O_CLOEXEC, 0644);
+    bool written = fd >= 0;
+    for (std::size_t i = 0; i < accesses && written; ++i) written = ::write(fd, chunks[i % chunks.size()].data(), kChunk) == static_cast<ssize_t>(kChunk);
+    if (!written || ::fsync(fd) != 0) throw Failure{Errc::StorageUnavailable, file.string() + " cannot be written"};
+    ::close(fd);
+  });
+  return took * kTotal / static_cast<double>(accesses * kChunk);
+}
+
 const std::vector<std::string> kFiles{"model.safetensors", "optimizer.safetensors"};
 
 void drop(const fs::path& directory) {
@@ -261,6 +274,19 @@ int run_save(const fs::path& where, int runs) {
   return 0;
 }
 
+/// Both ranks load the checkpoint at `path` from a cold cache, in turn with reading its files, then from a warm one.
+void measure_loads(State& state, const fs::path& path, const std::vector<detail::PageBuffer>& chunks, bool limit_first, Turns& cold, Turns& warm) {
+  const auto load = [&] { return by_ranks([&](int rank) { state.load(path, rank); }); };
+  const auto read_cold = [&](bool ours) {
+    drop(path);
+    return ours ? load() : read_limit(path, chunks);
+  };
+  const auto first = read_cold(!limit_first), second = read_cold(limit_first);
+  cold.add(limit_first ? second : first, limit_first ? first : second);
+  (void)load();
+  warm.add(load(), kTotal / 3e9);
+}
+
 int run_all(const std::string& json, const fs::path& where, int runs) {
   State state;
   auto figures = Json::array();
@@ -272,43 +298,38 @@ int run_all(const std::string& json, const fs::path& where, int runs) {
   }
   const Root root{where};
   const std::vector<CheckpointPart> parts{state.part(0), state.part(1)};
-  Turns save, snapshot_save, cold, warm;
+  Turns save, save_and_dd, snapshot_save, cold, warm;
   RunStorage storage{root.config};
   SnapshotPool pools[kRanks];
-  const auto by_limit = [&] {
-    const auto took = write_limit(root.path / "limit", chunks);
+  const auto by = [&](const auto& limit) {
+    const auto took = limit(root.path / "limit", chunks);
     fs::remove(root.path / "limit");
     return took;
   };
   for (int run = 0; run < runs; ++run) {
     const auto index = static_cast<std::uint64_t>(2 * run);
-    const auto by_us = [&] {
-      return save_s(storage, index,
-                    [&](int rank, const fs::path& directory) { write_part(directory, parts[static_cast<std::size_t>(rank)]); });
-    };
-    const bool limit_first = run % 2 == 0;  // the disk has moods: none of the two always comes first
-    const auto first = limit_first ? by_limit() : by_us(), second = limit_first ? by_us() : by_limit();
-    save.add(limit_first ? second : first, limit_first ? first : second);
-    const auto path = root.path / checkpoint_name(index);
-    const auto read_cold = [&](bool ours) {
-      drop(path);
-      return ours ? by_ranks([&](int rank) { state.load(path, rank); }) : read_limit(path, chunks);
-    };
-    const auto cold_first = read_cold(!limit_first), cold_second = read_cold(limit_first);
-    cold.add(limit_first ? cold_second : cold_first, limit_first ? cold_first : cold_second);
-    (void)by_ranks([&](int rank) { state.load(path, rank); });
-    warm.add(by_ranks([&](int rank) { state.load(path, rank); }), kTotal / 3e9);
+    double took[3] = {};
+    for (int turn = run; turn < run + 3; ++turn) {  // the disk has moods: none of the three always comes first
+      if (turn % 3 == 0) took[0] = by(write_limit);
+      if (turn % 3 == 1) took[1] = by(dd_limit);
+      if (turn % 3 == 2)
+        took[2] = save_s(storage, index, [&](int rank, const fs::path& directory) { write_part(directory, parts[static_cast<std::size_t>(rank)]); });
+    }
+    save.add(took[2], took[0]);
+    save_and_dd.add(took[2], took[1]);
+    measure_loads(state, root.path / checkpoint_name(index), chunks, run % 2 == 0, cold, warm);
     storage.remove(index);
     std::vector<std::unique_ptr<PartSnapshot>> kept;
     for (int rank = 0; rank < kRanks; ++rank)
       kept.push_back(std::make_unique<PartSnapshot>(parts[static_cast<std::size_t>(rank)], pools[rank]));
-    const auto limit = by_limit();
+    const auto limit = by(write_limit);
     snapshot_save.add(save_s(storage, index + 1,
                              [&](int rank, const fs::path& directory) { kept[static_cast<std::size_t>(rank)]->write(directory); }),
                       limit);
     storage.remove(index + 1);
   }
   figures.push_back(save.figure("checkpoint_save", "writes past the cache, as many bytes into one file, synced", 0.9));
+  figures.push_back(save_and_dd.figure("checkpoint_save_vs_dd", "dd bs=4M oflag=direct conv=fsync", 0.9));
   figures.push_back(snapshot_save.figure("checkpoint_save_snapshot", "writes past the cache, as many bytes into one file, synced", 0.9));
   figures.push_back(cold.figure("checkpoint_load_cold", "reading the same files from a cold cache", 0.8));
   figures.push_back(warm.figure("checkpoint_load_cached", "limit", 1));

@@ -3,14 +3,12 @@
 //
 //   overlap_bench [--json FILE]    a table and FILE (about 30 s)
 #include "fake_context.hpp"
+#include "layer_stack.hpp"
 
 #include <troupe/accelerator.hpp>
 #include <troupe/delayed_communicator.hpp>
-#include <troupe/unit.hpp>
 
 #include <ATen/ops/randn.h>
-#include <ATen/ops/relu.h>
-#include <torch/nn/modules/linear.h>
 
 #include <algorithm>
 #include <chrono>
@@ -24,25 +22,6 @@ namespace {
 
 using namespace troupe;
 using Clock = std::chrono::steady_clock;
-
-struct LayerImpl : Unit {
-  LayerImpl() : linear(register_module("linear", torch::nn::Linear(1024, 1024))) {}
-  at::Tensor forward(const at::Tensor& x) { return at::relu(linear(x)); }
-  torch::nn::Linear linear;
-};
-TROUPE_UNIT(Layer);
-
-struct StackImpl : Unit {
-  StackImpl() {
-    for (int i = 0; i < 12; ++i) layers.push_back(register_module("layer" + std::to_string(i), Layer()));
-  }
-  at::Tensor forward(at::Tensor x) {
-    for (auto& layer : layers) x = layer(x);
-    return x;
-  }
-  std::vector<Layer> layers;
-};
-TROUPE_UNIT(Stack);
 
 struct Times {
   double step_s = 0, backward_s = 0;
@@ -58,7 +37,7 @@ Times train(const ShardingOptions& sharding, const Wire& wire) {
       const auto group = delayed_communicator(std::move(seats[r]), wire);
       test::FakeContext context{*group};
       Accelerator accelerator{context, {.sharding = sharding}};
-      Stack model;
+      bench::Stack model{12, 1024, /*bias=*/true};
       SGD optimizer{model->parameters(), {.lr = 1e-6}};
       accelerator.prepare(model, optimizer);
       const auto x = at::randn({384, 1024});

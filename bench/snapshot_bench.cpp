@@ -4,18 +4,16 @@
 //
 //   snapshot_bench [--json FILE] [--dir DIR_IN_MEMORY] [--strategy ddp|zero2|zero3] [--rounds N]    a table and FILE (about 32 s)
 #include "comm_ranks.hpp"
+#include "control_figures.hpp"
 #include "fake_context.hpp"
+#include "layer_stack.hpp"
 
 #include <troupe/accelerator.hpp>
 #include <troupe/memory_snapshot.hpp>
-#include <troupe/unit.hpp>
 
 #include <ATen/ops/randn.h>
-#include <ATen/ops/relu.h>
-#include <torch/nn/modules/linear.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -31,7 +29,9 @@ namespace {
 
 using namespace troupe;
 namespace ranks = troupe::testing_ranks;
-using Clock = std::chrono::steady_clock;
+using bench::median;
+using bench::now_s;
+using bench::slowest;
 
 constexpr int num_ranks = 2;
 constexpr int num_layers = 32;
@@ -40,55 +40,23 @@ constexpr std::size_t share = std::size_t{num_layers} * width * width * 4 * 3 / 
 constexpr double wanted_step = 0.2;
 constexpr int steps_a_side = 4;
 
-struct LayerImpl : Unit {
-  LayerImpl() : linear(register_module("linear", torch::nn::Linear(torch::nn::LinearOptions(width, width).bias(false)))) {}
-  at::Tensor forward(const at::Tensor& x) { return at::relu(linear(x)); }
-  torch::nn::Linear linear;
-};
-TROUPE_UNIT(Layer);
-
-struct StackImpl : Unit {
-  StackImpl() {
-    for (int i = 0; i < num_layers; ++i) layers.push_back(register_module("layer" + std::to_string(i), Layer()));
-  }
-  at::Tensor forward(at::Tensor x) {
-    for (auto& layer : layers) x = layer(x);
-    return x;
-  }
-  std::vector<Layer> layers;
-};
-TROUPE_UNIT(Stack);
-
-double since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v.empty() ? 0 : v[v.size() / 2];
-}
-
-/// On every rank: the slowest one's.
-double slowest(Communicator& group, double mine) {
-  group.all_reduce({&mine, sizeof mine, DType::F64}, ReduceOp::Max).wait().or_throw();
-  return mine;
-}
-
 /// A model and its training.
 struct Side {
   Side(TrainContext& context, const AcceleratorOptions& options) : accelerator(context, options), optimizer(model->parameters(), {.lr = 1e-6}) {
     accelerator.prepare(model, optimizer);
   }
   double step(const at::Tensor& x, bool snapshot) {
-    const auto begin = Clock::now();
+    const auto begin = now_s();
     accelerator.backward(model(x).sum());
     optimizer.step();
     optimizer.zero_grad();
-    const auto before = Clock::now();
+    const auto before = now_s();
     if (snapshot && !accelerator.snapshot()) throw std::runtime_error("a snapshot was not taken");
-    copying = since(before);
-    return since(begin);
+    copying = now_s() - before;
+    return now_s() - begin;
   }
   Accelerator accelerator;
-  Stack model;
+  bench::Stack model{num_layers, width};
   AdamW optimizer;
   double copying = 0;  // of the last step
 };
@@ -129,9 +97,9 @@ void train(Communicator& group, const std::string& argument) {
     }
     for (int i = 0; i < steps_a_side; ++i) looked.push_back(slowest(group, looking.step(x, false)));
     group.barrier().wait().or_throw();
-    const auto begin = Clock::now();
+    const auto begin = now_s();
     std::memcpy(to.data(), from.data(), share);
-    memcpys.push_back(slowest(group, since(begin)));
+    memcpys.push_back(slowest(group, now_s() - begin));
   }
   if (group.rank() != 0) return;
   std::ostringstream line;
@@ -172,12 +140,10 @@ int main(int argc, char** argv) {
       std::printf("snapshots, %s, %s: a step of %.1f ms takes %.1f ms (%+.2f %%); the snapshot itself %.2f ms, a memcpy of a rank's share %.2f ms (%.2f times)\n",
                   strategy.c_str(), name.c_str(), 1e3 * plain, 1e3 * taken, 1e2 * cost, 1e3 * copied, 1e3 * memcpied, copied / memcpied);
       std::printf("bad numbers, %s, %s: looking for them takes %.1f ms (%+.2f %%)\n", strategy.c_str(), name.c_str(), 1e3 * looked, 1e2 * (looked / plain - 1));
-      figures.push_back({{"figure", "bad_numbers_step_" + name}, {"ours", looked}, {"peer", plain}, {"peer_name", "the same steps without looking"}, {"unit", "s"},
-                         {"ratio", plain / looked}, {"goal", 1 / 1.03}, {"holds", looked <= 1.03 * plain}, {"runs", rounds * steps_a_side}});
-      figures.push_back({{"figure", "snapshot_step_" + name}, {"ours", taken}, {"peer", plain}, {"peer_name", "the same steps without a snapshot"}, {"unit", "s"},
-                         {"ratio", plain / taken}, {"goal", 1 / 1.03}, {"holds", cost <= 0.03}, {"runs", rounds * steps_a_side}});
-      figures.push_back({{"figure", "snapshot_copy_" + name}, {"ours", copied}, {"peer", memcpied}, {"peer_name", "memcpy of a rank's share, both ranks at once"},
-                         {"unit", "s"}, {"ratio", memcpied / copied}, {"goal", 1 / 1.3}, {"holds", copied <= 1.3 * memcpied}, {"runs", rounds * steps_a_side}});
+      const auto runs = static_cast<std::size_t>(rounds * steps_a_side);
+      figures.push_back(bench::figure("bad_numbers_step_" + name, looked, {"s", plain, "the same steps without looking", false, 1 / 1.03}, runs));
+      figures.push_back(bench::figure("snapshot_step_" + name, taken, {"s", plain, "the same steps without a snapshot", false, 1 / 1.03}, runs));
+      figures.push_back(bench::figure("snapshot_copy_" + name, copied, {"s", memcpied, "memcpy of a rank's share, both ranks at once", false, 1 / 1.3}, runs));
     }
     if (!json.empty()) std::ofstream{json} << figures.dump(1) << "\n";
     return 0;

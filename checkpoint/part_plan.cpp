@@ -1,5 +1,7 @@
 #include "part_plan.hpp"
 
+#include <io/stream_copy.hpp>
+
 #include <troupe/errors.hpp>
 
 #include <algorithm>
@@ -7,6 +9,8 @@
 namespace troupe::detail {
 
 namespace {
+
+constexpr std::uint64_t kCopyAtOnce = 256 << 10;  // digested, then copied, while it is in the processor's own cache
 
 [[noreturn]] void refuse(const CheckpointPart& part, const std::string& text) {
   throw Failure{Errc::InvalidArgument, "checkpoint part of rank " + std::to_string(part.rank) + ": " + text};
@@ -38,7 +42,7 @@ void check_overlaps(const CheckpointPart& part, const PartPlan::PlannedFile& fil
 void plan_file(const CheckpointPart& part, const SharedTensorFile& file, const Layout& layout, PartPlan& plan) {
   std::vector<PartPlan::PlannedFile> planned;
   for (const auto& laid_out : layout.files) {
-    planned.push_back({laid_out.name, laid_out.size, {}});
+    planned.push_back({laid_out.name, laid_out.size, {}, {}});
     if (part.rank == 0) planned.back().pieces.push_back({0, bytes_of(laid_out.header)});
   }
   for (const auto& range : file.mine) {
@@ -49,7 +53,7 @@ void plan_file(const CheckpointPart& part, const SharedTensorFile& file, const L
     plan.tensor_bytes += range.bytes.size();
   }
   if (part.rank == 0 && !layout.index_name.empty())
-    planned.push_back({layout.index_name, layout.index.size(), {{0, bytes_of(layout.index)}}});
+    planned.push_back({layout.index_name, layout.index.size(), {{0, bytes_of(layout.index)}}, {}});
   for (auto& one : planned) {
     if (one.pieces.empty()) continue;
     std::ranges::sort(one.pieces, {}, &PartPlan::Piece::begin);
@@ -110,6 +114,20 @@ std::vector<Run> runs_of(std::span<const PartPlan::Piece> pieces) {
     begin = end;
   }
   return runs;
+}
+
+std::uint64_t segment_end(const Run& run, std::uint64_t begin) { return std::min(run.end(), (begin / segment_bytes + 1) * segment_bytes); }
+
+void copy_and_digest(std::span<std::byte> into, std::uint64_t begin, const PartPlan::Piece*& piece, DigestStream& digest) {
+  const auto end = begin + into.size();
+  for (auto at = begin; at < end; piece += at == piece->end()) {
+    const auto upto = std::min({end, piece->end(), at + kCopyAtOnce});
+    const auto part = into.subspan(at - begin, upto - at);
+    const auto* from = piece->bytes.data() + (at - piece->begin);
+    digest.update({from, part.size()});
+    stream_copy(part.data(), from, part.size());
+    at = upto;
+  }
 }
 
 }  // namespace troupe::detail

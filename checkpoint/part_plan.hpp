@@ -1,5 +1,6 @@
 #pragma once
 
+#include "digest.hpp"
 #include "layout.hpp"
 #include "rank_file.hpp"
 
@@ -23,6 +24,7 @@ struct PartPlan {
     std::string name;
     std::uint64_t size = 0;     ///< of the whole file
     std::vector<Piece> pieces;  ///< by offset, none empty, none overlapping
+    std::vector<Segment> segments;  ///< of the pieces, where they were digested before
   };
   std::vector<PlannedFile> files;  ///< that this rank writes to
   std::vector<Layout> layouts;     ///< by SharedTensorFile; own the headers that pieces point to
@@ -40,6 +42,11 @@ struct Run {
   [[nodiscard]] std::uint64_t end() const noexcept { return pieces.back().end(); }
 };
 [[nodiscard]] std::vector<Run> runs_of(std::span<const PartPlan::Piece> pieces);
+/// Where the segment that has `begin` ends.
+[[nodiscard]] std::uint64_t segment_end(const Run& run, std::uint64_t begin);
+/// Copies the file's bytes from `begin` on to all of `into`, past the processor's caches, and digests them on the way. `piece` has `begin`;
+/// afterwards it has the byte behind the last, or is the one after the last.
+void copy_and_digest(std::span<std::byte> into, std::uint64_t begin, const PartPlan::Piece*& piece, DigestStream& digest);
 
 /// Writes what is planned into `directory`, then the rank file; all durable when it returns.
 void write_plan(const std::filesystem::path& directory, PartPlan& plan, FileSystem& file_system);

@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cstring>
 #include <list>
 #include <mutex>
 
@@ -89,7 +88,7 @@ struct PartSnapshot::Impl {
     for (auto& file : plan.files) {
       std::vector<PartPlan::Piece> copies;
       for (const auto& run : detail::runs_of(file.pieces)) {
-        copies.push_back(copy(run, at));
+        copies.push_back(copy(run, at, file.segments));
         at += place(run).second;
       }
       file.pieces = std::move(copies);
@@ -103,10 +102,18 @@ struct PartSnapshot::Impl {
     const auto lead = static_cast<std::size_t>(run.begin() % kPage);
     return {lead, up(lead + static_cast<std::size_t>(run.end() - run.begin()), kPage)};
   }
-  static PartPlan::Piece copy(const detail::Run& run, std::byte* pages) {
-    auto* const to = pages + place(run).first;
-    for (const auto& piece : run.pieces) std::memcpy(to + (piece.begin - run.begin()), piece.bytes.data(), piece.bytes.size());
-    return {run.begin(), {to, static_cast<std::size_t>(run.end() - run.begin())}};
+  /// Digested on the way: while a copy waits for memory that is free, and so beside training less is left to do.
+  static PartPlan::Piece copy(const detail::Run& run, std::byte* pages, std::vector<Segment>& segments) {
+    const std::span all{pages + place(run).first, static_cast<std::size_t>(run.end() - run.begin())};
+    const auto* piece = run.pieces.data();
+    for (auto begin = run.begin(); begin < run.end();) {
+      const auto end = detail::segment_end(run, begin);
+      DigestStream digest;
+      detail::copy_and_digest(all.subspan(begin - run.begin(), end - begin), begin, piece, digest);
+      segments.push_back({begin, static_cast<std::uint32_t>(end - begin), digest.value()});
+      begin = end;
+    }
+    return {run.begin(), all};
   }
 };
 

@@ -2,7 +2,6 @@
 #include "part_plan.hpp"
 
 #include <io/page_buffer.hpp>
-#include <io/stream_copy.hpp>
 
 #include <troupe/errors.hpp>
 
@@ -28,7 +27,6 @@ constexpr std::uint64_t kDirectAtLeast = 64 << 10;
 constexpr std::uint64_t kAccess = 2 << 20;
 constexpr int kSlots = File::num_slots;
 constexpr std::size_t kSlotBytes = kAccess + 2 * kPage;
-constexpr std::uint64_t kCopyAtOnce = 256 << 10;  // digested, then copied, while it is in the processor's own cache
 
 std::uint64_t up(std::uint64_t offset) { return (offset + kPage - 1) / kPage * kPage; }
 std::uint64_t down(std::uint64_t offset) { return offset / kPage * kPage; }
@@ -41,12 +39,13 @@ class PartWriter {
     file_ = files_.emplace_back(std::move(file)).get();
     segments_.clear();
     file_->set_size(planned.size);
+    auto known = planned.segments.begin();
     for (const auto& run : runs_of(planned.pieces)) {
       auto piece = run.pieces.begin();
       for (auto begin = run.begin(); begin < run.end();) {
-        const auto end = std::min(run.end(), (begin / segment_bytes + 1) * segment_bytes);
+        const auto end = segment_end(run, begin);
         while (piece->end() <= begin) ++piece;
-        write_segment(begin, end, &*piece);
+        write_segment(begin, end, &*piece, known == planned.segments.end() ? nullptr : &*known++);
         begin = end;
       }
     }
@@ -64,14 +63,14 @@ class PartWriter {
     if (auto* const file = std::exchange(under_way_[static_cast<std::size_t>(slot)], nullptr)) file->wait_write(slot);
   }
 
-  /// The segment's bytes go to the system, digested on the way: from where they lie, when that is one place with the file's alignment, else
-  /// by way of a slot's memory, an access's worth at a time.
-  void write_segment(std::uint64_t begin, std::uint64_t end, const PartPlan::Piece* piece) {
+  /// The segment's bytes go to the system, digested on the way unless they were before: from where they lie, when that is one place with the
+  /// file's alignment, else by way of a slot's memory, an access's worth at a time.
+  void write_segment(std::uint64_t begin, std::uint64_t end, const PartPlan::Piece* piece, const Segment* known) {
     const auto size = static_cast<std::size_t>(end - begin);
     const auto* data = piece->bytes.data() + (begin - piece->begin);
     const bool in_place = reinterpret_cast<std::uintptr_t>(data) % kPage == begin % kPage;
     if (piece->end() >= end && (in_place || size < kDirectAtLeast)) {
-      segments_.push_back({begin, static_cast<std::uint32_t>(size), digest_of(std::span{data, size})});
+      segments_.push_back(known ? *known : Segment{begin, static_cast<std::uint32_t>(size), digest_of(std::span{data, size})});
       return send(free_slot(), {data, size}, begin);
     }
     DigestStream digest;
@@ -105,14 +104,7 @@ class PartWriter {
     if (!memory_.data()) memory_ = PageBuffer{kSlots * kSlotBytes};  // together: in huge pages
     const std::span into{memory_.data() + static_cast<std::size_t>(slot) * kSlotBytes + begin % kPage,
                          static_cast<std::size_t>(end - begin)};
-    for (auto at = begin; at < end; piece += at == piece->end()) {
-      const auto upto = std::min({end, piece->end(), at + kCopyAtOnce});
-      const auto part = into.subspan(at - begin, upto - at);
-      const auto* from = piece->bytes.data() + (at - piece->begin);
-      digest.update({from, part.size()});
-      stream_copy(part.data(), from, part.size());
-      at = upto;
-    }
+    copy_and_digest(into, begin, piece, digest);
     return into;
   }
 

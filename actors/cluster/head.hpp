@@ -59,12 +59,13 @@ class Head final : public ClusterView {
   [[nodiscard]] LogRing& logs() override { return logs_; }
   [[nodiscard]] boost::asio::io_context& io() noexcept { return thread_.io(); }
   [[nodiscard]] boost::asio::io_context& disk() noexcept { return disk_.io(); }
-  [[nodiscard]] NodeStorage node_storage() const noexcept { return options_.node_storage; }
   /// Threads that may wait for a node.
   [[nodiscard]] boost::asio::thread_pool& reads() noexcept { return reads_; }
   [[nodiscard]] std::uint64_t next_id() noexcept { return ++ids_; }
 
   // ---- its own
+  /// A new peer: what its link is to tell.
+  [[nodiscard]] SecureLink::Handlers greet(const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link);
   [[nodiscard]] ClusterStatus status_now() const;
   /// False: there is no such node.
   [[nodiscard]] bool drain_now(const std::string& node, const std::string& reason);
@@ -85,7 +86,6 @@ class Head final : public ClusterView {
   auto on_thread(Work work) const;
   SecureLink::Handlers greet_operator(const std::shared_ptr<SecureLink>& link);
   void link_closed(const std::shared_ptr<SecureLink>& link);
-  SecureLink::Handlers greet(const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link);
   std::shared_ptr<HeadNode> join(const JoinNode& request, const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link, const std::string& address);
   void heard(const std::shared_ptr<HeadNode>& node, NodeMessage message);
   void lost(const std::shared_ptr<HeadNode>& node, const std::string& why);
@@ -111,5 +111,8 @@ class Head final : public ClusterView {
   int num_up_ = 0;
   bool has_links_ = false;
 };
+
+/// A run's processes on the nodes of `head`. Throws Failure{StartFailed} when this program's file cannot be read.
+[[nodiscard]] std::shared_ptr<NodeProcesses> open_run_on(std::shared_ptr<Head> head, const Session& session, const ScalingConfig& scaling, const RunConfig& run);
 
 }  // namespace troupe::detail

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 
 namespace troupe::detail {
 
@@ -104,8 +105,10 @@ HeadRun::~HeadRun() = default;
 void HeadRun::begin_attempt(const StartGroup& order) {
   if (phase_ == Phase::Closed) return;
   attempt_ = order.attempt;
+  places_.reset();
   open_.name = order.run_name;
   scaling_ = order.scaling;
+  must_share_ = order.run.node_storage == NodeStorage::Shared;
   collective_timeout_ = order.run.collective_timeout;
   wait_limit_ = order.run.start_timeout * 9 / 10;  // before the group says that ranks did not start
   needs_ = {resources_of_rank(order.scaling), order.scaling.worker_labels};
@@ -173,12 +176,23 @@ void HeadRun::try_places() {
   if (places.node_of.empty()) {
     why_failed_ = places.missing;
     // An elastic run goes on with fewer at once, and grows later.
-    if (scaling_.min_workers > 0 && scaling_.num_workers > scaling_.min_workers && !is_first_) fail(Errc::StartFailed, "there is no place for all ranks: " + why_failed_);
+    if (scaling_.min_workers == 0) return;
+    places_ = count_places(room);
+    if (scaling_.num_workers > scaling_.min_workers && !is_first_) fail(Errc::StartFailed, "there is no place for all ranks: " + why_failed_);
     return;
   }
   std::vector<std::shared_ptr<HeadNode>> node_of;
   for (const auto index : places.node_of) node_of.push_back(nodes[index]);
   settle(node_of);
+}
+
+int HeadRun::count_places(std::span<const NodeRoom> room) const {
+  int least = 0, more = scaling_.num_workers;  // these fit, those do not: fewer ranks fit wherever more do
+  while (more - least > 1) {
+    const int middle = least + (more - least) / 2;
+    (place_ranks(room, needs_, middle, scaling_.placement_strategy).node_of.empty() ? more : least) = middle;
+  }
+  return least;
 }
 
 void HeadRun::resources_overdue() {
@@ -191,7 +205,7 @@ void HeadRun::fail(Errc code, const std::string& why) {
   patience_.cancel();
   failure_ = code;
   why_failed_ = why;
-  for (const auto& [number, process] : std::exchange(processes_, {})) process->ended({{code, why}, {}, {}, {}});
+  for (const auto& [number, process] : std::exchange(processes_, {})) process->ended({{code, why}, {}, {}, {}, places_});
 }
 
 void HeadRun::settle(const std::vector<std::shared_ptr<HeadNode>>& node_of) {
@@ -203,13 +217,16 @@ void HeadRun::settle(const std::vector<std::shared_ptr<HeadNode>>& node_of) {
   const auto hosts_before = std::exchange(hosts_, {});
   host_of_.clear();
   local_rank_.clear();
-  std::map<std::string, int> ranks_on;
+  ranks_on_.clear();
   for (const auto& node : node_of_) {
     (void)troupe::take(node->free, taken_.resources);
     devices_of_.push_back(take_devices(node->devices, taken_.resources.gpus));
-    if (hosts_.empty() || hosts_.back() != node) hosts_.push_back(node);
+    if (hosts_.empty() || hosts_.back() != node) {  // ranks of a node follow each other
+      hosts_.push_back(node);
+      ranks_on_.push_back(0);
+    }
     host_of_.push_back(static_cast<int>(hosts_.size()) - 1);
-    local_rank_.push_back(ranks_on[node->name]++);
+    local_rank_.push_back(ranks_on_.back()++);
   }
   for (const auto& node : hosts_before) {
     if (std::ranges::find(hosts_, node) == hosts_.end() && node->runs.erase(id_) > 0) node->send(CloseRun{id_});
@@ -221,13 +238,15 @@ void HeadRun::settle(const std::vector<std::shared_ptr<HeadNode>>& node_of) {
 void HeadRun::open_nodes() {
   status_.node_of_rank.clear();
   for (const auto& node : node_of_) status_.node_of_rank.push_back(node->name);
+  const auto whole = place_of_whole(directory_);
+  std::int32_t first = 0;
   for (std::size_t host = 0; host < hosts_.size(); ++host) {
     const auto& node = hosts_[host];
     if (node->runs.insert(id_).second) node->send(open_);
-    OpenAttempt order{id_, attempt_, {}, collective_timeout_.count(), proof_path_, proof_, head_.node_storage() == NodeStorage::Shared, directory_, place_of_whole(directory_), history_, resume_, kept_};
-    for (std::size_t rank = 0; rank < host_of_.size(); ++rank) {
-      if (host_of_[rank] == static_cast<int>(host)) order.ranks.push_back(static_cast<std::int32_t>(rank));
-    }
+    OpenAttempt order{id_, attempt_, std::vector<std::int32_t>(static_cast<std::size_t>(ranks_on_[host])), collective_timeout_.count(), proof_path_, proof_, must_share_,
+                      directory_, whole, history_, resume_, kept_};
+    std::iota(order.ranks.begin(), order.ranks.end(), first);
+    first += ranks_on_[host];
     node->send(order);
   }
 }
@@ -235,7 +254,7 @@ void HeadRun::open_nodes() {
 // ---- its processes ------------------------------------------------------------------------------------------
 
 void HeadRun::take(const std::shared_ptr<HeadProcess>& process) {
-  if (phase_ == Phase::Failed) return process->ended({{failure_, why_failed_}, {}, {}, {}});
+  if (phase_ == Phase::Failed) return process->ended({{failure_, why_failed_}, {}, {}, {}, places_});
   if (phase_ == Phase::Closed || phase_ == Phase::Idle) return process->ended({{Errc::Aborted, "the run has ended"}, {}, {}, {}});
   processes_[process->id] = process;
   if (phase_ == Phase::Placed) launch(process);
@@ -264,9 +283,9 @@ RunRank HeadRun::complete(RunRank order) const {
   const auto rank = static_cast<std::size_t>(order.rank);
   order.node_rank = host_of_[rank];
   order.local_rank = local_rank_[rank];
-  order.local_world_size = static_cast<int>(std::ranges::count(host_of_, host_of_[rank]));
+  order.local_world_size = ranks_on_[static_cast<std::size_t>(host_of_[rank])];
   if (!devices_of_[rank].empty()) order.gpu = devices_of_[rank].front();
-  if (hosts_.size() > 1) order.hosts = {host_of_, node_of_[rank]->address, key_};
+  if (hosts_.size() > 1) order.hosts = {ranks_on_, node_of_[rank]->address, key_};
   return order;
 }
 

@@ -33,6 +33,7 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   void find_places(int count, const std::function<void(int, const std::string&)>& done);
   void start_anew();
   void take_orders(NodeProcesses::Orders orders);
+  [[nodiscard]] const std::string& name() const noexcept { return status_.name; }
   [[nodiscard]] RunStatus& status() noexcept { return status_; }
   /// Ends its processes, and gives its places back.
   void close();
@@ -85,6 +86,8 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   void open_nodes();
   void launch(const std::shared_ptr<HeadProcess>& process);
   void fail(Errc code, const std::string& why);
+  /// How many of this attempt's ranks would have places now.
+  [[nodiscard]] int count_places(std::span<const NodeRoom> room) const;
   void resources_overdue();
 
   Head& head_;
@@ -102,9 +105,11 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   boost::asio::steady_timer patience_;
   Errc failure_ = Errc::Ok;
   std::string why_failed_;
+  std::optional<int> places_;  // so many ranks would have had one
   std::vector<std::shared_ptr<HeadNode>> node_of_;    // by rank; taken until the next attempt
   std::vector<std::shared_ptr<HeadNode>> hosts_;      // those, each once, in order
   std::vector<int> host_of_, local_rank_;             // by rank
+  std::vector<int> ranks_on_;                         // by host
   std::vector<std::vector<int>> devices_of_;          // GPUs of its node, by rank
   std::string key_;                                   // of this attempt
   std::map<std::uint64_t, std::shared_ptr<HeadProcess>> processes_;
@@ -113,6 +118,7 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
 
   // ---- its directory
   std::string directory_, history_, resume_;    // of this attempt
+  bool must_share_ = false;
   std::vector<std::uint64_t> kept_;
   std::set<std::string> own_disks_, bringing_;  // nodes
   std::atomic<std::size_t> num_bringing_{0};

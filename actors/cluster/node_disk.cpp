@@ -122,7 +122,7 @@ void NodeDisk::open(const OpenAttempt& order, std::function<void(const std::stri
     if (order.must_share) {
       return done("node " + self->node_ + " does not see " + order.directory +
                   ": RunConfig.storage_path must be a directory that all nodes share (NFS, Lustre, …), at the same path; of an s3:// run, staging_path must be. "
-                  "With ClusterOptions.node_storage = NodeStorage::Auto nodes use disks of their own");
+                  "With RunConfig.node_storage = NodeStorage::Auto nodes use disks of their own");
     }
     DiskTold news{order.run, order.attempt, true, !order.resume.empty(), {}};
     self->head_->send(news);

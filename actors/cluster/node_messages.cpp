@@ -14,7 +14,7 @@ inline Numbered<WaitingIn> numbered(WaitingIn& what) { return {what, WaitingIn::
 template <class Archive>
 void serialize(Archive& ar, RankBeat& m) {
   std::int64_t waited = m.waited.count();
-  ar(m.progress, m.steps, m.collectives, numbered(m.waiting_in), waited, m.is_stopped);
+  ar(m.progress, m.steps, m.collectives, numbered(m.waiting_in), waited, m.is_stopped, m.stop_calls);
   m.waited = std::chrono::nanoseconds{waited};
   for (auto& phase : m.phases) {
     std::int64_t spent = phase.count();

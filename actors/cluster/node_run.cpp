@@ -31,7 +31,7 @@ std::string why_not(const OpenRun& order, const std::string& node) {
 
 bool is_news(const RankBeat& beat, const std::optional<RankBeat>& told) {
   return !told || told->progress != beat.progress || told->steps != beat.steps || told->waiting_in != beat.waiting_in || told->is_stopped != beat.is_stopped ||
-         told->collectives != beat.collectives;
+         told->collectives != beat.collectives || told->stop_calls != beat.stop_calls;
 }
 
 /// Of a process that has ended: pid, crash record, last events, whether memory ran out.

@@ -245,7 +245,7 @@ StorageOnNodes::StorageOnNodes(const RunConfig& run, const std::function<void(co
                  [&](const fs::path& directory) {
                    if (before_reading) before_reading(directory);
                    const bool is_elsewhere = run.storage_path.is_url();  // then the store is the truth
-                   if (!is_elsewhere && head->node_storage() == NodeStorage::Auto) Mending{*processes, directory}.mend();
+                   if (!is_elsewhere && run.node_storage == NodeStorage::Auto) Mending{*processes, directory}.mend();
                  }),
       head_(std::move(head)),
       run_(std::move(processes)) {}

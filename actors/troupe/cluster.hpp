@@ -16,18 +16,11 @@ namespace troupe {
 
 class ClusterMail;
 
-/// What runs do with a node that does not see their directory (docs/clusters.md, "Storage").
-enum class NodeStorage : std::uint8_t {
-  Auto,    ///< the node keeps its part of each checkpoint on its own disk, at the same path; the whole is on the head's
-  Shared,  ///< storage must be shared: an error that names node and path
-};
-
 struct ClusterOptions {
   std::string listen = "127.0.0.1:7077";  ///< where nodes join; port 0: any. Beyond loopback it needs `security`
   ClusterSecurity security;
   std::chrono::milliseconds node_silence{1'500};     ///< a node that was not heard of for so long is lost, whether its connection broke or fell silent
   std::shared_ptr<ClusterMail> mail{};               ///< this program's actors, for those on nodes, and the other way (troupe/cluster_mail.hpp)
-  NodeStorage node_storage = NodeStorage::Auto;
 };
 
 enum class NodeState : std::uint8_t { Up, Draining, Away };

@@ -2,6 +2,8 @@
 
 #include "local_access.hpp"
 
+#include <troupe/start_limits.hpp>
+
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -33,7 +35,7 @@ struct EndRecord {
 HostCore::HostCore(MeetingPlan plan, std::vector<HostLink> links, std::unique_ptr<Communicator> local)
     : plan_(std::move(plan)), links_(std::move(links)), local_(std::move(local)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (wake_.get() < 0) throw Failure{Errc::StartFailed, std::string{"hosts: eventfd: "} + std::strerror(errno) + " (see ulimit -n)"};
-  if (!links_.empty()) watcher_ = std::thread([this] { watch(); });
+  if (!links_.empty()) watcher_ = start_thread("the failures of other hosts", [this] { watch(); });
 }
 
 HostCore::~HostCore() {

@@ -7,7 +7,6 @@ torch: rank 0 saves one dictionary; dcp: tensors sharded over both; accelerate: 
 import argparse
 import os
 import shutil
-import tempfile
 import time
 
 import common
@@ -84,14 +83,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["torch", "dcp", "accelerate", "deepspeed"])
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--dir", default=None)
-    arguments = parser.parse_args()
-    if common.is_rank():
-        arguments.dir = os.environ["CHECKPOINT_BENCH_DIR"]
-        rank_main(arguments)
-    root = os.environ["CHECKPOINT_BENCH_DIR"] = tempfile.mkdtemp(dir=arguments.dir)
-    try:
-        results = common.run_ranks(2)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    results = common.run_in_directory(parser, rank_main)
     common.emit(save_gb_s=results[0]["save_gb_s"])

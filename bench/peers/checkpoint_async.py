@@ -4,9 +4,7 @@ DCP's async_save of tensors sharded over both ranks, while each rank multiplies 
 call takes, how much longer steps take until the save is durable, and when that is; the slower rank's.
 """
 import argparse
-import os
 import shutil
-import tempfile
 import time
 
 import common
@@ -60,14 +58,5 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["dcp"])
     parser.add_argument("--how", choices=["thread", "process"], default="thread")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--dir", default=None)
-    arguments = parser.parse_args()
-    if common.is_rank():
-        arguments.dir = os.environ["CHECKPOINT_BENCH_DIR"]
-        rank_main(arguments)
-    root = os.environ["CHECKPOINT_BENCH_DIR"] = tempfile.mkdtemp(dir=arguments.dir)
-    try:
-        results = common.run_ranks(2)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    results = common.run_in_directory(parser, rank_main)
     common.emit(**{key: max(result[key] for result in results) for key in results[0]})

@@ -38,6 +38,18 @@ def run_ranks(world, distributed=True):
         return [json.load(open(f"{directory}/{rank}")) for rank in range(world)]
 
 
+def run_in_directory(parser, rank_main):
+    """Two ranks with a directory of their own, `options.dir`, below --dir: what each passed to `finish`."""
+    parser.add_argument("--dir", default=None)
+    options = parser.parse_args()
+    if is_rank():
+        options.dir = os.environ["PEER_DIRECTORY"]
+        rank_main(options)
+    with tempfile.TemporaryDirectory(dir=options.dir, ignore_cleanup_errors=True) as directory:
+        os.environ["PEER_DIRECTORY"] = directory
+        return run_ranks(2)
+
+
 def is_rank():
     return "PEER_OUT" in os.environ
 

@@ -55,9 +55,8 @@ class ClusterRun : public testing::Test {
   }
 
   ClusterSecurity security_;
-  NodeStorage node_storage_ = NodeStorage::Auto;
 
-  void open() { options_.cluster = cluster_ = Cluster::open({"127.0.0.1:0", security_, std::chrono::milliseconds{1'500}, {}, node_storage_}); }
+  void open() { options_.cluster = cluster_ = Cluster::open({"127.0.0.1:0", security_, std::chrono::milliseconds{1'500}}); }
   std::string port() const { return cluster_->address().substr(cluster_->address().rfind(':') + 1); }
 
   static pid_t start_program(const std::vector<std::string>& arguments, const std::string& program = "/proc/self/exe", int output = -1) {

@@ -37,6 +37,7 @@ TEST(NodeMessages, BringEveryFieldOfABeat) {
   const auto beat = std::get<RankSeen>(decode(seed, false)).beat;
   EXPECT_EQ(beat.progress, 7u);
   EXPECT_EQ(beat.collectives, 5u);
+  EXPECT_EQ(beat.stop_calls, 3u);
   EXPECT_EQ(beat.waiting_in, WaitingIn::Collective);
   EXPECT_EQ(beat.waited.count(), 4);
   EXPECT_TRUE(beat.is_stopped);

@@ -144,7 +144,7 @@ TEST_F(TorchTrainerTest, TellsWhichRankThrewAndFreesTheOthersAtOnce) {
   EXPECT_EQ(result.error->rank, 1);
   EXPECT_EQ(result.exit_code(), 1);
   for (const std::size_t rank : {0u, 2u}) {
-    EXPECT_LT(Clock::duration(freed_after[rank]), 100ms);
+    EXPECT_LT(Clock::duration(freed_after[rank]), 2s);
     EXPECT_THAT(what[rank], HasSubstr("rank 1 failed: boom"));
   }
 }

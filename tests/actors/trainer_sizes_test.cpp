@@ -26,6 +26,31 @@ TEST_F(TrainerTest, GoesOnWithFewerRanksWhenOneCannotBeStarted) {
   EXPECT_EQ(ranks_->ranks[0]->take<RunRank>()->world_size, 2);
 }
 
+TEST_F(TrainerTest, ShrinksOnceForAllRanksThatCannotBeStarted) {
+  for (const bool counted : {true, false}) {  // by how many said so, or by who places them
+    SCOPED_TRACE(counted);
+    if (!counted) {
+      TearDown();
+      keeper_ = std::make_shared<Inbox>(), listener_ = std::make_shared<Inbox>();
+      setup_.listeners = {listener_actor_ = time_.spawn_inbox(listener_)};
+    }
+    setup_.scaling = ScalingConfig{8};
+    setup_.scaling.min_workers = 2;
+    setup_.run.failure.max_failures = 1;
+    begin();
+    for (int rank = 0; rank < 8; ++rank) {
+      const bool failed = !counted || rank % 2 == 1;
+      RunError error;
+      error.code = failed ? Errc::StartFailed : Errc::Aborted;
+      error.message = "no more processes";
+      send_as_rank(RankLost{1, rank, error, false, counted ? std::nullopt : std::optional{5}});
+    }
+    settle_run();
+    time_.advance(200ms, 10ms);
+    ASSERT_EQ(ranks_->ranks.size(), counted ? 4u : 5u);
+  }
+}
+
 TEST_F(TrainerTest, RefusesAResizeThatItIsNotMadeFor) {
   begin();
   send(ResizeRun{1});

@@ -38,7 +38,7 @@ int node_message(const std::uint8_t* data, std::size_t size) {
 }
 
 std::vector<std::string> node_message_seeds() {
-  const RankBeat beat{7, 6, 5, WaitingIn::Collective, std::chrono::nanoseconds{4}, true, {}};
+  const RankBeat beat{7, 6, 5, WaitingIn::Collective, std::chrono::nanoseconds{4}, true, {}, 3};
   RunError facts;
   facts.signal = 9;
   facts.details = "a backtrace\n";
