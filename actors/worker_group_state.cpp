@@ -121,6 +121,7 @@ void GroupState::rank_started(const RankStarted& news) {
 void GroupState::start_overdue() {
   const auto missing = missing_ranks(world_size(), started);
   if (phase != Phase::Starting || missing.empty()) return;
+  if (placer && placer->is_preparing()) return wait_at_most(order.run.start_timeout, Wait::Start);
   fail(Errc::DeadlinePassed, did_not(missing, "start", order.run.start_timeout));
 }
 

@@ -60,6 +60,7 @@ class RunHandle final : public NodeProcesses {
   void tell_status(std::function<void(RunStatus&)> change) override {
     post([change = std::move(change)](const auto& run) { change(run->status()); });
   }
+  bool is_preparing() const override { return run_->is_bringing(); }
   std::unique_ptr<RunStorage> open_storage(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading) override {
     return std::make_unique<StorageOnNodes>(run, before_reading, head_, run_);
   }

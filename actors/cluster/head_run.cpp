@@ -117,6 +117,8 @@ void HeadRun::begin_attempt(const StartGroup& order) {
   resume_ = order.resume_checkpoint ? std::filesystem::path{*order.resume_checkpoint}.filename().string() : "";
   proof_path_ = directory_ + "/" + proof_name;
   processes_.clear();
+  bringing_.clear();
+  num_bringing_ = 0;
   prove(attempt_);
 }
 

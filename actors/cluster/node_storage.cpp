@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <set>
+#include <tuple>
 
 namespace troupe::detail {
 
@@ -37,12 +38,20 @@ class Gathering {
 
   /// A node that does not keep its part costs nothing but time, later.
   void keep() {
+    std::vector<std::tuple<std::string, LinkDisk, Questions::Asked>> asked;
     for (const auto& [node, directories] : brought_) {
+      KeepPart order{run_.id(), 0, here_.index, directory_.string(), {}, to_text(note_)};
+      for (const auto& [theirs, ours] : directories) order.directories.push_back(theirs);
+      auto disk = run_.disk_of(node);
+      auto question = disk.ask([&](std::uint64_t id) {
+        order.id = id;
+        return order;
+      });
+      asked.emplace_back(node, std::move(disk), std::move(question));
+    }
+    for (auto& [node, disk, question] : asked) {
       try {
-        std::vector<std::string> list;
-        for (const auto& [theirs, ours] : directories) list.push_back(theirs);
-        run_.disk_of(node).order([&](std::uint64_t id) { return KeepPart{run_.id(), id, here_.index, directory_.string(), list, to_text(note_)}; },
-                                 "its part of " + checkpoint_name(here_.index));
+        disk.wait_until_kept(question, checkpoint_name(here_.index));
       } catch (const Failure& failure) {
         run_.warn("node " + node + " keeps no part of " + checkpoint_name(here_.index) + ": " + failure.what());
       }
@@ -84,19 +93,18 @@ class DisksOfNodes final : public PeerDisk {
 
  private:
   void read_one(const std::string& directory, const FilePiece& piece, const std::function<void(const FilePiece&, std::string_view)>& take) {
-    std::string why;
-    for (std::size_t tried = 0; tried < nodes_.size(); ++tried) {
-      const auto& node = nodes_[(first_ + tried) % nodes_.size()];
+    std::string why, bytes;
+    for (std::size_t tried = 0; tried < nodes_.size() && bytes.empty(); ++tried) {
+      const auto place = (first_ + tried) % nodes_.size();
       try {
-        auto disk = run_.disk_of(node);
-        std::string bytes;
+        auto disk = run_.disk_of(nodes_[place]);
         disk.read(directory, {&piece, 1}, [&](const auto&, std::string_view got) { bytes = got; });
-        first_ = (first_ + tried) % nodes_.size();  // its next pieces are there, too
-        return take(piece, bytes);
+        first_ = place;  // its next pieces are there, too
       } catch (const Failure& failure) {
         why += std::string("; ") + failure.what();
       }
     }
+    if (!bytes.empty()) return take(piece, bytes);
     throw Failure{Errc::FileNotFound, piece.file + ": bytes " + std::to_string(piece.begin) + " to " + std::to_string(piece.begin + piece.length) +
                                           " are on no disk that is here" + why};
   }

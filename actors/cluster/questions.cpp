@@ -126,8 +126,7 @@ std::string LinkDisk::read_all(const std::string& path, std::uint64_t limit) {
   throw Failure{Errc::FileCorrupt, who_ + ": " + path + " has more than " + std::to_string(limit) + " bytes"};
 }
 
-void LinkDisk::order(const std::function<NodeMessage(std::uint64_t id)>& make, const std::string& what) {
-  auto asked = ask_(make);
+void LinkDisk::wait_until_kept(Questions::Asked& asked, const std::string& what) const {
   const auto answer = wait_for<PartKept>(asked, what);
   if (answer.error != Errc::Ok) throw Failure{answer.error, who_ + ": " + answer.text};
 }

@@ -52,8 +52,9 @@ class LinkDisk final : public PeerDisk {
             const std::function<void(const FilePiece&, std::string_view)>& take) override;
   /// The whole of a file whose size nobody knows. Throws Failure{FileCorrupt} when it is longer than `limit`.
   [[nodiscard]] std::string read_all(const std::string& path, std::uint64_t limit);
-  /// Waits for the answer to an order.
-  void order(const std::function<NodeMessage(std::uint64_t id)>& make, const std::string& what);
+  [[nodiscard]] Questions::Asked ask(const std::function<NodeMessage(std::uint64_t id)>& make) const { return ask_(make); }
+  /// The answer to KeepPart. Throws what kept it from that.
+  void wait_until_kept(Questions::Asked& asked, const std::string& what) const;
 
  private:
   template <class Answer>
