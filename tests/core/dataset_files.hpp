@@ -13,9 +13,11 @@
 #include <troupe/errors.hpp>
 
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace troupe::testing {
@@ -142,6 +144,12 @@ inline std::size_t open_files() {
   std::size_t count = 0;
   for ([[maybe_unused]] const auto& entry : fs::directory_iterator{"/proc/self/fd"}) ++count;
   return count;
+}
+
+/// Waits until no more files are open than that: Arrow's threads let go of theirs a moment after whoever asked.
+inline std::size_t open_files_falling_to(std::size_t expected) {
+  for (int look = 0; look < 500 && open_files() > expected; ++look) std::this_thread::sleep_for(std::chrono::milliseconds{10});
+  return open_files();
 }
 
 }  // namespace troupe::testing
