@@ -36,9 +36,11 @@ llama: configure
 	  --batch-size-per-device 2 --eval-batch-size-per-device 8 --max_steps 60 --lr $(LR) --eval_first --lora --lora-config examples/configs/lora.json \
 	  --ds-config examples/configs/zero_3.json --no-grad-ckpt --num-devices 2 --prompt "And it came to pass, when the king" $(ARGS)
 
+# A test that a stalled machine has failed gets a second try. One that needed it is printed: it is a bug, in the test or in what it tests.
 test: build
 	@tools/bootstrap model
-	ctest --test-dir $(BUILD) --output-on-failure -LE '$(LABELS)' -j $(if $(CTEST_JOBS),$(CTEST_JOBS),1)
+	ctest --test-dir $(BUILD) --output-on-failure --repeat until-pass:2 -LE '$(LABELS)' -j $(if $(CTEST_JOBS),$(CTEST_JOBS),1) -O $(BUILD)/ctest.log
+	@grep -E '\*\*\*(Failed|Timeout|Exception)' $(BUILD)/ctest.log | sed 's/^/passed only when tried again: /' || true
 
 bench: build
 	@bench/run

@@ -1,6 +1,7 @@
 #include "checkpoint_keeper.hpp"
 
 #include "checkpoint_uploader.hpp"
+#include "exceptions.hpp"
 
 #include <troupe/file_system.hpp>
 #include <troupe/memory_snapshot.hpp>
@@ -18,6 +19,21 @@ namespace troupe {
 
 namespace {
 
+/// The keeper to itself: try again to write reports.
+struct FlushDue {};
+
+}  // namespace
+
+}  // namespace troupe
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::FlushDue)
+
+namespace troupe {
+
+namespace {
+
+constexpr std::chrono::seconds flush_period{2};
+
 struct KeeperState {
   static inline const char* name = "troupe.keeper";
 
@@ -31,6 +47,7 @@ struct KeeperState {
   std::unique_ptr<SnapshotMemory> memory;
   bool keeps_snapshot = false;
   bool journal_failed = false;
+  bool reports_wait = false, flush_due = false;  // for a disk that takes them
 
   // Only with an object store.
   std::shared_ptr<StoredRun> stored;
@@ -131,18 +148,35 @@ struct KeeperState {
 
   // A journal that cannot be written is no reason to end a run.
   void note(const std::string& json) {
-    if (!storage || journal_failed) return;
+    if (!storage) return;
     try {
       storage->note(json);
+      journal_failed = false;
     } catch (const Failure& failure) {
-      journal_failed = true;
-      self->send(trainer, RunWarning{failure.what()});
+      if (!std::exchange(journal_failed, true)) self->send(trainer, RunWarning{failure.what()});
     }
   }
 
   void keep(const std::vector<ReportRecord>& reports) {
     for (const auto& report : reports) storage->append(report);
-    storage->flush();
+    flush();
+  }
+
+  // Nor are reports that cannot be written now: they wait in memory until the disk takes them, at the latest at the run's end.
+  void flush() {
+    try {
+      storage->flush();
+      if (std::exchange(reports_wait, false)) self->send(trainer, RunWarning{"reports are written again to " + storage->path().string()});
+    } catch (const Failure& failure) {
+      if (failure.code() != Errc::StorageUnavailable) throw;
+      if (!std::exchange(reports_wait, true)) self->send(trainer, RunWarning{std::string("reports wait in memory, training goes on: ") + failure.what()});
+      if (!std::exchange(flush_due, true)) self->delayed_send(self, flush_period, FlushDue{});
+    }
+  }
+
+  void flush_again() {
+    flush_due = false;
+    if (reports_wait && storage) flush();
   }
 
   // What stays in .staging hurts nobody, and is swept.
@@ -286,6 +320,7 @@ caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf:
   state.self = self;
   state.trainer = trainer;
   state.parts = std::move(parts);
+  keep_exceptions(self);
   self->link_to(trainer);
   self->set_exit_handler([self, &state](const caf::exit_msg& exit) {
     const bool normal = !exit.reason || exit.reason == caf::exit_reason::normal;
@@ -302,6 +337,7 @@ caf::behavior keeper_behavior(caf::stateful_actor<KeeperState>* self, const caf:
       [&state](const KeepPostMortem& order) {
         if (state.storage) state.keep_post_mortem(order);
       },
+      [&state](FlushDue) { state.guarded([&] { state.flush_again(); }); },
       [&state](SettleRun) { state.settle(); },
       [&state](const FinishRun& order) { state.guarded([&] { state.finish(order.result, order.keep_snapshot); }); },
       [&state](const UploadEnded& news) { state.upload_ended(news); },

@@ -1,6 +1,7 @@
 #include "child_process.hpp"
 
 #include <troupe/errors.hpp>
+#include <troupe/start_limits.hpp>
 
 #include <fcntl.h>
 #include <linux/close_range.h>
@@ -35,7 +36,7 @@ std::string limit_text(int resource) {
 [[noreturn]] void throw_start_failed(const std::string& call, int error) {
   std::string text = "cannot start a rank's process: " + call + ": " + std::strerror(error);
   if (error == EMFILE) text += " (RLIMIT_NOFILE is " + limit_text(RLIMIT_NOFILE) + "; raise it with ulimit -n)";
-  if (error == EAGAIN) text += " (RLIMIT_NPROC is " + limit_text(RLIMIT_NPROC) + "; raise it with ulimit -u)";
+  if (error == EAGAIN || error == ENOMEM) text += "; " + limits_on_starting();
   throw Failure{Errc::StartFailed, text};
 }
 

@@ -3,6 +3,7 @@
 #include "rank_processes.hpp"
 
 #include <troupe/cluster.hpp>
+#include <troupe/run_storage.hpp>
 #include <troupe/session.hpp>
 
 namespace troupe::detail {
@@ -14,10 +15,13 @@ class NodeProcesses : public RankProcesses {
   struct Orders {
     std::function<void(const std::string& reason)> move;  ///< go on elsewhere, from a step boundary on
     std::function<void(const std::string& reason, bool now)> stop;  ///< at a step boundary, or at once
+    std::function<void(const std::string& text)> warn;              ///< tell the user
   };
   virtual void take_orders(Orders orders) = 0;
   /// What the cluster's status says of the run.
   virtual void tell_status(std::function<void(RunStatus&)> change) = 0;
+  /// Its directory on this host, which has all of its checkpoints, and parts of them on nodes that have disks of their own. As OpenStorage.
+  [[nodiscard]] virtual std::unique_ptr<RunStorage> open_storage(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading) = 0;
   /// Ends its processes and gives their places back; its status stays as long as it lives.
   virtual void close() noexcept = 0;
 };

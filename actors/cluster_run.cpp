@@ -111,6 +111,9 @@ void pass_orders(NodeProcesses& processes, const caf::actor& trainer) {
     const auto alive = caf::actor_cast<caf::actor>(weak);
     for (int stop = 0; alive && stop < (now ? 2 : 1); ++stop) caf::anon_send(alive, StopRun{reason});
   };
+  orders.warn = [weak](const std::string& text) {
+    if (const auto alive = caf::actor_cast<caf::actor>(weak)) caf::anon_send(alive, RunWarning{text});
+  };
   processes.take_orders(std::move(orders));
 }
 

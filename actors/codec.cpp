@@ -40,7 +40,7 @@ void serialize(Archive& ar, Progress& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, HostPlan& m) {
-  ar(m.host_of, m.address, m.key);
+  ar(m.ranks_on, m.address, m.key);
 }
 template <class Archive>
 void serialize(Archive& ar, Hello& m) {
@@ -108,7 +108,7 @@ void serialize(Archive& ar, BarrierReached& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, SeatOpened& m) {
-  ar(m.attempt, m.rank, m.endpoint);
+  ar(m.attempt, m.rank, m.host, m.place, m.endpoint);
 }
 template <class Archive>
 void serialize(Archive& ar, SeatsKnown& m) {

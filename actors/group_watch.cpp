@@ -27,6 +27,11 @@ void GroupWatch::beat(const Beat& news) {
   last_[news.rank] = news.beat;
 }
 
+std::optional<RankBeat> GroupWatch::last_beat(int rank) const {
+  const auto found = last_.find(rank);
+  return found == last_.end() ? std::nullopt : std::optional{found->second};
+}
+
 void GroupWatch::look() {
   if (group_.phase == GroupState::Phase::Ending) return;
   group_.self->delayed_send(group_.self, silence_.period(), LookDue{});

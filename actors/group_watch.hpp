@@ -28,6 +28,9 @@ class GroupWatch {
   void stacks_told(int rank, const std::string& text);
   void stacks_overdue();
 
+  /// The latest of a rank; nothing: none has come.
+  [[nodiscard]] std::optional<RankBeat> last_beat(int rank) const;
+
   /// Adds to the cause of the attempt's end what the other ranks were at, and which of them failed by themselves.
   void explain(GroupEnded& news, const std::vector<RunError>& errors) const;
 

@@ -34,7 +34,7 @@ class HostSeat {
 
  private:
   const Attempt attempt_;
-  const int rank_;
+  const int rank_, host_, place_;
   const std::chrono::milliseconds timeout_;
   std::unique_ptr<Communicator> local_;
   std::unique_ptr<HostMeeting> meeting_;

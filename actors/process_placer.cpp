@@ -24,6 +24,7 @@ class ProcessPlacer final : public RankPlacer {
     return detail::spawn_rank_proxy(group->system(), processes_, caf::actor_cast<caf::actor>(group), spec, stop_grace_);
   }
 
+  bool is_preparing() const override { return processes_->is_preparing(); }
   void all_started() override { processes_->keep_spares(spare_workers_); }
   void find_places(int count, Found done) override {
     try {

@@ -95,8 +95,9 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
       is_running_ = true;
       watch(std::move(ours), std::move(our_seats), std::move(start.hello));
     } catch (const Failure& failure) {
-      ended_.start = {failure.code(), failure.what()};
-      finish_story();
+      cannot_start({failure.code(), failure.what()});
+    } catch (const std::exception& error) {
+      cannot_start({ran_out_of_memory(error) ? Errc::OutOfMemory : Errc::StartFailed, std::string("cannot start a rank's process: ") + error.what()});
     }
   }
 
@@ -208,6 +209,12 @@ class ProcessPool::Process final : public RankProcess, public std::enable_shared
 
   // Under the lock. A process that is gone is news of its own.
   void pass_seat(const SharedGroup& group, Attempt attempt) { (void)send_descriptor(seats_.get(), group.fd(), attempt); }
+
+  void cannot_start(Outcome why) {
+    ended_.start = std::move(why);
+    end_at_once(false);
+    finish_story();
+  }
 
   void kill_now() noexcept {
     if (is_running_) kill_child(child_);

@@ -1,6 +1,7 @@
 #include "beats.hpp"
 #include "crash_handler.hpp"
 #include "crash_report.hpp"
+#include "exceptions.hpp"
 #include "memory_kills.hpp"
 #include "rank_context.hpp"
 #include "rank_worker.hpp"
@@ -9,6 +10,7 @@
 #include <troupe/device_errors.hpp>
 #include <troupe/failure_rules.hpp>
 #include <troupe/rank.hpp>
+#include <troupe/start_limits.hpp>
 
 #include <pthread.h>
 #include <sched.h>
@@ -129,25 +131,36 @@ std::shared_ptr<detail::BlackBoxMemory> take_black_box() {
   }
 }
 
+WorkerEnded out_of_memory(int rank) {
+  WorkerEnded ended;
+  ended.error.emplace();
+  ended.error->code = Errc::OutOfMemory;
+  ended.error->message = "memory ran out: there was none left to say where";
+  ended.error->rank = rank;
+  return ended;
+}
+
 /// A thread of this process.
 class ThreadWorker final : public RankWorker {
  public:
   ThreadWorker(const TrainFunction& function, const RunRank& order, std::shared_ptr<RankChannel> channel,
                std::shared_ptr<Communicator> seat, std::shared_ptr<KeptObjects> kept, const DatasetFunctions& datasets)
       : seat_(seat) {
-    try {
-      thread_ = std::thread{[function, order, channel = std::move(channel), seat = std::move(seat),
-                             kept = std::move(kept), datasets]() mutable {
+    thread_ = start_thread("rank " + std::to_string(order.rank), [function, order, channel = std::move(channel), seat = std::move(seat),
+                                                                  kept = std::move(kept), datasets]() mutable {
+      WorkerEnded ended;
+      try {
         detail::take_handler_stack();
         pthread_setname_np(pthread_self(), ("rank " + std::to_string(order.rank)).c_str());  // in stacks, and in top
         if (order.scaling.pin_threads) pin_to_cores(order.local_rank, order.scaling.cpus_per_worker);
-        auto ended = run_train_function(function, order, channel, seat, kept, datasets);
-        seat.reset();  // peers that still wait for this rank see it leave
-        channel->tell_control(std::move(ended));
-      }};
-    } catch (const std::system_error& error) {
-      throw Failure{Errc::StartFailed, std::string("cannot start a thread (limit on threads, ulimit -u?): ") + error.what()};
-    }
+        ended = run_train_function(function, order, channel, seat, kept, datasets);
+      } catch (const std::bad_alloc&) {  // also while an error was being described
+        seat->abort("memory ran out");  // short enough to need none
+        do_patiently([&] { ended = out_of_memory(order.rank); });
+      }
+      seat.reset();  // peers that still wait for this rank see it leave
+      do_patiently([&] { channel->tell_control(WorkerEnded{ended}); });
+    });
   }
   ~ThreadWorker() override {
     if (!thread_.joinable()) return;
@@ -189,11 +202,11 @@ struct RankState {
 
   void begin(RunRank order) {
     run = std::move(order);
-    channel = std::make_shared<RankChannel>(caf::actor_cast<caf::actor>(self), group, take_black_box());
-    taken_seat = seat;
     try {
+      channel = std::make_shared<RankChannel>(caf::actor_cast<caf::actor>(self), group, take_black_box());
+      taken_seat = seat;
       worker = start_worker(run, channel, std::move(seat));
-    } catch (const Failure&) {
+    } catch (const std::exception&) {
       lose(error_of(std::current_exception(), run.rank));
     }
   }
@@ -302,6 +315,7 @@ caf::behavior waiting(RankActor* self, StartWorker start_worker, std::shared_ptr
   state.start_worker = std::move(start_worker);
   state.seat = std::move(seat);
   state.group = group;
+  keep_exceptions(self);
   self->monitor(group);
   self->set_down_handler([&state](const caf::down_msg&) { state.end_alone(); });
   self->set_exit_handler([&state](const caf::exit_msg& exit) { state.exited(exit); });

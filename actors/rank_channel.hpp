@@ -66,6 +66,7 @@ class RankChannel {
   bool next_stop_call() noexcept {
     advance();
     const auto before = stop_word_.fetch_add(1);
+    if (box_) box_->stop_calls.store((before & ~held) + 1, std::memory_order_relaxed);
     return (before & held) != 0 && held_stop_call((before & ~held) + 1);
   }
 

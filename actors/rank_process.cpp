@@ -146,7 +146,7 @@ class RankHost {
     try {
       const auto memory = receive_descriptor(start_.seat_fd, order.attempt);
       auto seat = SharedGroup::join(memory.get(), order.local_rank);
-      if (order.hosts.host_of.empty()) {
+      if (order.hosts.ranks_on.empty()) {
         rank_ = spawn_thread_rank(system_, functions_, std::move(seat), up_, kept_, datasets_);
       } else {
         host_seat_ = std::make_unique<HostSeat>(order, std::move(seat));

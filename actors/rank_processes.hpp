@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct ProcessEnded {
   Outcome link{};                     ///< how its link ended
   ChildStatus status{};
   std::vector<std::string> last_lines{};
+  std::optional<int> places{};        ///< it had none: so many ranks would have had one
 };
 
 struct ProcessHandlers {
@@ -61,6 +63,8 @@ class RankProcesses {
   virtual void abort(Attempt attempt, const std::string& reason) noexcept = 0;
   /// Nobody meets there any more.
   virtual void end_attempt(Attempt attempt) noexcept = 0;
+  /// As RankPlacer's.
+  [[nodiscard]] virtual bool is_preparing() const { return false; }
   /// Starts processes until so many are ready for any rank.
   virtual void keep_spares(int count) = 0;
   /// Tries whether so many more ranks could run, and says how many can, and why not more. Those places stay for the next attempt.

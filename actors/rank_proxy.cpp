@@ -2,6 +2,7 @@
 
 #include "beats.hpp"
 #include "crash_report.hpp"
+#include "exceptions.hpp"
 #include "link_mail.hpp"
 
 #include <caf/actor_system.hpp>
@@ -151,7 +152,7 @@ struct ProxyState {
       processes.reset();
       self->send(group, std::move(*done));
     } else {
-      lose(cause_of(end), end.last_lines, false);
+      lose(cause_of(end), end.last_lines, false, end.places);
     }
     self->quit();
   }
@@ -174,14 +175,14 @@ struct ProxyState {
     }
   }
 
-  void lose(RunError error, const std::vector<std::string>& last_lines, bool is_reusable) {
+  void lose(RunError error, const std::vector<std::string>& last_lines, bool is_reusable, std::optional<int> places = {}) {
     error.rank = rank;
     error.last_lines = last_lines;
     if (error.node.empty()) error.node = node;
     if (error.code != Errc::Aborted) processes->abort(attempt, "rank " + std::to_string(rank) + " failed: " + error.message);
     observer->complete(error, attempt, was_killed);  // looks up names: the others are free already
     processes.reset();
-    self->send(group, RankLost{attempt, rank, std::move(error), is_reusable});
+    self->send(group, RankLost{attempt, rank, std::move(error), is_reusable, places});
   }
 
   void rank_done(const RankDone& news) {
@@ -238,6 +239,7 @@ caf::behavior proxy(ProxyActor* self, std::shared_ptr<RankProcesses> processes, 
                     std::chrono::milliseconds stop_grace) {
   auto& state = self->state;
   state.self = self;
+  keep_exceptions(self);
   state.group = group;
   state.processes = std::move(processes);
   state.attempt = spec.attempt;

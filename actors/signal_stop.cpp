@@ -1,5 +1,7 @@
 #include "signal_stop.hpp"
 
+#include <troupe/start_limits.hpp>
+
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -31,9 +33,7 @@ SignalStop::SignalStop(std::function<void(int)> on_signal) {
     ::close(ends[1]);
     return;
   }
-  pipe_[0] = ends[0];
-  pipe_[1] = ends[1];
-  reader_ = std::thread{[fd = pipe_[0], call = std::move(on_signal)] {
+  const auto read_signals = [fd = ends[0], call = std::move(on_signal)] {
     unsigned char signal = 0;
     for (;;) {
       const auto got = ::read(fd, &signal, 1);
@@ -41,7 +41,17 @@ SignalStop::SignalStop(std::function<void(int)> on_signal) {
       if (got != 1 || signal == 0) return;
       call(signal);
     }
-  }};
+  };
+  try {
+    reader_ = start_thread("signals", read_signals);
+  } catch (...) {
+    write_end = -1;
+    ::close(ends[0]);
+    ::close(ends[1]);
+    throw;
+  }
+  pipe_[0] = ends[0];
+  pipe_[1] = ends[1];
   struct sigaction action = {};
   action.sa_handler = on_stop_signal;
   action.sa_flags = SA_RESTART;

@@ -1,9 +1,9 @@
 #include <troupe/local_groups.hpp>
 #include <troupe/rank.hpp>
 #include <troupe/rank_gpu.hpp>
+#include <troupe/start_limits.hpp>
 
 #include <latch>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -39,9 +39,9 @@ class ThreadPlacer final : public RankPlacer {
         for (auto& thread : threads) thread.join();
       };
       try {
-        while (static_cast<int>(threads.size()) < count) threads.emplace_back([&all_tried] { all_tried.wait(); });
-      } catch (const std::system_error& error) {
-        why = std::string("cannot start a thread (limit on threads, ulimit -u?): ") + error.what();
+        while (static_cast<int>(threads.size()) < count) threads.push_back(start_thread("one more rank", [&all_tried] { all_tried.wait(); }));
+      } catch (const Failure& failure) {
+        why = failure.what();
       }
       release();
     } catch (const Failure& failure) {

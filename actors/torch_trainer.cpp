@@ -1,14 +1,17 @@
 #include <troupe/torch_trainer.hpp>
 
 #include "cluster_run.hpp"
+#include "exceptions.hpp"
 #include "progress_display.hpp"
 #include "signal_stop.hpp"
 
 #include <troupe/chaos.hpp>
+#include <troupe/start_limits.hpp>
 #include <troupe/trainer.hpp>
 
 #include <caf/all.hpp>
 #include <exception>
+#include <new>
 #include <system_error>
 
 namespace troupe {
@@ -25,6 +28,16 @@ struct SystemConfig : caf::actor_system_config {
   }
 };
 
+/// CAF's scheduler, clock and printer, the keeper, signals, processes and their output. CAF 0.17 crashes when it cannot start its own.
+constexpr int threads_of_a_run = 8;
+
+RunError run_error(Errc code, const std::string& message) {
+  RunError error;
+  error.code = code;
+  error.message = message;
+  return error;
+}
+
 // The thread in fit(): shows news, calls the user back, waits for the end.
 class Listener {
  public:
@@ -34,6 +47,7 @@ class Listener {
   caf::actor handle() { return self_; }
 
   Result run_to_end(const caf::actor& trainer) {
+    self_->monitor(trainer);
     std::optional<Result> result;
     self_->receive_while([&] { return !result; })(
         [&](const RunStarted& news) { display_.started(news); },
@@ -51,10 +65,16 @@ class Listener {
           warn_of_unused(news.unused_config_keys);
           display_.ended(news.result);
           result = std::move(news.result);
+        },
+        // Without its last message: memory ran out, or a bug.
+        [&](const caf::down_msg& down) {
+          result.emplace().error = run_error(code_of(down.reason), "the trainer ended: " + self_->system().render(down.reason));
+          display_.ended(*result);
         });
-    if (thrown_) std::rethrow_exception(thrown_);
     return std::move(*result);
   }
+  /// What on_report threw.
+  [[nodiscard]] std::exception_ptr thrown() const { return thrown_; }
 
  private:
   void reported(const ReportRecord& report, const caf::actor& trainer) {
@@ -104,20 +124,42 @@ TorchTrainer::TorchTrainer(const Session& session, std::string train_function, C
                                     (nearest.empty() ? "the session has: " + list : "did you mean '" + nearest + "'?")};
 }
 
-Result TorchTrainer::fit() try {
+Result TorchTrainer::run(std::exception_ptr& thrown_by_user) const {
+  require_threads(threads_of_a_run, "the run's actors");
   SystemConfig config;
   caf::actor_system system{config};
   Listener listener{system, options_};
   auto trainer = spawn_trainer(system, session_, function_, config_, options_, {listener.handle()});
-  const SignalStop signals{[trainer](int signal) {
-    caf::anon_send(trainer, StopRun{signal == SIGINT ? "interrupted (Ctrl-C)" : "terminated (SIGTERM)", signal == SIGTERM});
-  }};
-  return listener.run_to_end(trainer);
-} catch (const std::system_error& error) {
+  try {
+    const SignalStop signals{[trainer](int signal) {
+      caf::anon_send(trainer, StopRun{signal == SIGINT ? "interrupted (Ctrl-C)" : "terminated (SIGTERM)", signal == SIGTERM});
+    }};
+    auto result = listener.run_to_end(trainer);
+    thrown_by_user = listener.thrown();
+    return result;
+  } catch (...) {
+    caf::anon_send_exit(trainer, caf::exit_reason::kill);  // nobody would hear of its end, for which the actor system waits
+    throw;
+  }
+}
+
+Result TorchTrainer::fit() {
+  std::exception_ptr thrown_by_user;
   Result result;
-  result.error.emplace();
-  result.error->code = Errc::StartFailed;
-  result.error->message = "cannot start the trainer's threads (limit on threads, ulimit -u?): " + std::string(error.what());
+  const auto fail = [&](Errc code, const std::string& message) {
+    result.error = run_error(code, message);
+    ProgressDisplay{options_.run.progress}.ended(result);
+  };
+  try {
+    result = run(thrown_by_user);
+  } catch (const Failure& failure) {
+    fail(failure.code(), failure.what());
+  } catch (const std::bad_alloc&) {
+    fail(Errc::OutOfMemory, "the driver has no memory left; " + limits_on_starting());
+  } catch (const std::system_error& error) {
+    fail(Errc::StartFailed, std::string("cannot start the trainer's threads: ") + error.what() + "; " + limits_on_starting());
+  }
+  if (thrown_by_user) std::rethrow_exception(thrown_by_user);
   return result;
 }
 

@@ -1,6 +1,7 @@
 #include <troupe/trainer.hpp>
 
 #include "cluster_run.hpp"
+#include "exceptions.hpp"
 #include "local_processes.hpp"
 #include "process_placer.hpp"
 #include "trainer_state.hpp"
@@ -14,6 +15,7 @@ namespace troupe {
 caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerSetup setup) {
   auto& state = self->state;
   state.self = self;
+  keep_exceptions(self);
   state.setup = std::move(setup);
   if (state.setup.outlives_handles) state.own_handle = caf::actor{self};
   state.open();
@@ -58,6 +60,7 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
         state.keep_due = false;
         state.keep_reports();
       },
+      [&state](CheckpointDue timer) { state.checkpoint_overdue(timer.attempt); },
       [&state](TimeIsUp) { state.stop({"its time limit is over", true}); },
       [&state](RetryDue timer) { state.retry(timer.attempt); },
       [&state](GrowthDue timer) { state.try_to_grow(timer.attempt); },
@@ -83,6 +86,11 @@ caf::actor spawn_trainer(caf::actor_system& system, const Session& session, std:
     setup.run.failure.snapshot_every = 0;  // memory of one node, which goes with it
     processes = on_nodes = detail::open_on_nodes(session, options);
     setup.listeners.push_back(detail::spawn_status_keeper(system, on_nodes));
+    setup.spawn_keeper = [on_nodes](caf::actor_system& own, caf::actor trainer) {
+      KeeperParts parts;
+      parts.open_storage = [on_nodes](const RunConfig& run, const auto& before_reading) { return on_nodes->open_storage(run, before_reading); };
+      return spawn_checkpoint_keeper_with(own, std::move(trainer), std::move(parts));
+    };
   } else {
     processes = std::make_shared<detail::LocalProcesses>(session, setup.scaling, setup.run);
   }

@@ -1,5 +1,7 @@
 #include "trainer_state.hpp"
 
+#include "exceptions.hpp"
+
 #include <troupe/records.hpp>
 
 #include <algorithm>
@@ -67,7 +69,8 @@ void TrainerState::start_attempt() {
   order.snapshots = snapshots;
   order.data = setup.data;
   order.is_fresh = std::exchange(is_next_fresh, false);
-  reports_came = growth.is_looking = false;
+  reports_came = growth.is_looking = checkpoint_due = false;
+  assembly.begin(world_size);
   const auto resumes_from = order.resume_checkpoint.value_or("");
   note({{"event", "attempt_began"}, {"attempt", attempt}, {"world_size", world_size}, {"resumes_from", resumes_from}});
   group = spawn_worker_group(self->system(), caf::actor_cast<caf::actor>(self), setup.make_placer);
@@ -92,17 +95,37 @@ void TrainerState::reported(Reported news) {
   result.history.push_back(record);
   if (!std::exchange(keep_due, true)) self->delayed_send(self, keep_period, KeepDue{});
   tell_listeners(ReportArrived{std::move(record)});
-  if (!news.checkpoint) return;
   const auto& metrics = result.history.back().metrics;
   try {
+    if (!news.checkpoint) return assembly.pass(news.rank, news.index);
     if (news.pending) {
-      assembly.announce(news.rank, news.index, metrics, *news.checkpoint, news.num_writers);
+      assembly.announce(news.rank, news.index, metrics, *news.checkpoint, news.num_writers, self->clock().now());
     } else {
-      commit(assembly.add(news.rank, news.index, metrics, *news.checkpoint, news.num_writers));
+      commit(assembly.add(news.rank, news.index, metrics, *news.checkpoint, news.num_writers, self->clock().now()));
     }
+    watch_checkpoints();
   } catch (const Failure& failure) {
     fail(failure.code(), failure.what());
   }
+}
+
+// One timer, for the oldest.
+void TrainerState::watch_checkpoints() {
+  const auto oldest = assembly.oldest_incomplete();
+  if (checkpoint_due || !oldest) return;
+  checkpoint_due = true;
+  const auto left = std::max(caf::actor_clock::duration_type{0}, *oldest + setup.run.collective_timeout - self->clock().now());
+  self->delayed_send(self, std::chrono::ceil<std::chrono::milliseconds>(left), CheckpointDue{attempt});
+}
+
+void TrainerState::checkpoint_overdue(Attempt due) {
+  if (due != attempt || phase != Phase::Running) return;
+  checkpoint_due = false;
+  const auto limit = setup.run.collective_timeout;
+  if (const auto text = assembly.overdue(self->clock().now() - limit); !text.empty()) {
+    return fail(Errc::DeadlinePassed, text + " within " + std::to_string(limit.count()) + " ms (RunConfig.collective_timeout) of the first");
+  }
+  watch_checkpoints();
 }
 
 void TrainerState::commit(std::optional<CompleteCheckpoint> complete) {
@@ -205,12 +228,13 @@ void TrainerState::fail(Errc code, const std::string& text) {
 void TrainerState::group_ended(const GroupEnded& news) {
   group = nullptr;
   last_error = news.error;
+  last_places = news.places;
   unused_config_keys = news.unused_config_keys;
   was_stopped = news.was_stopped;
   if (const auto lost = assembly.incomplete(); !lost.empty() && !last_error) {
     fail(Errc::InvalidArgument, lost.front() + "; every writer must report it");
   }
-  assembly.clear();
+  assembly.begin(world_size);
   other_errors = news.other_errors;
   phase = Phase::Settling;
   if (!keeper) return finish();
@@ -236,6 +260,7 @@ void TrainerState::settled(RunSettled news) {
   // Stopped for a resize, which may have been taken back since; or ended by force, since a step took longer than stop_grace.
   const bool forced = last_error && last_error->code == Errc::Cancelled;
   if (!stopped && wanted_world_size > 0 && (forced || (!last_error && was_stopped))) {
+    if (forced) warned({"ranks were ended by force to go on with others: " + last_error->message});
     (void)take_growth_back(true);
     take_wanted_size();
     return start_attempt();
@@ -265,7 +290,7 @@ bool TrainerState::goes_on_after_failure(bool got_on) {
   }
   fruitless = got_on ? 0 : fruitless + 1;
   const int ran = world_size;
-  const int next = next_world_size(last_error, world_size, fruitless, setup.scaling);
+  const int next = next_world_size(last_error, world_size, last_places, fruitless, setup.scaling);
   if (last_error && next < world_size && !stopped) {
     verdict = {NextStep::Retry, "going on with " + std::to_string(next) + " ranks instead of " + std::to_string(world_size)};
     wanted_world_size = world_size = next;
@@ -328,9 +353,9 @@ void TrainerState::storage_failed(const StorageFailed& news) {
 }
 
 // What would wait for its answer waits no more.
-void TrainerState::keeper_ended(const std::string& why) {
+void TrainerState::keeper_ended(Errc code, const std::string& why) {
   keeper = nullptr;
-  storage_failed({Errc::Internal, "the checkpoint keeper ended: " + why});
+  storage_failed({code, "the checkpoint keeper ended: " + why});
   if (phase == Phase::Settling) finish();
 }
 
@@ -366,11 +391,11 @@ void TrainerState::exited(const caf::exit_msg& exit) {
   if (group && exit.source == group) {
     if (normal) return;  // its GroupEnded is on the way
     RunError error;
-    error.code = Errc::Internal;
+    error.code = code_of(exit.reason);
     error.message = "the worker group ended: " + why;
     group_ended({attempt, std::move(error), {}, {}});
   } else if (keeper && exit.source == keeper) {
-    if (!normal) keeper_ended(why);
+    if (!normal) keeper_ended(code_of(exit.reason), why);
   } else if (!normal) {
     stop_requests = std::max(stop_requests, 1);
     stop({"the trainer was asked to exit: " + why});  // at once

@@ -41,6 +41,11 @@ struct TimeIsUp {};
 /// The Trainer to itself: reports wait to be kept.
 struct KeepDue {};
 
+/// The Trainer to itself: some ranks have reported a checkpoint, others not.
+struct CheckpointDue {
+  Attempt attempt;
+};
+
 /// The Trainer to itself: an elastic run that has lost ranks looks for places.
 struct GrowthDue {
   Attempt attempt;
@@ -66,10 +71,12 @@ struct TrainerState {
   std::uint64_t next_report_index = 0;
   std::size_t num_kept = 0;  // reports of the history that the keeper has
   bool keep_due = false;     // a KeepDue is on its way
+  bool checkpoint_due = false;  // a CheckpointDue is, of this attempt
   std::vector<std::string> warnings, unused_config_keys;
   CheckpointAssembly assembly;
   std::optional<RunError> own_error;   // of the run's storage, or of what ranks reported
   std::optional<RunError> last_error;  // of the attempt that has ended
+  std::optional<int> last_places;      // ranks of it that could be started, when some could not
   Verdict verdict;
   std::vector<caf::actor_clock::time_point> failures;  // of attempts
   std::map<Errc, int> failures_by_code;
@@ -106,6 +113,7 @@ struct TrainerState {
   void move(const MoveRanks& order);
   void reported(Reported news);
   void keep_reports();
+  void checkpoint_overdue(Attempt due);
   void checkpoint_written(const CheckpointWritten& news);
   void checkpoint_kept(const CheckpointKept& news);
   void warned(const RunWarning& news);
@@ -127,6 +135,7 @@ struct TrainerState {
 
  private:
   void commit(std::optional<CompleteCheckpoint> complete);
+  void watch_checkpoints();
   void describe_copies(PostMortem& page) const;
   void write_post_mortem(const RunError& error, bool goes_on, const std::string& decision);
   void start_attempt();
@@ -150,7 +159,7 @@ struct TrainerState {
     if (keeper) self->send(keeper, std::move(order));
   }
   void fail(Errc code, const std::string& text);
-  void keeper_ended(const std::string& why);
+  void keeper_ended(Errc code, const std::string& why);
   void finish();
 };
 
@@ -161,5 +170,6 @@ caf::behavior trainer_behavior(caf::stateful_actor<TrainerState>* self, TrainerS
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::RetryDue)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::TimeIsUp)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::CheckpointDue)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::GrowthDue)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::KeepDue)

@@ -1,3 +1,4 @@
+#include "exceptions.hpp"
 #include "worker_group_state.hpp"
 
 namespace troupe {
@@ -40,7 +41,7 @@ caf::message_handler rank_news(GroupState& state) {
         if (!state.is_stale(news.attempt)) state.rank_done(news);
       },
       [&state](const RankLost& news) {
-        if (!state.is_stale(news.attempt)) state.rank_lost(news.rank, news.error);
+        if (!state.is_stale(news.attempt)) state.rank_lost(news.rank, news.error, news.places);
       },
   };
 }
@@ -66,6 +67,7 @@ caf::message_handler orders(GroupState& state) {
         switch (timer.wait) {
           case Wait::Start: return state.start_overdue();
           case Wait::Barrier: return state.barriers_overdue();
+          case Wait::Heed: return state.stop_unheeded();
           case Wait::Stop: return state.stop_overdue();
           case Wait::End: return state.end_overdue();
         }
@@ -78,6 +80,7 @@ caf::behavior group_behavior(GroupActor* self, const caf::actor& trainer, Placer
   state.self = self;
   state.trainer = trainer;
   state.make_placer = std::move(make_placer);
+  keep_exceptions(self);
   self->link_to(trainer);
   self->set_exit_handler([&state](const caf::exit_msg& exit) { state.exited(exit); });
   self->set_down_handler([&state](const caf::down_msg& down) { state.rank_down(down); });

@@ -1,5 +1,8 @@
 #include "worker_group_state.hpp"
 
+#include "exceptions.hpp"
+#include "memory_kills.hpp"
+
 #include <troupe/failure_policy.hpp>
 #include <troupe/group_rules.hpp>
 
@@ -12,6 +15,9 @@ namespace {
 
 /// A thread that computes ends at its next call; more patience than a step takes would not be at once.
 constexpr std::chrono::milliseconds at_once_limit{2'000};
+
+/// A loop that has not looked for a stop by then is named.
+constexpr std::chrono::milliseconds heed_limit{30'000};
 
 }  // namespace
 
@@ -58,9 +64,10 @@ void GroupState::begin(StartGroup start) {
   pids.resize(ranks.size());
   wait_at_most(order.run.start_timeout, Wait::Start);
   watch.begin();
+  int rank = 0;
   try {
     placer = make_placer(order);
-    for (int rank = 0; rank < world_size(); ++rank) {
+    for (; rank < world_size(); ++rank) {
       auto run = order_for(rank);
       auto& actor = ranks[static_cast<std::size_t>(rank)];
       actor = placer->place(self, run);
@@ -69,18 +76,36 @@ void GroupState::begin(StartGroup start) {
       self->send(actor, std::move(run));
     }
   } catch (const Failure& failure) {
+    if (placer && failure.code() == Errc::StartFailed) places = rank;
     fail(failure.code(), failure.what());
   } catch (const std::exception& error) {
-    fail(Errc::StartFailed, error.what());
+    fail(ran_out_of_memory(error) ? Errc::OutOfMemory : Errc::StartFailed, error.what());
   }
 }
 
 void GroupState::seat_opened(const SeatOpened& news) {
-  seats[news.rank] = news.endpoint;
+  const auto is_below = [&](int number) { return number >= 0 && number < world_size(); };
+  if (!is_below(news.host) || !is_below(news.place)) return fail(Errc::ProtocolError, "rank " + std::to_string(news.rank) + " spoke of a seat that there is not");
+  seats[news.rank] = news;
   if (phase == Phase::Ending || static_cast<int>(seats.size()) < world_size()) return;
-  SeatsKnown known{order.attempt, {}};
-  for (auto& [rank, endpoint] : seats) known.endpoints.push_back(endpoint);
-  tell_ranks(known);
+  tell_seats();
+}
+
+// A rank meets those at its place only: to tell all of all would be N² endpoints.
+void GroupState::tell_seats() {
+  int num_hosts = 0;
+  for (const auto& [rank, seat] : seats) num_hosts = std::max(num_hosts, seat.host + 1);
+  std::map<int, std::vector<std::string>> of_place;
+  for (const auto& [rank, seat] : seats) {
+    auto& endpoints = of_place[seat.place];
+    endpoints.resize(static_cast<std::size_t>(num_hosts));
+    endpoints[static_cast<std::size_t>(seat.host)] = seat.endpoint;
+  }
+  std::map<int, caf::message> news;
+  for (auto& [place, endpoints] : of_place) news[place] = caf::make_message(SeatsKnown{order.attempt, std::move(endpoints)});
+  for (const auto& [rank, seat] : seats) {
+    if (const auto& actor = ranks[static_cast<std::size_t>(rank)]) self->send(actor, news[seat.place]);
+  }
 }
 
 void GroupState::rank_started(const RankStarted& news) {
@@ -96,6 +121,7 @@ void GroupState::rank_started(const RankStarted& news) {
 void GroupState::start_overdue() {
   const auto missing = missing_ranks(world_size(), started);
   if (phase != Phase::Starting || missing.empty()) return;
+  if (placer && placer->is_preparing()) return wait_at_most(order.run.start_timeout, Wait::Start);
   fail(Errc::DeadlinePassed, did_not(missing, "start", order.run.start_timeout));
 }
 
@@ -169,6 +195,10 @@ void GroupState::stop(const StopGroup& how) {
   if (phase == Phase::Stopping) return;
   phase = Phase::Stopping;
   stop_is_resize = how.is_resize;
+  for (int rank = 0; rank < world_size(); ++rank) {
+    if (const auto beat = watch.last_beat(rank)) steps_at_stop[rank] = beat->steps;
+  }
+  wait_at_most(heed_limit, Wait::Heed);
   tell_ranks(CountForStop{order.attempt});
 }
 
@@ -185,10 +215,32 @@ void GroupState::release_stop() {
   tell_ranks(StopAfter{order.attempt, *target, stop_is_resize});
 }
 
+// Of those whose progress can be seen.
+std::string GroupState::say_unheeded() const {
+  std::map<int, StopHeed> heed;
+  for (int rank = 0; rank < world_size(); ++rank) {
+    const auto beat = watch.last_beat(rank);
+    const auto counted = stop_counts.find(rank);
+    if (!beat || ended.contains(rank) || counted == stop_counts.end()) continue;
+    const auto before = steps_at_stop.find(rank);
+    heed[rank] = {beat->steps - std::min(beat->steps, before == steps_at_stop.end() ? 0 : before->second), beat->stop_calls > counted->second};
+  }
+  return unheeded_stop(heed);
+}
+
+void GroupState::stop_unheeded() {
+  if (phase != Phase::Stopping) return;
+  const auto why = say_unheeded();
+  if (why.empty()) return;
+  const std::string what = stop_is_resize ? "a stop for another number or another place of ranks" : "a stop";
+  self->send(trainer, RunWarning{what + " was asked for " + std::to_string(heed_limit.count() / 1000) + " s ago, and " + why});
+}
+
 void GroupState::stop_overdue() {
   if (phase != Phase::Stopping) return;
+  const auto why = say_unheeded();
   fail(Errc::Cancelled, did_not(missing_ranks(world_size(), ended), "stop", order.run.stop_grace) +
-                            " of the stop request; ended by force");
+                            " of the stop request; ended by force" + (why.empty() ? "" : "; " + why));
 }
 
 // ---- end ----------------------------------------------------------------------------------------------------
@@ -206,7 +258,9 @@ void GroupState::rank_done(const RankDone& news) {
   rank_ended(news.rank);
 }
 
-void GroupState::rank_lost(int rank, const RunError& error) {
+void GroupState::rank_lost(int rank, const RunError& error, std::optional<int> had_places) {
+  if (had_places) places = had_places;
+  num_not_started += error.code == Errc::StartFailed && !started.contains(rank);
   errors.push_back(error);
   if (!errors.back().rank) errors.back().rank = rank;
   complete_error_of_silent(rank);
@@ -293,7 +347,7 @@ void GroupState::rank_down(const caf::down_msg& down) {
   const bool normal = !down.reason || down.reason == caf::exit_reason::normal;  // its last news is on the way, or was here
   if (normal || found == rank_of.end() || !ranks[static_cast<std::size_t>(found->second)]) return;
   RunError error;
-  error.code = Errc::Internal;
+  error.code = code_of(down.reason);
   error.message = "the rank's actor ended: " + self->system().render(down.reason);
   rank_lost(found->second, error);
 }
@@ -303,6 +357,7 @@ void GroupState::finish() {
   placer.reset();
   make_placer = nullptr;
   GroupEnded news{order.attempt, first_cause(errors, returned), {}, {}, was_stopped};
+  news.places = places || num_not_started == 0 ? places : world_size() - num_not_started;
   watch.explain(news, errors);
   if (errors.empty() && unused_keys) news.unused_config_keys.assign(unused_keys->begin(), unused_keys->end());
   self->send(trainer, std::move(news));

@@ -14,7 +14,7 @@
 namespace troupe {
 
 /// What a WorkerGroup may wait for too long.
-enum class Wait : std::uint8_t { Start, Barrier, Stop, End };
+enum class Wait : std::uint8_t { Start, Barrier, Heed, Stop, End };
 
 /// The group's timer to itself.
 struct WaitOverdue {
@@ -42,17 +42,20 @@ struct GroupState {
   std::chrono::milliseconds end_limit{0};  // from an abort until ranks are given up
   std::vector<caf::actor> ranks;  // empty handle: ended, or never placed
   std::unordered_map<caf::actor_id, int> rank_of;  // of all that were placed
-  std::map<int, std::string> seats;  // endpoints of ranks on several hosts
+  std::map<int, SeatOpened> seats;  // of ranks on several hosts
   std::set<int> started, ended, returned;
   std::vector<std::int64_t> pids;
   std::map<int, std::uint64_t> stop_counts;
   std::optional<std::uint64_t> stop_after;  // calls of should_stop(), once agreed
   bool was_stopped = false;
   bool stop_is_timed = false, stop_is_resize = false;
+  std::map<int, std::uint64_t> steps_at_stop;  // when it was asked for
   bool has_ended_silent = false;
   std::map<std::uint64_t, Barrier> barriers;
   bool barrier_timer_set = false;
   std::vector<RunError> errors;
+  std::optional<int> places;  // some had none: so many did, or would have, as whoever places them says
+  int num_not_started = 0;
   std::optional<std::set<std::string>> unused_keys;
   GroupWatch watch{*this};
   std::uint64_t stale = 0;  // messages of another attempt, dropped
@@ -62,9 +65,10 @@ struct GroupState {
   bool is_stale(Attempt attempt);
   void begin(StartGroup start);
   void seat_opened(const SeatOpened& news);
+  void tell_seats();
   void rank_started(const RankStarted& news);
   void rank_done(const RankDone& news);
-  void rank_lost(int rank, const RunError& error);
+  void rank_lost(int rank, const RunError& error, std::optional<int> had_places = {});
   void barrier_reached(BarrierReached news);
   void stop_counted(int rank, std::uint64_t calls);
   void stop(const StopGroup& how);
@@ -75,6 +79,7 @@ struct GroupState {
   void end_silent(int rank, RunError error);
   void start_overdue();
   void barriers_overdue();
+  void stop_unheeded();
   void stop_overdue();
   void end_overdue();
   void exited(const caf::exit_msg& exit);
@@ -100,6 +105,7 @@ struct GroupState {
   void watch_barriers();
   void fail_barriers_without(const std::set<int>& gone);
   void release_stop();
+  std::string say_unheeded() const;
   void complete_error_of_silent(int rank);
   void end_ranks(const std::string& reason, bool at_once = false);
   void rank_ended(int rank);

@@ -267,10 +267,9 @@ std::string Accelerator::Impl::own_buffers(const Model& model) const {
   std::string text;
   std::size_t i = 0;
   for (const auto& item : model.module->named_buffers()) {
-    const auto before = i < model.buffer_digests.size() ? std::optional{model.buffer_digests[i]} : std::nullopt;
-    ++i;
+    const auto place = i++;
     const auto values = saved_buffer(item.value());
-    if (before == digest(values)) continue;
+    if (place < model.buffer_digests.size() && model.buffer_digests[place] == digest(values)) continue;
     append(text, item.key());
     append(text, bytes_of(values.contiguous()));
   }

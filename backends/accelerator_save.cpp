@@ -160,14 +160,23 @@ Checkpoint Accelerator::checkpoint() {
   const bool async = i.saves_async();
   const bool skip = async && i.skip_when_busy();
   i.count_last_save();
-  const auto directory = i.context.shared_checkpoint_dir();
+  // A disk that cannot be written costs this checkpoint, not the run; a part that a rank misses is missing, and the others need its calls.
+  fs::path directory;
+  Outcome room;
+  try {
+    directory = i.context.shared_checkpoint_dir();
+    if (!skip) i.call_hooks(i.save_hooks, directory);
+  } catch (const Failure& failure) {
+    if (failure.code() != Errc::StorageUnavailable) throw;
+    room = {failure.code(), failure.what()};
+  }
   if (skip) {
     auto pending = std::make_shared<PendingSave>();
     pending->finish({Errc::Cancelled, "checkpoint: skipped, the one before is still being written"});
     return Checkpoint{directory, num_processes(), std::move(pending)};
   }
-  i.call_hooks(i.save_hooks, directory);
   const auto collected = i.collect();
+  if (!room.ok()) return Checkpoint{directory, num_processes(), i.ended(room)};
   const auto fit = i.savable_numbers(collected.part);
   if (async) {
     return Checkpoint{directory, num_processes(), i.start(collected.part, [directory, fit](PartSnapshot& snapshot) {

@@ -1,55 +1,28 @@
 // Collectives of threads and of processes beside LibTorch's Gloo (loopback, the same processes) and memcpy: paired,
 // interleaved repetitions, medians. `collective_bench [--json FILE]`
+#include "rank_rows.hpp"
+
 #include <troupe/c10d.hpp>
 #include <troupe/local_groups.hpp>
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/ones.h>
-#include <nlohmann/json.hpp>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
 #include <sched.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <functional>
-#include <string>
 #include <thread>
-#include <vector>
-
-extern char** environ;
 
 namespace {
 
 using namespace troupe;
-using Clock = std::chrono::steady_clock;
+using namespace troupe::bench;
 
 constexpr int kGroupFd = 40;
 constexpr std::size_t kLargest = std::size_t{64} << 20;
 constexpr const char* kCollectives[] = {"all_reduce", "reduce_scatter", "all_gather"};
 constexpr std::size_t kSizes[] = {1U << 10, 16U << 10, 64U << 10, 1U << 20, 4U << 20, 16U << 20, kLargest};
-
-std::string size_name(std::size_t bytes) {
-  return bytes >= (1U << 20) ? std::to_string(bytes >> 20) + "MB" : std::to_string(bytes >> 10) + "KB";
-}
-
-double time_us(int iterations, const std::function<void()>& body) {
-  const auto start = Clock::now();
-  for (int i = 0; i < iterations; ++i) body();
-  return std::chrono::duration<double, std::micro>(Clock::now() - start).count() / iterations;
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
 
 /// Buffers of one rank, in memory that the peers reach.
 struct Buffers {
@@ -128,15 +101,6 @@ class Partner {
   std::vector<std::thread> threads_;
 };
 
-void print(const nlohmann::ordered_json& row) { std::printf("%s\n", row.dump().c_str()); }
-
-/// One line a figure, on standard output of rank 0.
-void report(const std::string& figure, double ours, double peer, const char* peer_name, double goal, std::size_t runs) {
-  const auto ratio = peer / ours;
-  print({{"figure", figure}, {"ours", ours}, {"peer", peer}, {"peer_name", peer_name}, {"unit", "us"}, {"ratio", ratio},
-         {"goal", goal}, {"holds", ratio >= goal}, {"runs", runs}});
-}
-
 int be_rank(int rank, int size, const std::string& directory) {
   const auto group = SharedGroup::join(kGroupFd, rank);
   const auto cores = std::thread::hardware_concurrency();  // before pinning: Gloo's own threads go where they like
@@ -166,10 +130,10 @@ int be_rank(int rank, int size, const std::string& directory) {
       const auto figure = [&](const std::string& where) { return std::string{"collective_"} + kCollectives[c] + "_" + where + "_" + size_name(bytes); };
       const auto many_ranks = size > 2 ? std::to_string(size) : std::string{};
       const double goal = size > 2 ? 1 : bytes == 1024 ? 50 : 8;
-      report(figure("threads" + many_ranks), median(together), median(peers), "gloo (LibTorch, loopback)", goal, runs);
-      report(figure("processes" + many_ranks), median(processes), median(peers), "gloo (LibTorch, loopback)", goal, runs);
+      print_row(figure("threads" + many_ranks), median(together), median(peers), "gloo (LibTorch, loopback)", "us", goal, runs);
+      print_row(figure("processes" + many_ranks), median(processes), median(peers), "gloo (LibTorch, loopback)", "us", goal, runs);
       if (size == 2 && bytes >= (1U << 20))  // the limit: a copy moves the bytes once, a collective more often
-        report(figure("threads") + "_memcpy", median(together), median(copies), "memcpy, one thread", 0.25, runs);
+        print_row(figure("threads") + "_memcpy", median(together), median(copies), "memcpy, one thread", "us", 0.25, runs);
     }
   }
   group->barrier().wait().or_throw();
@@ -177,42 +141,11 @@ int be_rank(int rank, int size, const std::string& directory) {
 }
 
 std::vector<nlohmann::ordered_json> run(int size) {
-  std::string directory = (std::filesystem::temp_directory_path() / "troupe-bench-XXXXXX").string();
-  if (mkdtemp(directory.data()) == nullptr) throw Failure{Errc::StorageUnavailable, directory};
+  const MeetingPlace place;
   const auto group = SharedGroup::create(size, std::chrono::seconds{60});
-  int ends[2];
-  if (pipe(ends) != 0) throw Failure{Errc::StartFailed, "pipe"};
-  std::vector<pid_t> ranks(static_cast<std::size_t>(size));
-  for (int r = 0; r < size; ++r) {
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, group->fd(), kGroupFd);
-    posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
-    posix_spawn_file_actions_addclose(&actions, ends[0]);
-    std::string rank = std::to_string(r), of = std::to_string(size);
-    char name[] = "collective_bench", flag[] = "--rank";
-    char* argv[] = {name, flag, rank.data(), of.data(), directory.data(), nullptr};
-    if (posix_spawn(&ranks[static_cast<std::size_t>(r)], "/proc/self/exe", &actions, nullptr, argv, environ) != 0)
-      throw Failure{Errc::StartFailed, "a rank"};
-    posix_spawn_file_actions_destroy(&actions);
-  }
-  close(ends[1]);
-  std::string text;
-  char bytes[4096];
-  for (ssize_t n; (n = read(ends[0], bytes, sizeof bytes)) > 0;) text.append(bytes, static_cast<std::size_t>(n));
-  close(ends[0]);
-  bool ok = true;
-  for (const auto pid : ranks) {
-    int status = 0;
-    waitpid(pid, &status, 0);
-    ok = ok && status == 0;
-  }
-  std::filesystem::remove_all(directory);
-  if (!ok) throw Failure{Errc::RankExited, "a rank of the benchmark failed"};
-  std::vector<nlohmann::ordered_json> rows;
-  for (std::size_t at = 0, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1)
-    rows.push_back(nlohmann::ordered_json::parse(text.substr(at, end - at)));
-  return rows;
+  std::vector<RankCommand> ranks;
+  for (int r = 0; r < size; ++r) ranks.push_back({{"/proc/self/exe", "--rank", std::to_string(r), std::to_string(size), place.path}, {{group->fd(), kGroupFd}}});
+  return rows_of(ranks);
 }
 
 }  // namespace
@@ -221,15 +154,9 @@ int main(int argc, char** argv) {
   try {
     if (argc == 5 && std::strcmp(argv[1], "--rank") == 0) return be_rank(std::stoi(argv[2]), std::stoi(argv[3]), argv[4]);
     auto rows = nlohmann::ordered_json::array();
-    std::printf("%-46s %12s %12s %9s %6s\n", "figure", "ours [us]", "peer [us]", "times", "goal");
     for (const int size : {2, 4})
-      for (const auto& row : run(size)) {
-        std::printf("%-46s %12.2f %12.2f %9.2f %6.4g %s\n", row["figure"].get<std::string>().c_str(), row["ours"].get<double>(),
-                    row["peer"].get<double>(), row["ratio"].get<double>(), row["goal"].get<double>(),
-                    row["holds"].get<bool>() ? "" : "missed");
-        rows.push_back(row);
-      }
-    if (argc == 3 && std::strcmp(argv[1], "--json") == 0) std::ofstream{argv[2]} << rows.dump(1) << '\n';
+      for (auto& row : run(size)) rows.push_back(std::move(row));
+    show_rows(rows, argc, argv);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "collective_bench: %s\n", error.what());
     return 1;

@@ -1,6 +1,7 @@
 // all_reduce between two hosts of two ranks beside LibTorch's flat Gloo and ours without encryption. The hosts are network namespaces
 // joined by a veth pair (needs root), the ranks this program again: paired, interleaved repetitions, medians. `hosts_bench [--json FILE]`
 #include "host_links.hpp"
+#include "rank_rows.hpp"
 
 #include <troupe/c10d.hpp>
 #include <troupe/host_group.hpp>
@@ -8,30 +9,17 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/ones.h>
-#include <nlohmann/json.hpp>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <numeric>
-#include <string>
 #include <thread>
-#include <vector>
-
-extern char** environ;
 
 namespace {
 
 using namespace troupe;
+using namespace troupe::bench;
 using Clock = std::chrono::steady_clock;
 namespace fs = std::filesystem;
 
@@ -41,18 +29,6 @@ constexpr std::size_t kLargest = std::size_t{16} << 20;
 constexpr std::chrono::seconds kTimeout{60};
 
 std::string address_of(int host) { return "10.213.7." + std::to_string(host + 1); }
-std::string size_name(std::size_t bytes) { return bytes >= (1U << 20) ? std::to_string(bytes >> 20) + "MB" : std::to_string(bytes >> 10) + "KB"; }
-
-double time_us(int iterations, const std::function<void()>& body) {
-  const auto start = Clock::now();
-  for (int i = 0; i < iterations; ++i) body();
-  return std::chrono::duration<double, std::micro>(Clock::now() - start).count() / iterations;
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
 
 /// Everyone's `text`, by files in `directory`.
 std::vector<std::string> exchange(const fs::path& directory, const std::string& what, int rank, const std::string& text) {
@@ -68,12 +44,14 @@ std::vector<std::string> exchange(const fs::path& directory, const std::string& 
 }
 
 std::unique_ptr<Communicator> join(int fd, int rank, const fs::path& directory, bool plain) {
-  std::vector<int> hosts, names(kRanks);
+  const std::vector<int> ranks_on(kRanks / kRanksOfAHost, kRanksOfAHost);
+  std::vector<int> names(kRanks);
   std::iota(names.begin(), names.end(), 0);
-  for (int r = 0; r < kRanks; ++r) hosts.push_back(r / kRanksOfAHost);
-  const auto meeting = troupe::detail::open_meeting({troupe::detail::HostTopology{hosts, rank, names}, address_of(rank / kRanksOfAHost),
+  const auto meeting = troupe::detail::open_meeting({troupe::detail::HostTopology{ranks_on, rank, names}, address_of(rank / kRanksOfAHost),
                                              std::make_shared<const troupe::detail::TlsKey>(std::string(32, 'b')), "", plain});
-  const auto endpoints = exchange(directory, plain ? "plain" : "tls", rank, meeting->endpoint());
+  const auto everyone = exchange(directory, plain ? "plain" : "tls", rank, meeting->endpoint());
+  std::vector<std::string> endpoints;
+  for (int host = 0; host < kRanks / kRanksOfAHost; ++host) endpoints.push_back(everyone[static_cast<std::size_t>(host * kRanksOfAHost + rank % kRanksOfAHost)]);
   return meeting->join(endpoints, SharedGroup::join(fd, rank % kRanksOfAHost), kTimeout);
 }
 
@@ -82,12 +60,6 @@ double host_sent_bytes() {
   double bytes = 0;
   std::ifstream{"/sys/class/net/wire/statistics/tx_bytes"} >> bytes;
   return bytes;
-}
-
-void print(const std::string& figure, double ours, double peer, const char* peer_name, const char* unit, double goal, std::size_t runs) {
-  const nlohmann::ordered_json row{{"figure", figure}, {"ours", ours}, {"peer", peer}, {"peer_name", peer_name}, {"unit", unit}, {"ratio", peer / ours},
-                                   {"goal", goal}, {"holds", peer / ours >= goal}, {"runs", runs}};
-  std::printf("%s\n", row.dump().c_str());
 }
 
 struct Case {
@@ -124,11 +96,12 @@ int be_rank(int rank, const fs::path& directory) {
     if (rank != 0) continue;
     for (auto* v : {&ours, &unencrypted, &theirs, &ours_sent, &theirs_sent}) v->erase(v->begin());
     const auto figure = "hosts_all_reduce_" + size_name(one.bytes);
-    print(figure, median(ours), median(theirs), "gloo, flat, in the clear", "us", one.goal, runs);
-    print(figure + "_limit", median(ours), median(unencrypted), "ours without encryption", "us", 0.5, runs);
+    print_row(figure, median(ours), median(theirs), "gloo, flat, in the clear", "us", one.goal, runs);
+    print_row(figure + "_in_the_clear", median(unencrypted), median(theirs), "gloo, flat, in the clear", "us", one.goal, runs);
+    print_row(figure + "_limit", median(ours), median(unencrypted), "ours without encryption", "us", 0.5, runs);
     if (one.bytes < (1U << 20)) continue;
-    print(figure + "_sent_by_a_host", median(ours_sent), median(theirs_sent), "gloo, flat", "bytes", 1.4, runs);
-    print(figure + "_sent_beside_least", median(ours_sent), static_cast<double>(one.bytes), "each byte once", "bytes", 0.97, runs);
+    print_row(figure + "_sent_by_a_host", median(ours_sent), median(theirs_sent), "gloo, flat", "bytes", 1.4, runs);
+    print_row(figure + "_sent_beside_least", median(ours_sent), static_cast<double>(one.bytes), "each byte once", "bytes", 0.97, runs);
   }
   plain->barrier().wait().or_throw();
   return 0;
@@ -172,49 +145,18 @@ class TwoHosts {
 };
 
 std::vector<nlohmann::ordered_json> measure() {
-  std::string directory = (fs::temp_directory_path() / "troupe-hosts-XXXXXX").string();
-  if (mkdtemp(directory.data()) == nullptr) throw Failure{Errc::StorageUnavailable, directory};
+  const MeetingPlace place;
+  const auto self = fs::read_symlink("/proc/self/exe").string();
   std::vector<std::unique_ptr<SharedGroup>> tls, plain;
+  std::vector<RankCommand> ranks;
   for (int h = 0; h < kHosts; ++h) {
     tls.push_back(SharedGroup::create(kRanksOfAHost, kTimeout));
     plain.push_back(SharedGroup::create(kRanksOfAHost, kTimeout));
+    for (int r = h * kRanksOfAHost; r < (h + 1) * kRanksOfAHost; ++r)
+      ranks.push_back({{"ip", "netns", "exec", TwoHosts::name(h), self, "--rank", std::to_string(r), place.path},
+                       {{tls.back()->fd(), kEncryptedFd}, {plain.back()->fd(), kPlainFd}}});
   }
-  int ends[2];
-  if (pipe(ends) != 0) throw Failure{Errc::StartFailed, "pipe"};
-  const auto self = fs::read_symlink("/proc/self/exe").string();
-  std::vector<pid_t> ranks(kRanks);
-  for (int r = 0; r < kRanks; ++r) {
-    const auto host = static_cast<std::size_t>(r / kRanksOfAHost);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, tls[host]->fd(), kEncryptedFd);
-    posix_spawn_file_actions_adddup2(&actions, plain[host]->fd(), kPlainFd);
-    posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
-    posix_spawn_file_actions_addclose(&actions, ends[0]);
-    const std::vector<std::string> command{"ip", "netns", "exec", TwoHosts::name(static_cast<int>(host)), self, "--rank", std::to_string(r), directory};
-    std::vector<char*> argv;
-    for (const auto& a : command) argv.push_back(const_cast<char*>(a.c_str()));
-    argv.push_back(nullptr);
-    if (posix_spawnp(&ranks[static_cast<std::size_t>(r)], "ip", &actions, nullptr, argv.data(), environ) != 0) throw Failure{Errc::StartFailed, "a rank"};
-    posix_spawn_file_actions_destroy(&actions);
-  }
-  close(ends[1]);
-  std::string text;
-  char bytes[4096];
-  for (ssize_t n; (n = read(ends[0], bytes, sizeof bytes)) > 0;) text.append(bytes, static_cast<std::size_t>(n));
-  close(ends[0]);
-  bool ok = true;
-  for (const auto pid : ranks) {
-    int status = 0;
-    waitpid(pid, &status, 0);
-    ok = ok && status == 0;
-  }
-  fs::remove_all(directory);
-  if (!ok) throw Failure{Errc::RankExited, "a rank of the benchmark failed"};
-  std::vector<nlohmann::ordered_json> rows;
-  for (std::size_t at = 0, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1)
-    rows.push_back(nlohmann::ordered_json::parse(text.substr(at, end - at)));
-  return rows;
+  return rows_of(ranks);
 }
 
 }  // namespace
@@ -224,14 +166,7 @@ int main(int argc, char** argv) {
     if (argc == 4 && std::strcmp(argv[1], "--rank") == 0) return be_rank(std::stoi(argv[2]), argv[3]);
     const TwoHosts hosts;
     if (!hosts.made()) throw Failure{Errc::Unsupported, "needs root and `ip netns`, to make two hosts of network namespaces"};
-    auto rows = nlohmann::ordered_json::array();
-    std::printf("%-46s %14s %14s %9s %6s\n", "figure", "ours", "peer", "times", "goal");
-    for (const auto& row : measure()) {
-      std::printf("%-46s %14.2f %14.2f %9.2f %6.4g %s\n", row["figure"].get<std::string>().c_str(), row["ours"].get<double>(), row["peer"].get<double>(),
-                  row["ratio"].get<double>(), row["goal"].get<double>(), row["holds"].get<bool>() ? "" : "missed");
-      rows.push_back(row);
-    }
-    if (argc == 3 && std::strcmp(argv[1], "--json") == 0) std::ofstream{argv[2]} << rows.dump(1) << '\n';
+    show_rows(measure(), argc, argv);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "hosts_bench: %s\n", error.what());
     return 1;

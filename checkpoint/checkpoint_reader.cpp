@@ -7,6 +7,7 @@
 #include <troupe/checkpoint_directory.hpp>
 #include <troupe/checkpoint_files.hpp>
 #include <troupe/errors.hpp>
+#include <troupe/node_parts.hpp>
 
 #include <algorithm>
 #include <map>
@@ -38,6 +39,9 @@ struct CheckpointReader::Impl {
   Impl(const fs::path& path, FileSystem& files) : directory(CheckpointDirectory::whereabouts(path, files)), file_system(files) {
     if (file_system.kind(directory / ".") != FileSystem::Kind::Directory) {  // the directory itself may be reached by a link
       throw Failure{Errc::FileNotFound, "checkpoint " + directory.string() + ": there is no such directory"};
+    }
+    if (const auto note = read_part_note(directory, file_system)) {
+      throw Failure{Errc::NotFound, "checkpoint " + directory.string() + " is not whole: it is " + troupe::describe(*note)};
     }
     has_manifest = file_system.kind(directory / manifest_name).has_value();
     try {

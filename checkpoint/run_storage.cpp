@@ -1,5 +1,6 @@
 #include "commit.hpp"
 #include "files.hpp"
+#include "line_file.hpp"
 
 #include <troupe/records.hpp>
 #include <troupe/run_storage.hpp>
@@ -54,6 +55,12 @@ void refuse_what_resume_forbids(const RunConfig& run, const fs::path& path, cons
 
 }  // namespace
 
+struct RunStorage::Lines {
+  detail::LineFile reports, journal;
+};
+
+RunStorage::RunStorage(fs::path path, RunContents found) : path_(std::move(path)), found_(std::move(found)) {}
+
 RunStorage::RunStorage(const RunConfig& run, const std::function<void(const fs::path&)>& before_reading) : path_(choose_path(run)) {
   // Under `must` nothing is made: a wrong name leaves no empty directory behind.
   if (run.resume == Resume::Must && !run.storage_path.is_url() && !fs::is_directory(path_)) refuse_what_resume_forbids(run, path_, {});
@@ -64,7 +71,7 @@ RunStorage::RunStorage(const RunConfig& run, const std::function<void(const fs::
     found_ = read_run(path_);
     refuse_what_resume_forbids(run, path_, found_);
     detail::sweep_staging(real_file_system(), path_);
-    open_reports();
+    lines_ = std::make_unique<Lines>(Lines{detail::LineFile{path_ / "reports.jsonl"}, detail::LineFile{path_ / "journal.jsonl"}});
     std::error_code error;
     fs::remove(path_ / "result.json", error);  // of the run before; this one has not ended
   } catch (...) {
@@ -79,8 +86,6 @@ RunStorage::~RunStorage() {
   } catch (const Failure&) {
     // The caller has flushed, or has been told why that fails.
   }
-  if (reports_fd_ >= 0) ::close(reports_fd_);
-  if (journal_fd_ >= 0) ::close(journal_fd_);
   if (lock_fd_ >= 0) ::close(lock_fd_);
 }
 
@@ -104,25 +109,6 @@ void RunStorage::lock() {
   }
 }
 
-int RunStorage::open_lines(const char* name) const {
-  const auto file = path_ / name;
-  std::error_code error;
-  if (fs::exists(file, error)) {
-    const auto text = files::read_all(file);
-    const auto whole = text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1;
-    if (whole != text.size()) fs::resize_file(file, whole, error);  // cut what a crash has torn
-    files::check(error, "truncate", file);
-  }
-  const int fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (fd < 0) files::fail("open", file, errno);
-  return fd;
-}
-
-void RunStorage::open_reports() {
-  reports_fd_ = open_lines("reports.jsonl");
-  journal_fd_ = open_lines("journal.jsonl");
-}
-
 std::string checkpoint_name(std::uint64_t index) {
   char name[40];
   std::snprintf(name, sizeof name, "checkpoint_%06llu", static_cast<unsigned long long>(index));
@@ -130,19 +116,17 @@ std::string checkpoint_name(std::uint64_t index) {
 }
 
 void RunStorage::append(const ReportRecord& record) {
-  unflushed_ += dump(to_json(record), -1);
-  unflushed_ += '\n';
-  if (unflushed_.size() > (std::size_t{1} << 20)) RunStorage::flush();
+  if (lines_) lines_->reports.append(dump(to_json(record), -1));
 }
 
 void RunStorage::flush() {
-  if (unflushed_.empty() || reports_fd_ < 0) return;
-  const auto lines = std::exchange(unflushed_, {});
-  files::write_all(reports_fd_, lines, path_ / "reports.jsonl");
+  if (lines_) lines_->reports.flush();
 }
 
 void RunStorage::note(const std::string& json) {
-  if (journal_fd_ >= 0) files::write_all(journal_fd_, json + "\n", path_ / "journal.jsonl");
+  if (!lines_) return;
+  if (lines_->journal.bytes_waiting() < (std::size_t{1} << 20)) lines_->journal.append(json);
+  lines_->journal.flush();
 }
 
 void RunStorage::write(const std::string& name, const std::string& text) { files::write_atomically(path_ / name, text); }
@@ -159,7 +143,7 @@ void RunStorage::sweep() { detail::sweep_staging(real_file_system(), path_); }
 
 void RunStorage::finish(const Result& result) {
   RunStorage::flush();
-  if (reports_fd_ >= 0 && ::fsync(reports_fd_) != 0) files::fail("fsync", path_ / "reports.jsonl", errno);
+  if (lines_) lines_->reports.sync();
   files::write_atomically(path_ / "result.json", dump(to_json(result), 1) + "\n");
   std::error_code error;
   fs::remove_all(path_ / ".staging", error);

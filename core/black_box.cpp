@@ -128,6 +128,7 @@ void BlackBox::begin(std::uint64_t new_attempt, int new_rank) noexcept {
   waited_ns.store(0, order);
   steps.store(0, order);
   collectives.store(0, order);
+  stop_calls.store(0, order);
   phase.store(0, order);
   phase_since_ns.store(since_epoch(Clock::now()), order);
   for (auto& sum : phase_ns) sum.store(0, order);

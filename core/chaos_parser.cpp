@@ -91,7 +91,7 @@ class FaultParser {
     fault_.whose = ChaosFault::Ranks::Listed;
     for (const auto part : split(value, ",")) {
       const auto rank = number(part);
-      if (!rank || *rank > 4095) bad("rank=" + std::string(value) + " is not understood; a rank, as 1, several, as 0,2, * or any");
+      if (!rank || *rank > 16'383) bad("rank=" + std::string(value) + " is not understood; a rank, as 1, several, as 0,2, * or any");
       fault_.ranks.push_back(static_cast<int>(*rank));
     }
     std::sort(fault_.ranks.begin(), fault_.ranks.end());

@@ -58,10 +58,10 @@ std::chrono::milliseconds retry_delay(int fruitless, double jitter) noexcept {
   return std::chrono::milliseconds{static_cast<int>(pause * (1 + std::clamp(jitter, -1.0, 1.0) / 4))};
 }
 
-int next_world_size(const std::optional<RunError>& error, int world_size, int fruitless, const ScalingConfig& scaling) noexcept {
+int next_world_size(const std::optional<RunError>& error, int world_size, std::optional<int> places, int fruitless, const ScalingConfig& scaling) noexcept {
   if (scaling.min_workers == 0 || world_size <= scaling.min_workers || !error) return world_size;
-  const bool cannot_be_replaced = error->code == Errc::StartFailed || fruitless >= 2;
-  return cannot_be_replaced ? world_size - 1 : world_size;
+  if (error->code == Errc::StartFailed) return std::clamp(places.value_or(world_size - 1), scaling.min_workers, world_size - 1);
+  return fruitless >= 2 ? world_size - 1 : world_size;
 }
 
 std::optional<StateCopy> newest_copy(const std::vector<CheckpointRecord>& checkpoints, const std::optional<StateCopy>& snapshot) {

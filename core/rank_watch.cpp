@@ -11,7 +11,7 @@ using std::chrono::milliseconds;
 
 namespace {
 
-constexpr milliseconds shortest_period{20}, shortest_calm_period{40}, longest_period{1'000};
+constexpr milliseconds shortest_period{40}, longest_period{1'000};  // a look takes 100 us of a core
 constexpr std::size_t whole = num_step_phases;  // in Times
 
 std::string text_of(milliseconds time) {
@@ -41,6 +41,7 @@ RankBeat beat_of(const BlackBox& box) noexcept {
   beat.progress = box.progress.load(order);
   beat.steps = box.steps.load(order);
   beat.collectives = box.collectives.load(order);
+  beat.stop_calls = box.stop_calls.load(order);
   beat.waited = std::chrono::nanoseconds{box.waited_ns.load(order)};
   if (beat.waiting_in != WaitingIn::Nothing) {
     const auto now = std::chrono::steady_clock::now().time_since_epoch();
@@ -54,7 +55,7 @@ RankBeat beat_of(const BlackBox& box) noexcept {
 
 RankWatch::RankWatch(int world_size, milliseconds limit) : ranks_(static_cast<std::size_t>(world_size)), limit_(limit) {}
 
-milliseconds RankWatch::period() const noexcept { return std::clamp(limit_ / 8, all_get_on_ ? shortest_calm_period : shortest_period, longest_period); }
+milliseconds RankWatch::period() const noexcept { return std::clamp(limit_ / 8, shortest_period, longest_period); }
 
 void RankWatch::started(int rank) {
   auto& watched = ranks_.at(static_cast<std::size_t>(rank));
@@ -73,7 +74,6 @@ void RankWatch::beat(int rank, const RankBeat& beat) {
 std::optional<Suspicion> RankWatch::look(Time now, const std::set<int>& in_barrier) {
   const auto passed = looked_ ? std::min<std::chrono::nanoseconds>(now - *looked_, 2 * period()) : std::chrono::nanoseconds{0};
   looked_ = now;
-  all_get_on_ = true;
   std::optional<int> blamed;
   const auto place = [&](int rank) {
     const auto& watched = ranks_[static_cast<std::size_t>(rank)];
@@ -84,7 +84,6 @@ std::optional<Suspicion> RankWatch::look(Time now, const std::set<int>& in_barri
     watched.silent = watched.fresh ? std::chrono::nanoseconds{0} : watched.silent + passed;
     watched.fresh = false;
     if (!watched.running) continue;
-    all_get_on_ = all_get_on_ && watched.silent.count() == 0;
     if (watched.silent < limit_) continue;
     const bool waits = watched.last.waiting_in != WaitingIn::Nothing || in_barrier.contains(rank);
     if (waits && !watched.last.is_stopped) continue;

@@ -46,7 +46,7 @@ Resources resources_of_rank(const ScalingConfig& scaling) {
 
 void validate(const ScalingConfig& scaling) {
   validate_nodes(scaling);
-  check_range("ScalingConfig.num_workers", scaling.num_workers, 1, 4096);
+  check_range("ScalingConfig.num_workers", scaling.num_workers, 1, 16'384);
   check_range("ScalingConfig.cpus_per_worker", scaling.cpus_per_worker, 1, 4096);
   check_range("ScalingConfig.min_workers", scaling.min_workers, 0, scaling.num_workers);
   check_range("ScalingConfig.spare_workers", scaling.spare_workers, 0, scaling.num_workers);

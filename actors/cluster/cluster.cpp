@@ -1,4 +1,5 @@
 #include "head_run.hpp"
+#include "node_storage.hpp"
 #include "node_machine.hpp"
 
 #include <boost/asio/post.hpp>
@@ -59,6 +60,10 @@ class RunHandle final : public NodeProcesses {
   void tell_status(std::function<void(RunStatus&)> change) override {
     post([change = std::move(change)](const auto& run) { change(run->status()); });
   }
+  bool is_preparing() const override { return run_->is_bringing(); }
+  std::unique_ptr<RunStorage> open_storage(const RunConfig& run, const std::function<void(const std::filesystem::path&)>& before_reading) override {
+    return std::make_unique<StorageOnNodes>(run, before_reading, head_, run_);
+  }
   void close() noexcept override {
     post([](const auto& run) { run->close(); });
   }
@@ -89,7 +94,7 @@ class HeadCluster final : public Cluster, public ClusterPlaces {
   bool wait_for_nodes(int count, std::chrono::milliseconds limit) override { return head_->wait_for_nodes(count, limit); }
   void drain(const std::string& node) override { head_->drain(node); }
   std::shared_ptr<NodeProcesses> processes_for(const Session& session, const ScalingConfig& scaling, const RunConfig& run) override {
-    return std::make_shared<RunHandle>(head_, std::make_shared<HeadRun>(*head_, session, scaling, run));
+    return open_run_on(head_, session, scaling, run);
   }
 
  private:
@@ -97,6 +102,12 @@ class HeadCluster final : public Cluster, public ClusterPlaces {
 };
 
 }  // namespace
+
+std::shared_ptr<NodeProcesses> open_run_on(std::shared_ptr<Head> head, const Session& session, const ScalingConfig& scaling, const RunConfig& run) {
+  const auto on_nodes = std::make_shared<HeadRun>(*head, session, scaling, run);
+  return std::make_shared<RunHandle>(std::move(head), on_nodes);
+}
+
 }  // namespace detail
 
 std::shared_ptr<Cluster> Cluster::open(ClusterOptions options) { return std::make_shared<detail::HeadCluster>(std::move(options)); }

@@ -73,12 +73,15 @@ Head::~Head() {
   if (options_.mail) static_cast<MailOffice&>(*options_.mail).disconnect("the cluster has ended");
   asio::post(io(), [this] {
     if (listener_) listener_->close();
+    for (const auto& run : runs_) run->questions().close("the cluster has ended");
     for (const auto& link : std::set{links_}) link->finish();
   });
   {
     std::unique_lock lock{mutex_};
     changed_.wait_for(lock, goodbye_limit, [this] { return !has_links_; });
   }
+  reads_.stop();
+  reads_.join();  // while its own thread answers them
   thread_.stop();
   disk_.stop();
   output_.stop();
@@ -242,7 +245,7 @@ void Head::lost(const std::shared_ptr<HeadNode>& node, const std::string& why) {
 void Head::print(const std::shared_ptr<HeadNode>& node, OutputFromRank line) {
   std::string name;
   for (const auto& run : runs_) {
-    if (run->id() == line.run) name = run->status_now().name;
+    if (run->id() == line.run) name = run->name();
   }
   asio::post(output_.io(), [this, node, name = std::move(name), line = std::move(line)]() mutable {
     write_line({line.is_error, line.rank, line.text}, stopping_);
@@ -262,7 +265,7 @@ bool Head::drain_now(const std::string& name, const std::string& reason) {
 
 bool Head::stop_now(const std::string& name, bool at_once) {
   for (const auto& run : std::vector{runs_}) {
-    if (run->status_now().name == name) return run->stop("stopped by an operator", at_once), true;
+    if (run->name() == name) return run->stop("stopped by an operator", at_once), true;
   }
   return false;
 }
@@ -293,22 +296,20 @@ ClusterStatus Head::status_now() const {
   const auto age = [&](auto since) { return std::chrono::duration<double>(now - since).count(); };
   ClusterStatus status;
   status.up_seconds = age(began_);
+  status.runs.assign(ended_runs_.begin(), ended_runs_.end());
+  std::map<std::string, std::vector<std::string>> ranks_on;
+  for (const auto& run : runs_) {
+    const auto& of_run = status.runs.emplace_back(run->status_now());
+    for (std::size_t rank = 0; rank < of_run.node_of_rank.size(); ++rank) ranks_on[of_run.node_of_rank[rank]].push_back(of_run.name + "/" + std::to_string(rank));
+  }
   for (const auto& [name, node] : nodes_) {
-    NodeStatus one{name, node->address, node->is_draining ? NodeState::Draining : NodeState::Up, node->total, node->free, node->labels, node->pid, age(node->heard), {}};
-    for (const auto& run : runs_) {
-      const auto of_run = run->status_now();
-      for (std::size_t rank = 0; rank < of_run.node_of_rank.size(); ++rank) {
-        if (of_run.node_of_rank[rank] == name) one.ranks.push_back(of_run.name + "/" + std::to_string(rank));
-      }
-    }
-    status.nodes.push_back(std::move(one));
+    status.nodes.push_back({name, node->address, node->is_draining ? NodeState::Draining : NodeState::Up, node->total, node->free, node->labels, node->pid, age(node->heard),
+                            std::move(ranks_on[name])});
   }
   for (auto [name, node] : away_) {
     node.heard_seconds_ago = status.up_seconds - node.heard_seconds_ago;
     status.nodes.push_back(std::move(node));
   }
-  status.runs.assign(ended_runs_.begin(), ended_runs_.end());
-  for (const auto& run : runs_) status.runs.push_back(run->status_now());
   return status;
 }
 
@@ -355,7 +356,7 @@ void Head::stop(const std::string& run, bool now) {
   const auto there = on_thread([&] {
     std::vector<std::string> names;
     if (stop_now(run, now)) return std::optional<std::vector<std::string>>{};
-    for (const auto& known : runs_) names.push_back(known->status_now().name);
+    for (const auto& known : runs_) names.push_back(known->name());
     return std::optional{names};
   });
   if (there) throw Failure{Errc::NotFound, "there is no run " + run + " on this cluster; " + list_of(*there)};

@@ -9,6 +9,8 @@
 
 #include <troupe/cluster.hpp>
 
+#include <boost/asio/thread_pool.hpp>
+
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -57,9 +59,13 @@ class Head final : public ClusterView {
   [[nodiscard]] LogRing& logs() override { return logs_; }
   [[nodiscard]] boost::asio::io_context& io() noexcept { return thread_.io(); }
   [[nodiscard]] boost::asio::io_context& disk() noexcept { return disk_.io(); }
+  /// Threads that may wait for a node.
+  [[nodiscard]] boost::asio::thread_pool& reads() noexcept { return reads_; }
   [[nodiscard]] std::uint64_t next_id() noexcept { return ++ids_; }
 
   // ---- its own
+  /// A new peer: what its link is to tell.
+  [[nodiscard]] SecureLink::Handlers greet(const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link);
   [[nodiscard]] ClusterStatus status_now() const;
   /// False: there is no such node.
   [[nodiscard]] bool drain_now(const std::string& node, const std::string& reason);
@@ -80,7 +86,6 @@ class Head final : public ClusterView {
   auto on_thread(Work work) const;
   SecureLink::Handlers greet_operator(const std::shared_ptr<SecureLink>& link);
   void link_closed(const std::shared_ptr<SecureLink>& link);
-  SecureLink::Handlers greet(const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link);
   std::shared_ptr<HeadNode> join(const JoinNode& request, const ClusterIdentity& peer, const std::shared_ptr<SecureLink>& link, const std::string& address);
   void heard(const std::shared_ptr<HeadNode>& node, NodeMessage message);
   void lost(const std::shared_ptr<HeadNode>& node, const std::string& why);
@@ -90,6 +95,7 @@ class Head final : public ClusterView {
   const ClusterOptions options_;
   LogRing logs_;
   mutable IoThread thread_, disk_, output_;  // end last: others own their timers and sockets
+  boost::asio::thread_pool reads_{4};
   const std::chrono::steady_clock::time_point began_ = std::chrono::steady_clock::now();
   std::atomic<std::uint64_t> ids_{0};
   std::atomic<bool> stopping_{false};
@@ -105,5 +111,8 @@ class Head final : public ClusterView {
   int num_up_ = 0;
   bool has_links_ = false;
 };
+
+/// A run's processes on the nodes of `head`. Throws Failure{StartFailed} when this program's file cannot be read.
+[[nodiscard]] std::shared_ptr<NodeProcesses> open_run_on(std::shared_ptr<Head> head, const Session& session, const ScalingConfig& scaling, const RunConfig& run);
 
 }  // namespace troupe::detail

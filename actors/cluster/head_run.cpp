@@ -2,6 +2,8 @@
 
 #include "../frame.hpp"
 
+#include <troupe/run_storage.hpp>
+
 #include <boost/asio/post.hpp>
 
 #include <sys/random.h>
@@ -9,6 +11,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 
 namespace troupe::detail {
 
@@ -17,7 +20,6 @@ using namespace std::chrono_literals;
 
 namespace {
 
-constexpr const char* proof_name = ".troupe_nodes";
 constexpr std::size_t key_bytes = 32;
 
 std::string random_bytes(std::size_t count) {
@@ -56,6 +58,32 @@ OpenRun order_for(std::uint64_t id, const Session& session, const ScalingConfig&
   return open;
 }
 
+}  // namespace
+
+std::string history_of(const std::filesystem::path& run, const std::string& adopted) {
+  std::string history;
+  std::ifstream{run / history_name} >> history;
+  if (!history.empty()) return history;
+  history = adopted.empty() ? in_hex(random_bytes(16)) : adopted;
+  try {
+    real_file_system().write_atomically(run / history_name, history + "\n");
+  } catch (const Failure&) {
+    // Parts of this run are then not used again.
+  }
+  return history;
+}
+
+namespace {
+
+std::vector<std::uint64_t> checkpoints_in(const std::filesystem::path& run) {
+  std::vector<std::uint64_t> found;
+  std::error_code error;
+  for (std::filesystem::directory_iterator at{run, error}; !error && at != std::filesystem::directory_iterator{}; at.increment(error)) {
+    if (const auto index = index_of_checkpoint(at->path().filename().string())) found.push_back(*index);
+  }
+  return found;
+}
+
 std::string node_lost_text(const HeadNode& node, const std::string& why) {
   if (why.find("'" + node.name + "' was not heard of") != std::string::npos) return why;  // the link names its peer's certificate, which several nodes may share
   return "node " + node.name + " is lost: " + why;
@@ -77,26 +105,35 @@ HeadRun::~HeadRun() = default;
 void HeadRun::begin_attempt(const StartGroup& order) {
   if (phase_ == Phase::Closed) return;
   attempt_ = order.attempt;
+  places_.reset();
   open_.name = order.run_name;
   scaling_ = order.scaling;
+  must_share_ = order.run.node_storage == NodeStorage::Shared;
   collective_timeout_ = order.run.collective_timeout;
   wait_limit_ = order.run.start_timeout * 9 / 10;  // before the group says that ranks did not start
   needs_ = {resources_of_rank(order.scaling), order.scaling.worker_labels};
   key_ = random_bytes(key_bytes);
-  proof_path_ = order.run_directory + "/" + proof_name;
+  directory_ = order.run_directory;
+  resume_ = order.resume_checkpoint ? std::filesystem::path{*order.resume_checkpoint}.filename().string() : "";
+  proof_path_ = directory_ + "/" + proof_name;
   processes_.clear();
+  bringing_.clear();
+  num_bringing_ = 0;
   prove(attempt_);
 }
 
-// What every node must be able to read.
+// What a node reads that shares the run's directory; and which checkpoints there are.
 void HeadRun::prove(Attempt attempt) {
   phase_ = Phase::Proving;
   asio::post(head_.disk(), [self = shared_from_this(), attempt, path = proof_path_, proof = proof_, &io = head_.io()] {
     std::ofstream file{path, std::ios::trunc};
     file << proof << "\n";
     file.close();
-    asio::post(io, [self, attempt, path, ok = !file.fail()] {
+    const auto run = std::filesystem::path{path}.parent_path();
+    asio::post(io, [self, attempt, path, kept = checkpoints_in(run), history = history_of(run), ok = !file.fail()] {
       if (self->attempt_ != attempt || self->phase_ != Phase::Proving) return;
+      self->kept_ = kept;
+      self->history_ = history;
       if (!ok) return self->fail(Errc::StorageUnavailable, "cannot write " + path);
       self->phase_ = Phase::Waiting;
       self->waits_since_ = std::chrono::steady_clock::now();
@@ -139,12 +176,23 @@ void HeadRun::try_places() {
   if (places.node_of.empty()) {
     why_failed_ = places.missing;
     // An elastic run goes on with fewer at once, and grows later.
-    if (scaling_.min_workers > 0 && scaling_.num_workers > scaling_.min_workers && !is_first_) fail(Errc::StartFailed, "there is no place for all ranks: " + why_failed_);
+    if (scaling_.min_workers == 0) return;
+    places_ = count_places(room);
+    if (scaling_.num_workers > scaling_.min_workers && !is_first_) fail(Errc::StartFailed, "there is no place for all ranks: " + why_failed_);
     return;
   }
   std::vector<std::shared_ptr<HeadNode>> node_of;
   for (const auto index : places.node_of) node_of.push_back(nodes[index]);
   settle(node_of);
+}
+
+int HeadRun::count_places(std::span<const NodeRoom> room) const {
+  int least = 0, more = scaling_.num_workers;  // these fit, those do not: fewer ranks fit wherever more do
+  while (more - least > 1) {
+    const int middle = least + (more - least) / 2;
+    (place_ranks(room, needs_, middle, scaling_.placement_strategy).node_of.empty() ? more : least) = middle;
+  }
+  return least;
 }
 
 void HeadRun::resources_overdue() {
@@ -157,7 +205,7 @@ void HeadRun::fail(Errc code, const std::string& why) {
   patience_.cancel();
   failure_ = code;
   why_failed_ = why;
-  for (const auto& [number, process] : std::exchange(processes_, {})) process->ended({{code, why}, {}, {}, {}});
+  for (const auto& [number, process] : std::exchange(processes_, {})) process->ended({{code, why}, {}, {}, {}, places_});
 }
 
 void HeadRun::settle(const std::vector<std::shared_ptr<HeadNode>>& node_of) {
@@ -169,13 +217,16 @@ void HeadRun::settle(const std::vector<std::shared_ptr<HeadNode>>& node_of) {
   const auto hosts_before = std::exchange(hosts_, {});
   host_of_.clear();
   local_rank_.clear();
-  std::map<std::string, int> ranks_on;
+  ranks_on_.clear();
   for (const auto& node : node_of_) {
     (void)troupe::take(node->free, taken_.resources);
     devices_of_.push_back(take_devices(node->devices, taken_.resources.gpus));
-    if (hosts_.empty() || hosts_.back() != node) hosts_.push_back(node);
+    if (hosts_.empty() || hosts_.back() != node) {  // ranks of a node follow each other
+      hosts_.push_back(node);
+      ranks_on_.push_back(0);
+    }
     host_of_.push_back(static_cast<int>(hosts_.size()) - 1);
-    local_rank_.push_back(ranks_on[node->name]++);
+    local_rank_.push_back(ranks_on_.back()++);
   }
   for (const auto& node : hosts_before) {
     if (std::ranges::find(hosts_, node) == hosts_.end() && node->runs.erase(id_) > 0) node->send(CloseRun{id_});
@@ -187,13 +238,15 @@ void HeadRun::settle(const std::vector<std::shared_ptr<HeadNode>>& node_of) {
 void HeadRun::open_nodes() {
   status_.node_of_rank.clear();
   for (const auto& node : node_of_) status_.node_of_rank.push_back(node->name);
+  const auto whole = place_of_whole(directory_);
+  std::int32_t first = 0;
   for (std::size_t host = 0; host < hosts_.size(); ++host) {
     const auto& node = hosts_[host];
     if (node->runs.insert(id_).second) node->send(open_);
-    OpenAttempt order{id_, attempt_, {}, collective_timeout_.count(), proof_path_, proof_};
-    for (std::size_t rank = 0; rank < host_of_.size(); ++rank) {
-      if (host_of_[rank] == static_cast<int>(host)) order.ranks.push_back(static_cast<std::int32_t>(rank));
-    }
+    OpenAttempt order{id_, attempt_, std::vector<std::int32_t>(static_cast<std::size_t>(ranks_on_[host])), collective_timeout_.count(), proof_path_, proof_, must_share_,
+                      directory_, whole, history_, resume_, kept_};
+    std::iota(order.ranks.begin(), order.ranks.end(), first);
+    first += ranks_on_[host];
     node->send(order);
   }
 }
@@ -201,7 +254,7 @@ void HeadRun::open_nodes() {
 // ---- its processes ------------------------------------------------------------------------------------------
 
 void HeadRun::take(const std::shared_ptr<HeadProcess>& process) {
-  if (phase_ == Phase::Failed) return process->ended({{failure_, why_failed_}, {}, {}, {}});
+  if (phase_ == Phase::Failed) return process->ended({{failure_, why_failed_}, {}, {}, {}, places_});
   if (phase_ == Phase::Closed || phase_ == Phase::Idle) return process->ended({{Errc::Aborted, "the run has ended"}, {}, {}, {}});
   processes_[process->id] = process;
   if (phase_ == Phase::Placed) launch(process);
@@ -230,9 +283,9 @@ RunRank HeadRun::complete(RunRank order) const {
   const auto rank = static_cast<std::size_t>(order.rank);
   order.node_rank = host_of_[rank];
   order.local_rank = local_rank_[rank];
-  order.local_world_size = static_cast<int>(std::ranges::count(host_of_, host_of_[rank]));
+  order.local_world_size = ranks_on_[static_cast<std::size_t>(host_of_[rank])];
   if (!devices_of_[rank].empty()) order.gpu = devices_of_[rank].front();
-  if (hosts_.size() > 1) order.hosts = {host_of_, node_of_[rank]->address, key_};
+  if (hosts_.size() > 1) order.hosts = {ranks_on_, node_of_[rank]->address, key_};
   return order;
 }
 
@@ -288,6 +341,7 @@ void HeadRun::start_anew() {
 void HeadRun::close() {
   if (std::exchange(phase_, Phase::Closed) == Phase::Closed) return;
   patience_.cancel();
+  questions_.close("the run has ended");
   for (const auto& [name, node] : head_.nodes()) {
     if (node->runs.erase(id_) > 0) node->send(CloseRun{id_});
   }
@@ -307,6 +361,13 @@ void HeadRun::close() {
 // ---- news ---------------------------------------------------------------------------------------------------
 
 void HeadRun::heard(const std::shared_ptr<HeadNode>& node, NodeMessage message) {
+  if (const auto* disk = std::get_if<DiskTold>(&message)) return told_of_disk(*node, *disk);
+  if (const auto* question = std::get_if<ReadFile>(&message)) return answer(node, *question);
+  const auto answered = std::visit([](const auto& news) {
+    if constexpr (requires { news.id; news.run; }) return news.id;
+    return std::uint64_t{0};
+  }, message);
+  if (answered != 0) return questions_.answered(answered, std::move(message));
   const auto number = std::visit([](const auto& news) {
     if constexpr (requires { news.process; }) return news.process;
     return std::uint64_t{0};
@@ -326,6 +387,9 @@ void HeadRun::node_lost(const std::shared_ptr<HeadNode>& node, const std::string
     process->ended({{}, {Errc::NodeLost, text}, {}, {}});
   }
   node->runs.erase(id_);
+  questions_.fail(node->name, Errc::NodeLost, text);
+  bringing_.erase(node->name);
+  num_bringing_ = bringing_.size();
 }
 
 void HeadRun::node_drains(const std::shared_ptr<HeadNode>& node, const std::string& reason) {

@@ -2,12 +2,18 @@
 
 #include "head.hpp"
 #include "program_file.hpp"
+#include "questions.hpp"
 
 #include <boost/asio/steady_timer.hpp>
 
 namespace troupe::detail {
 
 class HeadProcess;
+
+constexpr const char* proof_name = ".troupe_nodes";  ///< the file of a run's directory that nodes look for
+constexpr const char* history_name = ".troupe_history";
+/// As PartNote's: what the run's directory says, else `adopted` or a new one, which it says from now on.
+[[nodiscard]] std::string history_of(const std::filesystem::path& run, const std::string& adopted = {});
 
 /// A run on a cluster's nodes: its places, and its processes there. On the head's thread.
 class HeadRun : public std::enable_shared_from_this<HeadRun> {
@@ -26,7 +32,8 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   void keep_spares(int count);
   void find_places(int count, const std::function<void(int, const std::string&)>& done);
   void start_anew();
-  void take_orders(NodeProcesses::Orders orders) { orders_ = std::move(orders); }
+  void take_orders(NodeProcesses::Orders orders);
+  [[nodiscard]] const std::string& name() const noexcept { return status_.name; }
   [[nodiscard]] RunStatus& status() noexcept { return status_; }
   /// Ends its processes, and gives its places back.
   void close();
@@ -45,16 +52,42 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   /// To a process that has its place.
   void tell(const HeadProcess& process, const LinkMessage& message);
 
+  // ---- nodes' disks, from any thread
+  [[nodiscard]] Questions& questions() noexcept { return questions_; }
+  /// A node's disk.
+  [[nodiscard]] LinkDisk disk_of(const std::string& node);
+  /// What every node must see that shares the run's directory.
+  [[nodiscard]] const std::string& proof() const noexcept { return proof_; }
+  [[nodiscard]] bool is_bringing() const noexcept { return num_bringing_ > 0; }
+  void warn(const std::string& text);
+  void drop_parts(const std::vector<std::string>& directories);
+  struct Places {
+    std::map<std::string, std::vector<int>> on_own_disk;  ///< ranks, by node
+    std::string lost;                                     ///< a node that is
+  };
+  /// Of the attempt's ranks. Blocks: not on the head's thread.
+  [[nodiscard]] Places places_of(const std::vector<int>& ranks);
+  [[nodiscard]] std::vector<std::string> node_names();
+
  private:
   enum class Phase : std::uint8_t { Idle, Proving, Waiting, Placed, Failed, Closed };
 
   void prove(Attempt attempt);
+  void warn_now(const std::string& text);
+  void told_of_disk(const HeadNode& node, const DiskTold& news);
+  void answer(const std::shared_ptr<HeadNode>& node, const ReadFile& question);
+  [[nodiscard]] FileRead read_for(const std::string& asker, const ReadFile& question);
+  [[nodiscard]] bool take_from_others(const std::string& asker, const ReadFile& question, const std::string& path, std::string& bytes);
+  template <class Work>
+  auto on_thread(Work work);
   [[nodiscard]] std::vector<NodeRoom> rooms(std::vector<std::shared_ptr<HeadNode>>& nodes) const;
   void give_places_back();
   void settle(const std::vector<std::shared_ptr<HeadNode>>& node_of);
   void open_nodes();
   void launch(const std::shared_ptr<HeadProcess>& process);
   void fail(Errc code, const std::string& why);
+  /// How many of this attempt's ranks would have places now.
+  [[nodiscard]] int count_places(std::span<const NodeRoom> room) const;
   void resources_overdue();
 
   Head& head_;
@@ -72,15 +105,29 @@ class HeadRun : public std::enable_shared_from_this<HeadRun> {
   boost::asio::steady_timer patience_;
   Errc failure_ = Errc::Ok;
   std::string why_failed_;
+  std::optional<int> places_;  // so many ranks would have had one
   std::vector<std::shared_ptr<HeadNode>> node_of_;    // by rank; taken until the next attempt
   std::vector<std::shared_ptr<HeadNode>> hosts_;      // those, each once, in order
   std::vector<int> host_of_, local_rank_;             // by rank
+  std::vector<int> ranks_on_;                         // by host
   std::vector<std::vector<int>> devices_of_;          // GPUs of its node, by rank
   std::string key_;                                   // of this attempt
   std::map<std::uint64_t, std::shared_ptr<HeadProcess>> processes_;
   NodeProcesses::Orders orders_;
   RunStatus status_;
+
+  // ---- its directory
+  std::string directory_, history_, resume_;    // of this attempt
+  bool must_share_ = false;
+  std::vector<std::uint64_t> kept_;
+  std::set<std::string> own_disks_, bringing_;  // nodes
+  std::atomic<std::size_t> num_bringing_{0};
+  std::vector<std::string> early_warnings_;  // before there was somebody to tell
+  Questions questions_;
 };
+
+/// "host:/path": where this program has a run's directory.
+[[nodiscard]] std::string place_of_whole(const std::string& directory);
 
 /// A rank's process on a node, or on its way there.
 class HeadProcess final : public RankProcess, public std::enable_shared_from_this<HeadProcess> {

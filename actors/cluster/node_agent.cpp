@@ -1,6 +1,6 @@
 #include "mail_office.hpp"
+#include "node_disk.hpp"
 #include "node_machine.hpp"
-#include "node_run.hpp"
 
 #include "../io_thread.hpp"
 
@@ -49,6 +49,10 @@ class Agent final : public NodeAgent {
     }
     io_.stop();
     disk_.stop();
+    for (auto* pool : {&jobs_, &reads_}) {
+      pool->stop();
+      pool->join();
+    }
     finish_runs();
     if (line_) line_->link.reset();  // whose handlers own the line
   }
@@ -204,10 +208,14 @@ class Agent final : public NodeAgent {
       if (options_.mail) office().arrived(std::move(*letter));
     } else if (const auto* taken = std::get_if<OutputTaken>(&message)) {
       line_->gate.taken(taken->bytes);
+    } else if (const auto* list = std::get_if<ListFiles>(&message)) {
+      asio::post(reads_, [line = line_, question = *list] { line->send(list_files(question)); });
+    } else if (const auto* read = std::get_if<ReadFile>(&message)) {
+      asio::post(reads_, [line = line_, question = *read] { line->send(read_file(question, question.path)); });
     } else if (const auto* open = std::get_if<OpenRun>(&message)) {
       auto& run = runs_[open->run];
       if (run) return;
-      run = std::make_shared<NodeRun>(io_.io(), disk_.io(), line_, *open, options_.forward_output, options_.name);
+      run = std::make_shared<NodeRun>(io_.io(), disk_.io(), jobs_, line_, *open, options_.forward_output, options_.name);
       run->begin();
       tell("starts ranks of " + open->name);
     } else if (const auto* close = std::get_if<CloseRun>(&message)) {
@@ -275,6 +283,7 @@ class Agent final : public NodeAgent {
   bool has_link_ = false;
   std::optional<Outcome> ended_;
   IoThread io_, disk_, reaper_;  // what waits on the others may own a timer of the first
+  asio::thread_pool jobs_{4}, reads_{2};  // what waits for the head, run by run; what the head waits for
   // The io thread's.
   asio::steady_timer retry_timer_{io_.io()}, leave_timer_{io_.io()}, seen_timer_{io_.io()};
   std::shared_ptr<HeadLine> line_;

@@ -14,7 +14,7 @@ inline Numbered<WaitingIn> numbered(WaitingIn& what) { return {what, WaitingIn::
 template <class Archive>
 void serialize(Archive& ar, RankBeat& m) {
   std::int64_t waited = m.waited.count();
-  ar(m.progress, m.steps, m.collectives, numbered(m.waiting_in), waited, m.is_stopped);
+  ar(m.progress, m.steps, m.collectives, numbered(m.waiting_in), waited, m.is_stopped, m.stop_calls);
   m.waited = std::chrono::nanoseconds{waited};
   for (auto& phase : m.phases) {
     std::int64_t spent = phase.count();
@@ -77,7 +77,7 @@ void serialize(Archive& ar, OpenRun& m) {
 }
 template <class Archive>
 void serialize(Archive& ar, OpenAttempt& m) {
-  ar(m.run, m.attempt, m.ranks, m.timeout_ms, m.proof_path, m.proof);
+  ar(m.run, m.attempt, m.ranks, m.timeout_ms, m.proof_path, m.proof, m.must_share, m.directory, m.whole, m.history, m.resume, m.kept);
 }
 template <class Archive>
 void serialize(Archive& ar, TakeProcess& m) {
@@ -115,6 +115,38 @@ template <class Archive>
 void serialize(Archive& ar, UserMail& m) {
   ar(m.id, m.from_node, m.to_node, m.to, m.wants_answer, m.is_answer, numbered(m.error), m.type, m.bytes);
 }
+template <class Archive>
+void serialize(Archive& ar, DiskTold& m) {
+  ar(m.run, m.attempt, m.is_own, m.is_bringing, m.warnings);
+}
+template <class Archive>
+void serialize(Archive& ar, ListFiles& m) {
+  ar(m.run, m.id, m.directory);
+}
+template <class Archive>
+void serialize(Archive& ar, FilesListed& m) {
+  ar(m.run, m.id, numbered(m.error), m.text, m.names, m.sizes);
+}
+template <class Archive>
+void serialize(Archive& ar, ReadFile& m) {
+  ar(m.run, m.id, m.path, m.begin, m.length, m.has_digest, m.digest);
+}
+template <class Archive>
+void serialize(Archive& ar, FileRead& m) {
+  ar(m.run, m.id, numbered(m.error), m.bytes);
+}
+template <class Archive>
+void serialize(Archive& ar, KeepPart& m) {
+  ar(m.run, m.id, m.index, m.directory, m.directories, m.note);
+}
+template <class Archive>
+void serialize(Archive& ar, PartKept& m) {
+  ar(m.run, m.id, numbered(m.error), m.text);
+}
+template <class Archive>
+void serialize(Archive& ar, DropParts& m) {
+  ar(m.run, m.directory, m.directories);
+}
 /// Those that only name a process.
 template <class T>
 concept NamesAProcess = std::is_same_v<T, GiveBackProcess> || std::is_same_v<T, ReadOutput> || std::is_same_v<T, FinishProcess> ||
@@ -128,14 +160,12 @@ namespace {
 
 constexpr std::size_t envelope_bytes = 4096;
 constexpr std::uint16_t first_of_head = 9;  // Welcome
-constexpr std::uint16_t user_mail = std::variant_size_v<NodeMessage> - 1;
-static_assert(std::is_same_v<std::variant_alternative_t<user_mail, NodeMessage>, UserMail>);
 
 constexpr std::array<std::string_view, std::variant_size_v<NodeMessage>> names = {
     "JoinNode",    "NodeSeen", "FromRank",    "OutputTold",  "ProcessOver",     "OutputFromRank", "RankSeen",      "ProcessStacks", "DrainNotice",
     "Welcome",     "NodeRefused", "OpenRun",  "OpenAttempt", "TakeProcess",     "GiveBackProcess", "ToRank",       "ReadOutput",    "FinishProcess",
     "KillProcess", "AskProcessStacks", "AbortAttempt", "CloseAttempt", "KeepSpares", "StartAnew",  "CloseRun",     "OutputTaken",
-    "UserMail"};
+    "UserMail",    "DiskTold", "ListFiles",   "FilesListed", "ReadFile",        "FileRead",       "KeepPart",      "PartKept",      "DropParts"};
 static_assert(std::is_same_v<std::variant_alternative_t<first_of_head, NodeMessage>, Welcome>);
 
 }  // namespace
@@ -150,7 +180,13 @@ std::string node_type_name(std::uint16_t type) {
   return type < names.size() ? std::string(names[type]) : "unknown type " + std::to_string(type);
 }
 
-bool is_from_head(std::uint16_t type) noexcept { return type >= first_of_head && type < names.size(); }
+bool is_from_head(std::uint16_t type) noexcept {
+  return type >= first_of_head && type < names.size() && names[type] != "DiskTold" && names[type] != "FilesListed" && names[type] != "PartKept";
+}
+
+bool is_from_node(std::uint16_t type) noexcept {
+  return type < names.size() && (!is_from_head(type) || names[type] == "UserMail" || names[type] == "ReadFile" || names[type] == "FileRead");
+}
 
 Packet encode(const NodeMessage& message) {
   Packet packet;
@@ -163,7 +199,7 @@ Packet encode(const NodeMessage& message) {
 NodeMessage decode(const Packet& packet, bool from_head) {
   const auto name = node_type_name(packet.type);
   if (packet.type >= names.size()) bad("the peer sent a message of " + name);
-  if (is_from_head(packet.type) != from_head && packet.type != user_mail) bad("the peer sent " + name + ", which only a " + (from_head ? "node" : "head") + " sends");
+  if (!(from_head ? is_from_head(packet.type) : is_from_node(packet.type))) bad("the peer sent " + name + ", which only a " + (from_head ? "node" : "head") + " sends");
   return read_alternative<NodeMessage>(packet.type, packet.bytes, name);
 }
 

@@ -18,7 +18,7 @@
 
 namespace troupe::detail {
 
-constexpr std::uint16_t node_protocol_version = 1;
+constexpr std::uint16_t node_protocol_version = 2;
 
 /// Of both ends: a rank's longest message fits, with its envelope.
 [[nodiscard]] SecureLinkOptions node_link_options();
@@ -102,13 +102,20 @@ struct OpenRun {
   std::int32_t cpus_per_rank = 1;
   std::int64_t start_timeout_ms = 0, beat_ms = 0;
 };
-/// The node's ranks of an attempt meet in its memory. It must see the file `proof_path`, which says `proof`.
+/// The node's ranks of an attempt meet in its memory. A node that sees the file `proof_path`, which says `proof`, has the run's directory; another has
+/// a disk of its own, unless storage must be shared, and makes `resume` whole there before ranks start. Answered by DiskTold.
 struct OpenAttempt {
   std::uint64_t run = 0;
   Attempt attempt = 0;
   std::vector<std::int32_t> ranks;
   std::int64_t timeout_ms = 0;
   std::string proof_path, proof;
+  bool must_share = false;
+  std::string directory;                ///< the run's
+  std::string whole;                    ///< where that is, in words: "host:/path"
+  std::string history;                  ///< as PartNote's
+  std::string resume;                   ///< "checkpoint_000012"; empty: from the beginning
+  std::vector<std::uint64_t> kept;      ///< indices of the checkpoints that the run has
 };
 /// A process for a rank, with its seat. Answered by ProcessOver when it has ended.
 struct TakeProcess {
@@ -164,6 +171,62 @@ struct OutputTaken {
   std::uint64_t bytes = 0;
 };
 
+// ---- files of runs whose nodes have disks of their own: `id` is the asker's number of a question ------------------
+
+/// Node to head: whether it has a disk of its own; twice when it brings a checkpoint there, before and after.
+struct DiskTold {
+  std::uint64_t run = 0;
+  Attempt attempt = 0;
+  bool is_own = false, is_bringing = false;
+  std::vector<std::string> warnings;  ///< of damaged files
+};
+/// Head to node: which regular files are below `directory`? Answered by FilesListed.
+struct ListFiles {
+  std::uint64_t run = 0, id = 0;
+  std::string directory;
+};
+struct FilesListed {
+  std::uint64_t run = 0, id = 0;
+  Errc error = Errc::Ok;
+  std::string text;
+  std::vector<std::string> names;
+  std::vector<std::uint64_t> sizes;
+};
+/// Both ways: bytes of a file, fewer at its end. A node asks for files of the run's checkpoints ("checkpoint_000012/manifest.troupe"), a head for any, by
+/// its absolute path. With a digest the head answers with bytes of that digest, from another node if need be. Answered by FileRead.
+struct ReadFile {
+  std::uint64_t run = 0, id = 0;
+  std::string path;
+  std::uint64_t begin = 0;
+  std::uint32_t length = 0;  ///< at most segment_bytes
+  bool has_digest = false;
+  std::uint64_t digest = 0;
+};
+struct FileRead {
+  std::uint64_t run = 0, id = 0;
+  Errc error = Errc::Ok;
+  std::string bytes;  ///< or a text
+};
+/// Head to node: checkpoint `index` is committed; what ranks left in `directories` is its part. Answered by PartKept.
+struct KeepPart {
+  std::uint64_t run = 0, id = 0;
+  std::uint64_t index = 0;
+  std::string directory;  ///< the run's
+  std::vector<std::string> directories;
+  std::string note;       ///< text of part.json
+};
+struct PartKept {
+  std::uint64_t run = 0, id = 0;
+  Errc error = Errc::Ok;
+  std::string text;
+};
+/// Head to node: these directories, which lie below the run's, are not needed any more.
+struct DropParts {
+  std::uint64_t run = 0;
+  std::string directory;  ///< the run's
+  std::vector<std::string> directories;
+};
+
 // ---- both ways ----------------------------------------------------------------------------------------------
 
 /// From one program's ClusterMail to another's; the head passes it on. Nodes are named, the head is the empty name.
@@ -180,12 +243,14 @@ struct UserMail {
 /// A type's place is its number on the wire: append only.
 using NodeMessage = std::variant<JoinNode, NodeSeen, FromRank, OutputTold, ProcessOver, OutputFromRank, RankSeen, ProcessStacks, DrainNotice, Welcome,
                                  NodeRefused, OpenRun, OpenAttempt, TakeProcess, GiveBackProcess, ToRank, ReadOutput, FinishProcess, KillProcess,
-                                 AskProcessStacks, AbortAttempt, CloseAttempt, KeepSpares, StartAnew, CloseRun, OutputTaken, UserMail>;
+                                 AskProcessStacks, AbortAttempt, CloseAttempt, KeepSpares, StartAnew, CloseRun, OutputTaken, UserMail, DiskTold,
+                                 ListFiles, FilesListed, ReadFile, FileRead, KeepPart, PartKept, DropParts>;
 
 /// "TakeProcess"; "unknown type 99".
 [[nodiscard]] std::string node_type_name(std::uint16_t type);
-/// Whether it goes from a head to a node; else the other way. UserMail goes both.
+/// Whether it may come from a head, or from a node. UserMail, ReadFile and FileRead go both ways.
 [[nodiscard]] bool is_from_head(std::uint16_t type) noexcept;
+[[nodiscard]] bool is_from_node(std::uint16_t type) noexcept;
 
 [[nodiscard]] Packet encode(const NodeMessage& message);
 /// Of a packet that came from a head, or from a node. Throws Failure{ProtocolError} naming the type; allocates no more than a small multiple

@@ -1,13 +1,11 @@
 #include "node_run.hpp"
 
+#include "node_disk.hpp"
 #include "program_file.hpp"
 
 #include "../frame.hpp"
 
 #include <boost/asio/post.hpp>
-
-#include <fstream>
-#include <thread>
 
 namespace troupe::detail {
 
@@ -31,22 +29,9 @@ std::string why_not(const OpenRun& order, const std::string& node) {
   }
 }
 
-/// A network file system may show a new file a little later.
-std::string why_unseen(const OpenAttempt& order, const std::string& node) {
-  if (order.proof_path.empty()) return {};
-  for (int look = 0; look < 30; ++look) {
-    std::ifstream file{order.proof_path};
-    std::string text;
-    if (std::getline(file, text) && text == order.proof) return {};
-    std::this_thread::sleep_for(100ms);
-  }
-  return "node " + node + " does not see " + order.proof_path.substr(0, order.proof_path.rfind('/')) +
-         ": RunConfig.storage_path must be a directory that all nodes share (NFS, Lustre, …), at the same path; of an s3:// run, staging_path must be";
-}
-
 bool is_news(const RankBeat& beat, const std::optional<RankBeat>& told) {
   return !told || told->progress != beat.progress || told->steps != beat.steps || told->waiting_in != beat.waiting_in || told->is_stopped != beat.is_stopped ||
-         told->collectives != beat.collectives;
+         told->collectives != beat.collectives || told->stop_calls != beat.stop_calls;
 }
 
 /// Of a process that has ended: pid, crash record, last events, whether memory ran out.
@@ -60,8 +45,10 @@ RunError facts_of(const RankObserver& observer, const ProcessEnded& end, Attempt
 
 }  // namespace
 
-NodeRun::NodeRun(asio::io_context& io, asio::io_context& disk, std::shared_ptr<HeadLine> head, OpenRun order, bool forward_output, std::string node)
-    : io_(io), disk_(disk), head_(std::move(head)), order_(std::move(order)), forward_output_(forward_output), node_(std::move(node)), beat_(io) {}
+NodeRun::NodeRun(asio::io_context& io, asio::io_context& disk, asio::thread_pool& jobs, std::shared_ptr<HeadLine> head, OpenRun order, bool forward_output,
+                 std::string node)
+    : io_(io), disk_(disk), head_(std::move(head)), order_(std::move(order)), forward_output_(forward_output), node_(std::move(node)),
+      files_(std::make_shared<NodeDisk>(jobs, head_, order_.run, node_)), beat_(io) {}
 
 NodeRun::~NodeRun() = default;
 
@@ -69,6 +56,7 @@ void NodeRun::begin() { check_program(); }
 
 void NodeRun::retire() {
   is_closing_ = true;
+  files_->close();
   beat_.cancel();
 }
 
@@ -115,7 +103,12 @@ void NodeRun::resume() {
 }
 
 void NodeRun::take(NodeMessage message) {
-  if (is_busy_) return later_.push_back(std::move(message));
+  if (files_->take(message)) return;
+  if (is_busy_) {  // what would end the attempt's processes ends their waiting for a checkpoint, too
+    if (const auto* abort = std::get_if<AbortAttempt>(&message)) files_->abort(abort->attempt);
+    if (const auto* closing = std::get_if<CloseAttempt>(&message)) files_->abort(closing->attempt);
+    return later_.push_back(std::move(message));
+  }
   carry_out(std::move(message));
 }
 
@@ -160,9 +153,8 @@ void NodeRun::carry_out(NodeMessage message) {
 
 void NodeRun::open_attempt(const OpenAttempt& order) {
   is_busy_ = true;
-  asio::post(disk_, [self = shared_from_this(), order] {
-    auto why = why_unseen(order, self->node_);
-    asio::post(self->io_, [self, order, why = std::move(why)] {
+  files_->open(order, [self = shared_from_this(), order](const std::string& why) {
+    asio::post(self->io_, [self, order, why] {
       if (self->is_closing_) return;
       self->attempt_opened(order, why);
       self->resume();

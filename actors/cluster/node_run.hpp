@@ -14,7 +14,13 @@
 #include <optional>
 #include <string>
 
+namespace boost::asio {
+class thread_pool;
+}
+
 namespace troupe::detail {
+
+class NodeDisk;
 
 /// A node's way to its head, as long as one link lasts. Threads: any.
 struct HeadLine {
@@ -23,13 +29,13 @@ struct HeadLine {
   void send(const NodeMessage& message) { (void)link->send(encode(message)); }
 };
 
-/// A run's processes on a node: carries out what the head orders, and tells it the news. On the thread of `io`; what may take long
-/// (reading the program, looking at shared storage) happens on that of `disk` while later orders wait.
+/// A run's processes on a node: carries out what the head orders, and tells it the news. On the thread of `io`; what may take long happens on that of
+/// `disk` (reading the program) or on one of `jobs` (checkpoints) while later orders wait.
 class NodeRun : public std::enable_shared_from_this<NodeRun> {
  public:
   /// @param sink gets what ranks print; nothing: this process's standard output and error
-  NodeRun(boost::asio::io_context& io, boost::asio::io_context& disk, std::shared_ptr<HeadLine> head, OpenRun order, bool forward_output,
-          std::string node);
+  NodeRun(boost::asio::io_context& io, boost::asio::io_context& disk, boost::asio::thread_pool& jobs, std::shared_ptr<HeadLine> head, OpenRun order,
+          bool forward_output, std::string node);
   ~NodeRun();
   void begin();
   void take(NodeMessage message);
@@ -67,6 +73,7 @@ class NodeRun : public std::enable_shared_from_this<NodeRun> {
   const OpenRun order_;
   const bool forward_output_;
   const std::string node_;
+  const std::shared_ptr<NodeDisk> files_;
   boost::asio::steady_timer beat_;
   std::atomic<bool> is_closing_{false};
   bool is_busy_ = true;  // something is looked at on `disk_`

@@ -49,7 +49,7 @@ struct RunRank {
   HostPlan hosts{};   ///< ranks are on several hosts: answered by SeatOpened first; empty: on one
 };
 
-/// Where every rank waits for its peers of other hosts, by rank: the rank takes its seat now.
+/// Where the ranks at the rank's place on every host wait, by host; empty where a host has fewer ranks. The rank takes its seat now.
 struct SeatsKnown {
   Attempt attempt = 0;
   std::vector<std::string> endpoints;
@@ -91,7 +91,8 @@ struct AbortRank {
 struct SeatOpened {
   Attempt attempt = 0;
   int rank = 0;
-  std::string endpoint;  ///< "10.0.0.2:43210"
+  int host = 0, place = 0;  ///< where it is, below the number of ranks
+  std::string endpoint;     ///< "10.0.0.2:43210"
 };
 
 /// The train function is about to run its first line.
@@ -158,6 +159,7 @@ struct RankLost {
   int rank = 0;
   RunError error;
   bool is_reusable = false;  ///< its process is as good as new: it can be a rank of the next attempt
+  std::optional<int> places{};  ///< it has none: so many ranks would have had one. Does not travel
 };
 
 // ---- Trainer to WorkerGroup, and back -----------------------------------------------------------------------
@@ -219,6 +221,7 @@ struct GroupEnded {
   std::vector<std::string> unused_config_keys;  ///< that no rank read; empty unless every rank returned
   std::vector<std::string> other_errors;        ///< of ranks that failed by themselves later: "rank 2: RankKilled: …"
   bool was_stopped = false;                     ///< some rank's should_stop() was true: its train function was not done
+  std::optional<int> places{};                  ///< some ranks could not be started: so many could, as far as that is known
 };
 
 // ---- users to Trainer, Trainer to listeners -----------------------------------------------------------------

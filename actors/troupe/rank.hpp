@@ -36,6 +36,8 @@ class RankPlacer {
   /// block. Throws Failure{StartFailed} naming the limit that was hit.
   /// The actor answers RankDone or RankLost exactly once, when nothing of the rank is left but a process that can be another.
   [[nodiscard]] virtual caf::actor place(caf::event_based_actor* group, const RunRank& spec) = 0;
+  /// Something that ranks need, as a checkpoint, is still being brought to where they are to run: their start may take longer. It has deadlines of its own.
+  [[nodiscard]] virtual bool is_preparing() const { return false; }
   /// Every rank runs its train function.
   virtual void all_started() {}
   using Found = std::function<void(int count, const std::string& why)>;

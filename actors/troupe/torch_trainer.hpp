@@ -5,6 +5,7 @@
 #include <troupe/run_options.hpp>
 #include <troupe/session.hpp>
 
+#include <exception>
 #include <functional>
 #include <memory>
 
@@ -33,6 +34,9 @@ class TorchTrainer {
   [[nodiscard]] Result fit();
 
  private:
+  /// Throws what keeps a run from being driven at all. @param thrown_by_user what on_report threw.
+  Result run(std::exception_ptr& thrown_by_user) const;
+
   const Session& session_;
   std::string function_;
   Config config_;

@@ -1,3 +1,4 @@
+#include "comm/task_thread.hpp"
 #include "tensor_buffer.hpp"
 
 #include <troupe/c10d.hpp>
@@ -9,11 +10,7 @@
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
-#include <condition_variable>
-#include <deque>
 #include <functional>
-#include <mutex>
-#include <thread>
 
 namespace troupe {
 
@@ -46,16 +43,7 @@ using Tensors = std::vector<at::Tensor>;
 
 class CommunicatorBackend final : public c10d::Backend {
  public:
-  explicit CommunicatorBackend(std::shared_ptr<Communicator> group)
-      : Backend(group->rank(), group->size()), group_(std::move(group)), thread_([this] { loop(); }) {}
-  ~CommunicatorBackend() override {
-    {
-      const std::lock_guard lock{mutex_};
-      stop_ = true;
-    }
-    changed_.notify_one();
-    thread_.join();
-  }
+  explicit CommunicatorBackend(std::shared_ptr<Communicator> group) : Backend(group->rank(), group->size()), group_(std::move(group)) {}
   const std::string getBackendName() const override { return "troupe"; }
 
   c10::intrusive_ptr<c10d::Work> allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) override {
@@ -117,42 +105,20 @@ class CommunicatorBackend final : public c10d::Backend {
 
   c10::intrusive_ptr<c10d::Work> post(const Tensors& results, std::function<void()> body) {
     auto future = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
-    {
-      const std::lock_guard lock{mutex_};
-      tasks_.push_back([future, results, body = std::move(body)] {
-        const at::NoGradGuard no_grad;
-        try {
-          body();
-          future->markCompleted(at::IValue(results));
-        } catch (...) {
-          future->setError(std::current_exception());
-        }
-      });
-    }
-    changed_.notify_one();
-    return c10::make_intrusive<FutureWork>(std::move(future));
-  }
-  void loop() {
-    std::unique_lock lock{mutex_};
-    while (true) {
-      changed_.wait(lock, [this] { return stop_ || !tasks_.empty(); });
-      if (tasks_.empty()) return;
-      {
-        const auto task = std::move(tasks_.front());
-        tasks_.pop_front();
-        lock.unlock();
-        task();
+    thread_.push([future, results, body = std::move(body)] {
+      const at::NoGradGuard no_grad;
+      try {
+        body();
+        future->markCompleted(at::IValue(results));
+      } catch (...) {
+        future->setError(std::current_exception());
       }
-      lock.lock();
-    }
+    });
+    return c10::make_intrusive<FutureWork>(std::move(future));
   }
 
   std::shared_ptr<Communicator> group_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::function<void()>> tasks_;
-  bool stop_ = false;
-  std::thread thread_;  // last: it uses the rest
+  detail::TaskThread thread_;  // last: it uses the rest
 };
 
 }  // namespace

@@ -1,11 +1,11 @@
 #include "host_stream.hpp"
 #include "request.hpp"
+#include "task_thread.hpp"
 
 #include <troupe/async_host.hpp>
 
 #include <atomic>
 #include <condition_variable>
-#include <deque>
 #include <functional>
 #include <mutex>
 #include <numeric>
@@ -41,22 +41,18 @@ class ThreadEvent final : public Event, public std::enable_shared_from_this<Thre
 
 class ThreadStream final : public Stream {
  public:
-  ThreadStream(std::chrono::microseconds max_delay, std::uint64_t seed) : delay_(0, max_delay.count()), random_(seed), thread_([this] { loop(); }) {}
-  ~ThreadStream() override {
-    push(nullptr);
-    thread_.join();
-  }
+  ThreadStream(std::chrono::microseconds max_delay, std::uint64_t seed) : delay_(0, max_delay.count()), random_(seed) {}
 
   std::shared_ptr<const Event> record() override {
     auto event = std::make_shared<ThreadEvent>();
-    push([event] { event->pass(); });
+    thread_.push([event] { event->pass(); });
     return event;
   }
   void wait(const Event& event) override {
     if (event.query()) return;
     const auto* known = dynamic_cast<const ThreadEvent*>(&event);
     if (!known) throw Failure{Errc::InvalidArgument, "a stream of async_host was asked to wait for another runtime's event"};
-    push([event = known->shared_from_this()] { event->synchronize(); });
+    thread_.push([event = known->shared_from_this()] { event->synchronize(); });
   }
   void copy_async(void* to, const void* from, std::size_t bytes) override {
     run([=] { detail::HostStream{}.copy_async(to, from, bytes); });
@@ -66,38 +62,16 @@ class ThreadStream final : public Stream {
   }
   /// Does `task` after a delay.
   void run(std::function<void()> task) {
-    push([this, task = std::move(task)] {
+    thread_.push([this, task = std::move(task)] {
       std::this_thread::sleep_for(std::chrono::microseconds{delay_(random_)});
       task();
     });
   }
 
  private:
-  void push(std::function<void()> task) {
-    {
-      const std::lock_guard lock{mutex_};
-      tasks_.push_back(std::move(task));
-    }
-    changed_.notify_one();
-  }
-  void loop() {
-    for (;;) {
-      std::unique_lock lock{mutex_};
-      changed_.wait(lock, [this] { return !tasks_.empty(); });
-      const auto task = std::move(tasks_.front());
-      tasks_.pop_front();
-      lock.unlock();
-      if (!task) return;
-      task();
-    }
-  }
-
   std::uniform_int_distribution<std::int64_t> delay_;  // the thread's, like the next
   std::mt19937_64 random_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::function<void()>> tasks_;
-  std::thread thread_;
+  detail::TaskThread thread_;  // last: it uses the rest
 };
 
 class AsyncHostRuntime final : public DeviceRuntime {

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 #include <future>
+#include <utility>
 
 namespace troupe::detail {
 
@@ -47,43 +48,13 @@ HostCommunicator::HostCommunicator(std::shared_ptr<HostCore> core, std::chrono::
     : core_(std::move(core)),
       timeout_(timeout),
       recorder_("hosts", core_->topology().rank, core_->topology().members),
-      collectives_(core_->topology().hosts() > 1 ? std::make_unique<HostCollectives>(*core_) : nullptr),
-      thread_([this] { loop(); }) {}
-
-HostCommunicator::~HostCommunicator() {
-  {
-    const std::lock_guard lock{mutex_};
-    stop_ = true;
-  }
-  changed_.notify_one();
-  thread_.join();
-}
-
-void HostCommunicator::push(std::function<void()> task) {
-  {
-    const std::lock_guard lock{mutex_};
-    tasks_.push_back(std::move(task));
-  }
-  changed_.notify_one();
-}
-
-void HostCommunicator::loop() {
-  for (;;) {
-    std::unique_lock lock{mutex_};
-    changed_.wait(lock, [this] { return stop_ || !tasks_.empty(); });
-    if (tasks_.empty()) return;
-    const auto task = std::move(tasks_.front());
-    tasks_.pop_front();
-    lock.unlock();
-    task();
-  }
-}
+      collectives_(core_->topology().hosts() > 1 ? std::make_unique<HostCollectives>(*core_) : nullptr) {}
 
 Work HostCommunicator::post(const Request& request) {
   if (core_->broken()) return failed_work(core_->failure());
   const auto sequence = recorder_.post(request.collective(), Clock::now());
   auto work = std::make_shared<HostWork>();
-  push([this, request, sequence, work, label = recorder_.label(), timeout = timeout_] {
+  thread_.push([this, request, sequence, work, label = recorder_.label(), timeout = timeout_] {
     auto outcome = perform_here(request, sequence, label, timeout);
     recorder_.finish(sequence, outcome.code(), Clock::now());
     work->finish(std::move(outcome));
@@ -114,7 +85,7 @@ Outcome HostCommunicator::perform_here(const Request& request, std::uint64_t seq
 std::unique_ptr<Communicator> HostCommunicator::split_local(int color) {
   std::promise<std::unique_ptr<Communicator>> made;
   auto result = made.get_future();
-  push([&, timeout = timeout_] {
+  thread_.push([&, timeout = timeout_] {
     try {
       core_->local().set_timeout(timeout);
       made.set_value(core_->local().split(color));
@@ -127,12 +98,13 @@ std::unique_ptr<Communicator> HostCommunicator::split_local(int color) {
 
 std::unique_ptr<Communicator> HostCommunicator::join_part(int color, const NewSeat& place) {
   const auto& here = core_->topology();
-  std::vector<int> hosts, names;
-  for (const int r : place.members) {
-    hosts.push_back(here.host_of(r));
+  std::vector<int> ranks_on, names;  // parts keep the order of ranks
+  for (int before = -1; const int r : place.members) {
+    if (const int host = here.host_of(r); host != std::exchange(before, host)) ranks_on.push_back(0);
+    ++ranks_on.back();
     names.push_back(here.name_of(r));
   }
-  MeetingPlan plan{HostTopology{hosts, place.rank, std::move(names)}, core_->plan().address, core_->plan().key,
+  MeetingPlan plan{HostTopology{ranks_on, place.rank, std::move(names)}, core_->plan().address, core_->plan().key,
                    core_->plan().group + "/" + std::to_string(recorder_.sequence()) + "." + std::to_string(color), core_->plan().plain};
   std::array<char, 80> mine{};
   Fd listener;
@@ -143,14 +115,18 @@ std::unique_ptr<Communicator> HostCommunicator::join_part(int color, const NewSe
   }
   std::vector<std::array<char, 80>> all(static_cast<std::size_t>(size()));
   all_gather({mine.data(), mine.size(), DType::U8}, {all.data(), all.size() * mine.size(), DType::U8}).wait().or_throw();
-  std::vector<std::string> endpoints;
-  for (const int r : place.members) endpoints.emplace_back(all[static_cast<std::size_t>(r)].data());
   auto local = split_local(color);
   std::vector<HostLink> links;
-  if (listener.get() >= 0)
+  if (listener.get() >= 0) {
+    std::vector<std::string> endpoints;
+    for (int h = 0; h < plan.topology.hosts(); ++h) {
+      const auto peer = static_cast<std::size_t>(plan.topology.begin(h) + plan.topology.place());
+      endpoints.emplace_back(all[static_cast<std::size_t>(place.members[peer])].data());
+    }
     links = connect_lane(plan, listener, endpoints, timeout_, [this] {
       if (core_->broken()) core_->failure().or_throw();
     });
+  }
   auto child = std::make_shared<HostCore>(std::move(plan), std::move(links), std::move(local));
   core_->adopt(child);
   return std::make_unique<HostCommunicator>(std::move(child), timeout_);

@@ -1,12 +1,7 @@
 #pragma once
 
 #include "host_collectives.hpp"
-
-#include <condition_variable>
-#include <deque>
-#include <functional>
-#include <mutex>
-#include <thread>
+#include "task_thread.hpp"
 
 namespace troupe::detail {
 
@@ -15,7 +10,6 @@ namespace troupe::detail {
 class HostCommunicator final : public RequestCommunicator {
  public:
   HostCommunicator(std::shared_ptr<HostCore> core, std::chrono::milliseconds timeout);
-  ~HostCommunicator() override;
 
   int rank() const noexcept override { return core_->topology().rank; }
   int size() const noexcept override { return core_->topology().size(); }
@@ -32,8 +26,6 @@ class HostCommunicator final : public RequestCommunicator {
   Work post(const Request& request) override;
 
  private:
-  void loop();
-  void push(std::function<void()> task);
   Outcome perform_here(const Request& request, std::uint64_t sequence, const CollectiveLabel& label, std::chrono::milliseconds timeout);
   std::unique_ptr<Communicator> split_local(int color);
   std::unique_ptr<Communicator> join_part(int color, const NewSeat& place);
@@ -42,11 +34,7 @@ class HostCommunicator final : public RequestCommunicator {
   std::chrono::milliseconds timeout_;
   FlightRecorder recorder_;
   std::unique_ptr<HostCollectives> collectives_;  ///< nullptr: all ranks are on this host
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<std::function<void()>> tasks_;
-  bool stop_ = false;
-  std::thread thread_;
+  TaskThread thread_;  // last: it uses the rest
 };
 
 }  // namespace troupe::detail

@@ -2,6 +2,8 @@
 
 #include "local_access.hpp"
 
+#include <troupe/start_limits.hpp>
+
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -18,6 +20,7 @@ using std::chrono::milliseconds;
 
 /// How often the group inside the host is looked at; an abort there must be everywhere within 100 ms.
 constexpr milliseconds kLook{20};
+constexpr std::chrono::milliseconds kLookAlone{50};
 constexpr milliseconds kTellPatience{100};
 constexpr std::size_t kMostText = 4000;
 
@@ -33,7 +36,7 @@ struct EndRecord {
 HostCore::HostCore(MeetingPlan plan, std::vector<HostLink> links, std::unique_ptr<Communicator> local)
     : plan_(std::move(plan)), links_(std::move(links)), local_(std::move(local)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (wake_.get() < 0) throw Failure{Errc::StartFailed, std::string{"hosts: eventfd: "} + std::strerror(errno) + " (see ulimit -n)"};
-  if (!links_.empty()) watcher_ = std::thread([this] { watch(); });
+  if (!links_.empty()) watcher_ = start_thread("the failures of other hosts", [this] { watch(); });
 }
 
 HostCore::~HostCore() {
@@ -100,8 +103,9 @@ void HostCore::look_around(std::vector<Heard>& heard) {
   std::vector<pollfd> fds{{wake_.get(), POLLIN, 0}};
   for (std::size_t i = 0; i < links_.size(); ++i)
     fds.push_back({heard[i].gone ? -1 : links_[i].control().fd(), links_[i].control().wanted(), 0});
-  const bool alone = local_->size() == 1;
-  (void)poll(fds.data(), fds.size(), static_cast<int>(alone || broken() ? 1000 : kLook.count()));
+  // Also of a host with one rank: whoever started it may abort its memory.
+  const auto look = local_->size() == 1 ? kLookAlone : kLook;
+  (void)poll(fds.data(), fds.size(), static_cast<int>(broken() ? 1000 : look.count()));
   if (fds[0].revents != 0) {
     eventfd_t count = 0;
     (void)eventfd_read(wake_.get(), &count);

@@ -81,8 +81,8 @@ class Joining {
           const std::function<void()>& check)
       : plan_(plan), listener_(listener), check_(check), timeout_(timeout), deadline_(Clock::now() + timeout) {
     const auto& t = plan.topology;
-    if (endpoints.size() != static_cast<std::size_t>(t.size()))
-      throw Failure{Errc::InvalidArgument, "hosts: " + std::to_string(endpoints.size()) + " endpoints for " + std::to_string(t.size()) + " ranks"};
+    if (endpoints.size() != static_cast<std::size_t>(t.hosts()))
+      throw Failure{Errc::InvalidArgument, "hosts: " + std::to_string(endpoints.size()) + " endpoints for " + std::to_string(t.hosts()) + " hosts"};
     if (!t.in_lane()) return;
     for (int h = 0; h < t.hosts(); ++h) {
       if (h == t.host) continue;
@@ -90,7 +90,7 @@ class Joining {
       links_.push_back({peer, h});
       if (peer < t.rank) continue;
       for (const auto channel : {Channel::Data, Channel::Control})
-        outgoing_.push_back({links_.size() - 1, channel, SocketAddress::of_endpoint(endpoints[static_cast<std::size_t>(peer)]), {}, {}});
+        outgoing_.push_back({links_.size() - 1, channel, SocketAddress::of_endpoint(endpoints[static_cast<std::size_t>(h)]), {}, {}});
     }
   }
 

@@ -37,6 +37,7 @@ struct MeetingPlan {
 };
 
 /// Connects with the peers in this rank's lane: the lower rank connects to the higher. Strangers are turned away.
+/// `endpoints`: where they wait, by host.
 /// Throws Failure{DeadlinePassed}, and what `check` throws, which is asked every 50 ms.
 [[nodiscard]] std::vector<HostLink> connect_lane(const MeetingPlan& plan, const Fd& listener, const std::vector<std::string>& endpoints,
                                                  std::chrono::milliseconds timeout, const std::function<void()>& check);

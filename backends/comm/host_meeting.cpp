@@ -75,9 +75,9 @@ std::unique_ptr<HostMeeting> open_meeting(MeetingPlan plan) { return std::make_u
 }  // namespace detail
 
 std::unique_ptr<HostMeeting> HostMeeting::open(const HostPlan& plan, int rank) {
-  std::vector<int> names(plan.host_of.size());
+  std::vector<int> names(static_cast<std::size_t>(std::accumulate(plan.ranks_on.begin(), plan.ranks_on.end(), 0)));
   std::iota(names.begin(), names.end(), 0);
-  return detail::open_meeting({detail::HostTopology{plan.host_of, rank, std::move(names)}, plan.address, std::make_shared<const detail::TlsKey>(plan.key), "", false});
+  return detail::open_meeting({detail::HostTopology{plan.ranks_on, rank, std::move(names)}, plan.address, std::make_shared<const detail::TlsKey>(plan.key), "", false});
 }
 
 std::uint64_t wire_bytes(const Communicator& group) noexcept {

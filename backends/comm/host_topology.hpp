@@ -20,8 +20,8 @@ struct HostTopology {
   int host = 0;              ///< of `rank`
   int lanes = 1;             ///< places that every host has
 
-  /// Throws Failure{InvalidArgument} when ranks of a host do not follow each other.
-  HostTopology(const std::vector<int>& host_of, int rank, std::vector<int> members);
+  /// Throws Failure{InvalidArgument} when a host has no rank, or there is no `rank`.
+  HostTopology(const std::vector<int>& ranks_on, int rank, std::vector<int> members);
 
   [[nodiscard]] int size() const noexcept { return first.back(); }
   [[nodiscard]] int hosts() const noexcept { return static_cast<int>(first.size()) - 1; }
@@ -35,8 +35,6 @@ struct HostTopology {
   [[nodiscard]] int name_of(int r) const noexcept { return members[static_cast<std::size_t>(r)]; }
   /// This host's ranks, by the names people know.
   [[nodiscard]] std::vector<int> names_here() const { return {members.begin() + begin(host), members.begin() + begin(host + 1)}; }
-  /// By rank, as `HostPlan` has it.
-  [[nodiscard]] std::vector<int> host_of_all() const;
 };
 
 /// Where part `i` of `parts` of `count` elements begins, on a cache line.

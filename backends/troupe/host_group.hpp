@@ -12,9 +12,9 @@ namespace troupe {
 
 /// What a rank is told of a group that spans hosts.
 struct HostPlan {
-  std::vector<int> host_of;  ///< by rank; ranks of a host follow each other. Empty: the group is on one host
-  std::string address;       ///< of this rank's host on the cluster's network: the only one that it listens on, "10.0.0.2"
-  std::string key;           ///< 32 bytes, of this attempt alone: who has it belongs to the group
+  std::vector<int> ranks_on;  ///< how many ranks each host has; they are numbered host by host. Empty: the group is on one host
+  std::string address;        ///< of this rank's host on the cluster's network: the only one that it listens on, "10.0.0.2"
+  std::string key;            ///< 32 bytes, of this attempt alone: who has it belongs to the group
   bool operator==(const HostPlan&) const = default;
 };
 
@@ -25,8 +25,9 @@ class HostMeeting {
   virtual ~HostMeeting() = default;
   /// "10.0.0.2:43210"; told to the other ranks over the control plane.
   [[nodiscard]] virtual std::string endpoint() const = 0;
-  /// Connects with the others, given everyone's endpoint by rank, and makes this rank's seat: inside a host over `local` (its seat among
-  /// the ranks of its host), between hosts over sockets. Blocks until all are connected.
+  /// Connects with the ranks at this rank's place on the other hosts and makes its seat: inside a host over `local` (its seat among the ranks of
+  /// its host), between hosts over sockets. Blocks until all are connected.
+  /// `endpoints`: where they wait, by host; empty where a host has fewer ranks.
   /// `timeout` is also how long its collectives wait, until `set_timeout`. Once only.
   /// Throws Failure{DeadlinePassed} naming ranks that did not come, Failure{Aborted} after `abort`.
   [[nodiscard]] virtual std::unique_ptr<Communicator> join(const std::vector<std::string>& endpoints, std::unique_ptr<Communicator> local,

@@ -52,7 +52,9 @@ class TrainContext {
   [[nodiscard]] virtual std::string run_name() const = 0;
 
   /// Sends metrics, and a checkpoint when there is one, to the Trainer and returns at once: no barrier, no copy, no
-  /// disk. Ranks may report different numbers of times, or not at all.
+  /// disk. Ranks may report metrics different numbers of times, or not at all; those that write one checkpoint together have reported
+  /// equally often before it. A checkpoint that can therefore not become whole ends the run as InvalidArgument that names ranks and report, one
+  /// whose parts are apart by more than RunConfig::collective_timeout as DeadlinePassed.
   ///
   /// @param checkpoint a directory this rank has finished writing, or is writing in the background
   ///        (`Checkpoint::pending`), best one from `checkpoint_dir()` or `shared_checkpoint_dir()` (moved, not copied). It is committed when as many ranks as it has writers have sent theirs for the same report index;

@@ -157,7 +157,7 @@ struct ReadRange {
 /// The constructor verifies the manifest, every file's presence and size, and all rank files; bytes of tensors are verified,
 /// segment by segment, when they are read. Symbolic links below the directory are refused.
 /// Threads: const members from any thread. Errors: Failure{FileNotFound} when there is no such directory; Failure{FileCorrupt}
-/// naming file, tensor and byte range; Failure{NotFound} naming a stem, tensor or rank that is not there.
+/// naming file, tensor and byte range; Failure{NotFound} naming a stem, tensor or rank that is not there, or where the whole is of what is a node's part.
 class CheckpointReader {
  public:
   explicit CheckpointReader(std::filesystem::path directory, FileSystem& file_system = real_file_system());

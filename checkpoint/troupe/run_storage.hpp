@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -59,10 +60,10 @@ class RunStorage {
   [[nodiscard]] const RunContents& found() const noexcept { return found_; }
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
   [[nodiscard]] std::string name() const { return path_.filename().string(); }
-  /// Adds a line to reports.jsonl; it is in the file after `flush`.
+  /// Adds a line to reports.jsonl; it is in the file after `flush`. What `flush` could not write goes with a later one.
   virtual void append(const ReportRecord& record);
   virtual void flush();
-  /// Adds a line to journal.jsonl, at once.
+  /// Adds a line to journal.jsonl, at once; what the disk refuses goes with a later one, up to 1 MB of it.
   virtual void note(const std::string& json);
   /// Writes a file of the run, whole or not at all.
   virtual void write(const std::string& name, const std::string& text);
@@ -84,19 +85,16 @@ class RunStorage {
 
  protected:
   /// For storage that is elsewhere, as a simulated disk: all of the above is then the derived class's.
-  RunStorage(std::filesystem::path path, RunContents found) : path_(std::move(path)), found_(std::move(found)) {}
+  RunStorage(std::filesystem::path path, RunContents found);
 
  private:
+  struct Lines;  // reports.jsonl and journal.jsonl
   void lock();
-  void open_reports();
-  [[nodiscard]] int open_lines(const char* name) const;
 
   std::filesystem::path path_;
   RunContents found_;
-  std::string unflushed_;
+  std::unique_ptr<Lines> lines_;
   int lock_fd_ = -1;
-  int reports_fd_ = -1;
-  int journal_fd_ = -1;
 };
 
 }  // namespace troupe

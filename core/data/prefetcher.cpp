@@ -4,6 +4,7 @@
 #include <string>
 #include <system_error>
 #include <troupe/errors.hpp>
+#include <troupe/start_limits.hpp>
 #include <utility>
 
 namespace troupe {
@@ -19,8 +20,7 @@ Prefetcher::Prefetcher(const Options& options, std::unique_ptr<JobSource> source
     workers_.clear();
     throw Failure{Errc::StartFailed, "DataLoader: only " + std::to_string(started) +
                                          " of num_workers = " + std::to_string(options_.num_workers) +
-                                         " threads could be started (" + error.what() +
-                                         "); ask for fewer or raise the limit (ulimit -u)"};
+                                         " threads could be started (" + error.what() + "); " + limits_on_starting()};
   }
 }
 

@@ -56,7 +56,7 @@ struct BlackBox {
   static constexpr std::size_t maps_bytes = 256 << 10;
 
   // ---- marks of the training thread, which alone writes them -------------------------------------------------------
-  std::atomic<std::uint64_t> attempt, progress, steps, collectives;
+  std::atomic<std::uint64_t> attempt, progress, steps, collectives, stop_calls;  ///< stop_calls: of should_stop()
   std::atomic<std::int32_t> rank, training_thread;   ///< training_thread: its kernel number; 0: none runs
   std::atomic<std::uint32_t> waiting_in;             ///< a WaitingIn
   std::atomic<std::int64_t> waiting_since_ns;        ///< steady clock

@@ -62,9 +62,10 @@ struct Escalation {
 /// @param fruitless in a row, the last one included. @param jitter from -1 to 1.
 [[nodiscard]] std::chrono::milliseconds retry_delay(int fruitless, double jitter) noexcept;
 
-/// How many ranks the next attempt of an elastic run has: fewer, down to min_workers, when a rank could not be started, or when
-/// attempts in a row got nowhere. Other runs keep their number.
-[[nodiscard]] int next_world_size(const std::optional<RunError>& error, int world_size, int fruitless, const ScalingConfig& scaling) noexcept;
+/// How many ranks the next attempt of an elastic run has: as many as could be started, down to min_workers, when some could not; one less
+/// when attempts in a row got nowhere. Other runs keep their number.
+/// @param places ranks that could be started, as far as that is known.
+[[nodiscard]] int next_world_size(const std::optional<RunError>& error, int world_size, std::optional<int> places, int fruitless, const ScalingConfig& scaling) noexcept;
 
 /// A copy of the training state from which an attempt can go on.
 struct StateCopy {

@@ -23,6 +23,7 @@ struct RankBeat {
   std::chrono::nanoseconds waited{0};  ///< for others, in all
   bool is_stopped = false;             ///< its process is (SIGSTOP, a debugger)
   std::array<std::chrono::nanoseconds, num_step_phases> phases{};  ///< spent in each, in all, without waits
+  std::uint64_t stop_calls = 0;  ///< of should_stop()
 };
 
 /// Of a box that is being written.
@@ -46,7 +47,7 @@ class RankWatch {
   RankWatch() = default;
   RankWatch(int world_size, std::chrono::milliseconds limit);
 
-  /// How long until the next look: an eighth of the limit, from 20 ms to 1 s. While all get on not below 40 ms: looks cost.
+  /// How long until the next look: an eighth of the limit, from 40 ms to 1 s: looks cost, and a shorter limit is kept a little less exactly.
   [[nodiscard]] std::chrono::milliseconds period() const noexcept;
 
   void started(int rank);
@@ -65,7 +66,6 @@ class RankWatch {
   std::vector<Watched> ranks_;
   std::chrono::milliseconds limit_{0};
   std::optional<Time> looked_;
-  bool all_get_on_ = true;  // at the last look
 };
 
 struct StragglerOptions {

@@ -20,7 +20,7 @@ enum class Placement : std::uint8_t { Threads, Processes, Nodes };
 
 /// How many ranks, and on what. Field names as in Ray Train.
 struct ScalingConfig {
-  int num_workers = 1;                       ///< ranks; 1 to 4096
+  int num_workers = 1;                       ///< ranks; 1 to 16384, of which at most 4096 on one host
   bool use_gpu = false;                      ///< one GPU a rank
   Placement placement = Placement::Threads;
   int cpus_per_worker = 1;                   ///< intra-op threads of each rank
@@ -62,6 +62,12 @@ enum class CheckpointUploadMode : std::uint8_t {
   NoUpload,  ///< checkpoints stay in the staging directory; reports and the result are uploaded
 };
 
+/// What a run on a cluster's nodes does with a node that does not see its directory.
+enum class NodeStorage : std::uint8_t {
+  Auto,    ///< the node keeps its part of each checkpoint on its own disk, at the same path; the whole is on the head's
+  Shared,  ///< storage must be shared: an error that names node and path
+};
+
 struct CheckpointConfig {
   std::optional<int> num_to_keep;                        ///< nothing: keep all; at least 1
   std::optional<std::string> checkpoint_score_attribute; ///< a metric's name; nothing: newest is best
@@ -73,6 +79,7 @@ struct RunConfig {
   std::string name;                                ///< empty: troupe_run-<date>_<time>-<pid>
   StoragePath storage_path = "results";            ///< the run's directory is storage_path/name; or s3://bucket/prefix
   std::filesystem::path staging_path;              ///< of an s3:// run on this host; empty: $TMPDIR/troupe-<user id>/bucket/prefix
+  NodeStorage node_storage = NodeStorage::Auto;    ///< with Placement::Nodes
   Resume resume = Resume::Auto;
   FailureConfig failure;
   CheckpointConfig checkpoint;

@@ -215,6 +215,7 @@ TEST_F(ClusterRun, MovesRanksFromANodeThatLeaves) {
 }
 
 TEST_F(ClusterRun, SaysThatStorageIsNotShared) {
+  options_.run.node_storage = NodeStorage::Shared;
   open_with({"a"});
   setenv("TROUPE_TEST_HIDE", directory_.path().c_str(), 1);
   start_agent("b", 2);

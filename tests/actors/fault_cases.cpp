@@ -74,7 +74,9 @@ void grows(TrainContext& context, const Config& config) {
 
 /// A checkpoint of 64 KB a step, by rank 0.
 void saves(TrainContext& context, const Config& config) {
+  const std::chrono::milliseconds each{config.get_or<std::int64_t>("step_ms", 0)};
   for (std::int64_t step = 1; step <= config.get<std::int64_t>("steps"); ++step) {
+    std::this_thread::sleep_for(each);
     float value = 1;
     context.communicator().all_reduce(Buffer{&value, sizeof value, DType::F32}, ReduceOp::Sum).wait().or_throw();
     if (context.world_rank() == 0) {

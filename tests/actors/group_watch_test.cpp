@@ -82,6 +82,49 @@ TEST_F(GroupWatchTest, LeavesRanksAloneThatGetOn) {
   EXPECT_EQ(trainer_->count<GroupEnded>(), 0);
 }
 
+TEST_F(GroupWatchTest, WarnsOnceOfALoopThatDoesNotLookForAStop) {
+  start_ranks();
+  for (auto& beat : beats_) beat.stop_calls = 7;
+  live(5s, {0, 1});
+  send(StopGroup{attempt, true, true});
+  for (int rank = 0; rank < 2; ++rank) send(StopCounted{attempt, rank, 7});
+  beats_[0].stop_calls = 8;  // it waits there
+  beats_[0].waiting_in = WaitingIn::StopStep;
+  live(29s, {1});
+  EXPECT_FALSE(trainer_->take<RunWarning>());
+  live(60s, {1});
+  const auto warning = trainer_->take<RunWarning>();
+  ASSERT_TRUE(warning);
+  EXPECT_THAT(warning->text, HasSubstr("a stop for another number or another place of ranks was asked for 30 s ago, and rank 1 has completed "));
+  EXPECT_THAT(warning->text, HasSubstr("since without calling should_stop()"));
+  EXPECT_FALSE(trainer_->take<RunWarning>());
+  EXPECT_FALSE(told<AbortRank>(1));
+}
+
+TEST_F(GroupWatchTest, SaysWhoDidNotLookForAStopThatHadToBeForced) {
+  start_ranks();
+  for (auto& beat : beats_) beat.stop_calls = 7;
+  live(5s, {0, 1});
+  send(StopGroup{attempt});
+  for (int rank = 0; rank < 2; ++rank) send(StopCounted{attempt, rank, 7});
+  beats_[0].stop_calls = 8;
+  beats_[0].waiting_in = WaitingIn::StopStep;
+  live(6s, {1});
+  EXPECT_THAT(told<AbortRank>(1)->reason, HasSubstr("ranks 0 and 1 did not stop within 5 s of the stop request; ended by force; rank 1 has completed "));
+}
+
+TEST_F(GroupWatchTest, SaysNothingOfAStopThatAllRanksHaveLookedFor) {
+  start_ranks();
+  live(1s, {0, 1});
+  send(StopGroup{attempt, true, true});
+  for (int rank = 0; rank < 2; ++rank) {
+    send(StopCounted{attempt, rank, 0});
+    beats_[rank].stop_calls = 1;
+  }
+  live(40s, {0, 1});  // a last checkpoint, say
+  EXPECT_FALSE(trainer_->take<RunWarning>());
+}
+
 TEST_F(GroupWatchTest, AsksASilentRankForItsStacksThenEndsItAtOnceAndTheOthersWithGrace) {
   start_ranks();
   live(5s, {0, 1});

@@ -18,15 +18,19 @@ struct Acts {
   std::set<std::uint64_t> committed;
   std::vector<std::uint64_t> removed;
   int sweeps = 0;
-  bool removes = true, commits = true, discards = true;
+  int flushes = 0;
+  bool removes = true, commits = true, discards = true, writes = true;
 };
 
 class ObstinateStorage final : public RunStorage {
  public:
   explicit ObstinateStorage(Acts& acts) : RunStorage("/runs/run", {}), acts_(acts) {}
   void append(const ReportRecord&) override {}
-  void flush() override {}
-  void note(const std::string&) override {}
+  void flush() override {
+    refuse_unless(acts_.writes);
+    ++acts_.flushes;
+  }
+  void note(const std::string&) override { refuse_unless(acts_.writes); }
   void write(const std::string&, const std::string&) override {}
   CheckpointRecord commit(const CompleteCheckpoint& checkpoint) override {
     refuse_unless(acts_.commits);
@@ -118,6 +122,32 @@ TEST_F(KeeperTest, TellsOfACheckpointThatCannotBeWrittenThoughItsRestCannotBeRem
   EXPECT_FALSE(trainer_->take<StorageFailed>());
   send(DiscardCheckpoint{{1, {}, {{0, "/runs/run/.staging/b"}}}});
   EXPECT_FALSE(trainer_->take<StorageFailed>());
+}
+
+TEST_F(KeeperTest, GoesOnWhenReportsCannotBeWrittenAndWritesThemOnceTheyCan) {
+  using namespace std::chrono_literals;
+  open();
+  acts_.writes = false;
+  for (int i = 0; i < 3; ++i) send(KeepReports{{ReportRecord{}}});
+  EXPECT_THAT(trainer_->take<RunWarning>()->text, HasSubstr("reports wait in memory, training goes on: cannot: Input/output error"));
+  time_.advance(10s);
+  EXPECT_FALSE(trainer_->take<RunWarning>());
+  EXPECT_FALSE(trainer_->take<StorageFailed>());
+  acts_.writes = true;
+  time_.advance(3s);  // nobody reports anything
+  EXPECT_THAT(trainer_->take<RunWarning>()->text, HasSubstr("reports are written again"));
+  EXPECT_EQ(acts_.flushes, 1);
+  time_.advance(10s);
+  EXPECT_EQ(acts_.flushes, 1);
+}
+
+TEST_F(KeeperTest, WarnsOfAJournalOnceAsLongAsItCannotBeWritten) {
+  open();
+  for (const bool writes : {false, false, true, false}) {
+    acts_.writes = writes;
+    send(KeepEvent{"{}"});
+  }
+  EXPECT_EQ(trainer_->count<RunWarning>(), 2);
 }
 
 TEST_F(KeeperTest, SweepsWhatAnAttemptHasLeft) {

@@ -1,6 +1,7 @@
 #include "fault_run.hpp"
 
 #include <troupe/memory_snapshot.hpp>
+#include <troupe/run_storage.hpp>
 
 #include <nlohmann/json.hpp>
 #include <sched.h>
@@ -26,8 +27,8 @@ constexpr int refused = 99;  // exit code of a child that may not be what it sho
 
 class Limits : public FaultRun {
  protected:
-  /// Runs the program as a driver in a child that `prepare` has limited. Its exit code, or minus the signal.
-  int fit(const std::function<bool()>& prepare, std::map<std::string, std::string> environment = {}) {
+  /// Runs the program as a driver in a child that `prepare` has limited. Its exit code, or minus the signal. `look` is called while it runs.
+  int fit(const std::function<bool()>& prepare, std::map<std::string, std::string> environment = {}, const std::function<void()>& look = [] {}) {
     environment.try_emplace("TROUPE_TEST_STORAGE", directory_.path().string());
     environment.try_emplace("TROUPE_TEST_CONFIG", config_.json().dump());
     const auto driver = fork();
@@ -46,6 +47,7 @@ class Limits : public FaultRun {
         ADD_FAILURE() << "the run does not end";
         break;
       }
+      look();
       std::this_thread::sleep_for(10ms);
     }
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
@@ -77,6 +79,32 @@ TEST_F(Limits, NamesTheLimitOnThreadsAndProcesses) {
     EXPECT_THAT(result().error->message, HasSubstr("ulimit -u"));
   }
 }
+
+/// Whatever address space a driver may have beside what it has when it begins: it ends by itself, and says why.
+class AddressSpace : public Limits {
+ protected:
+  void SetUp() override {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "a sanitizer takes terabytes of it";
+#endif
+  }
+  void expect_clear_ends(std::map<std::string, std::string> environment) {
+    for (const int room : {8, 16, 48, 96, 160, 256, 400, 800}) {
+      SCOPED_TRACE(std::to_string(room) + " MB");
+      environment["TROUPE_TEST_ADDRESS_SPACE_MB"] = std::to_string(room);
+      std::filesystem::remove_all(directory_.path() / "run");
+      const auto code = fit([] { return true; }, environment);
+      ASSERT_TRUE(code == 0 || code == 1) << code;
+      if (code == 0 || !std::filesystem::exists(directory_.path() / "run" / "result.json")) continue;
+      const auto error = result().error;
+      EXPECT_TRUE(error->code == Errc::StartFailed || error->code == Errc::OutOfMemory) << name(error->code) << ": " << error->message;
+    }
+  }
+};
+
+TEST_F(AddressSpace, OfTheDriverEndsARunOfThreadsAndNeverTheProgram) { expect_clear_ends({{"TROUPE_TEST_RANKS", "64"}, {"TROUPE_TEST_THREADS", "1"}}); }
+
+TEST_F(AddressSpace, OfTheDriverEndsARunOfProcessesAndNeverTheProgram) { expect_clear_ends({{"TROUPE_TEST_RANKS", "4"}}); }
 
 /// A file system in memory of `size` at the test's directory, seen by this process and its children only.
 class SmallDisk : public Limits {
@@ -122,6 +150,42 @@ TEST_F(SmallDisk, ThatFillsUpCostsNoCheckpointThatWasThereAndTheRunResumesOnceTh
   EXPECT_EQ(fit([] { return true; }, environment_), 0);
   EXPECT_GT(whole_checkpoints(), kept);
   EXPECT_TRUE(result().ok());
+}
+
+/// A second mount of the same directory lies over it: what is opened by its path from then on, as every checkpoint is, is refused by the kernel.
+/// The tmpfs itself cannot be made read-only while the driver holds its files open. For those see RunStorageTest and KeeperTest.
+TEST_F(SmallDisk, ThatBecomesReadOnlyCostsCheckpointsOnlyUntilItIsWritableAgain) {
+  ASSERT_TRUE(resize("size=64m"));
+  config_.set("steps", 200);
+  config_.set("step_ms", 20);
+  enum { Before, During, After } phase = Before;
+  int kept = -1;
+  std::chrono::steady_clock::time_point began;
+  const auto look = [&] {
+    const auto run = directory_.path() / "run";
+    const auto now = std::chrono::steady_clock::now();
+    if (phase == Before && std::filesystem::exists(run / checkpoint_name(5))) {
+      ASSERT_EQ(mount(directory_.path().c_str(), directory_.path().c_str(), nullptr, MS_BIND, nullptr), 0);
+      ASSERT_EQ(mount(nullptr, directory_.path().c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr), 0);
+      phase = During;
+      began = now;
+    } else if (phase == During && kept < 0 && now > began + 200ms) {  // what was under way has ended
+      kept = whole_checkpoints();
+    } else if (phase == During && kept >= 0 && now > began + 700ms) {
+      EXPECT_EQ(whole_checkpoints(), kept);
+      ASSERT_EQ(umount2(directory_.path().c_str(), MNT_DETACH), 0);
+      phase = After;
+    }
+  };
+  EXPECT_EQ(fit([] { return true; }, environment_, look), 0);
+  ASSERT_EQ(phase, After);
+  const auto after = result();
+  EXPECT_TRUE(after.ok());
+  EXPECT_EQ(after.history.size(), 200u);
+  EXPECT_THAT(after.warnings, testing::Contains(testing::AllOf(HasSubstr("the checkpoint of report "), HasSubstr("Read-only file system"))));
+  EXPECT_EQ(after.checkpoint->index, 199u);
+  EXPECT_EQ(static_cast<std::size_t>(whole_checkpoints()), after.checkpoints.size());
+  EXPECT_LT(after.checkpoints.size(), 200u);
 }
 
 TEST_F(SmallDisk, WithoutRoomForSnapshotsIsToldAndNeverWrittenBeyond) {

@@ -45,7 +45,7 @@ std::vector<LinkMessage> one_of_each() {
           RankStarted{7, 1, 4711},
           Reported{7, 1, 5, Metrics{{"loss", 0.25}, {"step", 3}, {"best", true}, {"note", "x"}}, "/c", 2},
           CheckpointWritten{7, 1, 4, Errc::StorageUnavailable, "disk full"}, Progressed{7, 1, Progress{1, 2, 3, 4, 0.5, 6.0}}, BarrierReached{7, 1, 3, std::string("a\0b", 3)},
-          StopCounted{7, 1, 8}, RankDone{7, 1, 9, {"spare"}}, RankLost{7, 1, error}, SeatOpened{7, 1, "10.0.0.2:4711"}, SeatsKnown{7, {"a:1", "b:2"}}};
+          StopCounted{7, 1, 8}, RankDone{7, 1, 9, {"spare"}}, RankLost{7, 1, error}, SeatOpened{7, 1, 1, 0, "10.0.0.2:4711"}, SeatsKnown{7, {"a:1", "b:2"}}};
 }
 
 LinkMessage decode_frame(std::string_view frame) {

@@ -127,7 +127,7 @@ TEST_F(RankTest, IsFreedFromABarrierByAnAbort) {
   const auto lost = expect<RankLost>();
   EXPECT_EQ(lost.error.code, Errc::Aborted);
   EXPECT_EQ(lost.error.message, "rank 1 failed: boom");
-  EXPECT_LT(std::chrono::steady_clock::now() - before, 100ms);
+  EXPECT_LT(std::chrono::steady_clock::now() - before, 2s);  // else it would wait for ever
 }
 
 TEST_F(RankTest, DropsMessagesOfAnotherAttempt) {

@@ -318,7 +318,7 @@ void Checker::check_result(const Result& result) {
   if (!result.error && !result.stopped_early && !is_complete() && !stage_.fate_ended_early) violate("the result is fine, and the training is not complete");
   if (result.error && result.error->code == Errc::Cancelled && !result.stopped_early) violate("the run was cancelled, and nobody had stopped it");
   if (result.preempted != (preemption_counts_ && stop_counts_)) violate(std::string("the result says preempted ") + (result.preempted ? "true" : "false"));
-  if (!faulty_disk_ && disk_.has_result && disk_.reports.size() != result.history.size()) {
+  if (disk_.has_result && disk_.reports.size() != result.history.size()) {
     violate("reports.jsonl has " + std::to_string(disk_.reports.size()) + " of " + std::to_string(result.history.size()) + " reports");
   }
   if (disk_.has_result && result.ok() && !result.preempted && !disk_.memory.empty()) violate("snapshots are left in memory");

@@ -44,10 +44,10 @@ class SimulatedStorage final : public RunStorage {
   void append(const ReportRecord& record) override { unflushed_.push_back(record); }
   void flush() override {
     take_time();
-    auto lines = std::exchange(unflushed_, {});
     if (world_.random.chance(faults_.report_error_percent)) {
       throw Failure{Errc::StorageUnavailable, "cannot write " + (disk_.run / "reports.jsonl").string() + ": No space left on device"};
     }
+    const auto lines = std::exchange(unflushed_, {});
     disk_.reports.insert(disk_.reports.end(), lines.begin(), lines.end());
   }
   CheckpointRecord commit(const CompleteCheckpoint& checkpoint) override {

@@ -144,7 +144,7 @@ TEST_F(TorchTrainerTest, TellsWhichRankThrewAndFreesTheOthersAtOnce) {
   EXPECT_EQ(result.error->rank, 1);
   EXPECT_EQ(result.exit_code(), 1);
   for (const std::size_t rank : {0u, 2u}) {
-    EXPECT_LT(Clock::duration(freed_after[rank]), 100ms);
+    EXPECT_LT(Clock::duration(freed_after[rank]), 2s);
     EXPECT_THAT(what[rank], HasSubstr("rank 1 failed: boom"));
   }
 }
@@ -390,7 +390,7 @@ TEST_F(TorchTrainerTest, PutsTheSignalHandlersBack) {
 TEST_F(TorchTrainerTest, RefusesBadOptionsAndUnknownFunctions) {
   const TrainFunction nothing = [](TrainContext&, const Config&) {};
   EXPECT_THROW((void)fit(0, nothing), Failure);
-  EXPECT_THROW((void)fit(5000, nothing), Failure);
+  EXPECT_THROW((void)fit(16385, nothing), Failure);
   char program[] = "test";
   char* argv[] = {program, nullptr};
   const Session session{1, argv, {{"fine_tune", nothing}}};

@@ -26,6 +26,41 @@ TEST_F(TrainerTest, GoesOnWithFewerRanksWhenOneCannotBeStarted) {
   EXPECT_EQ(ranks_->ranks[0]->take<RunRank>()->world_size, 2);
 }
 
+/// Eight ranks of an elastic run, some of which cannot be started; it may fail once.
+class ShrinkTest : public TrainerTest {
+ protected:
+  void begin_and_lose(const std::function<RankLost(int rank)>& how) {
+    setup_.scaling = ScalingConfig{8};
+    setup_.scaling.min_workers = 2;
+    setup_.run.failure.max_failures = 1;
+    begin();
+    for (int rank = 0; rank < 8; ++rank) send_as_rank(how(rank));
+    settle_run();
+    time_.advance(200ms, 10ms);
+  }
+  static RunError error(Errc code) {
+    RunError made;
+    made.code = code;
+    made.message = "no more processes";
+    return made;
+  }
+};
+
+TEST_F(ShrinkTest, IsOnceForAllRanksThatCouldNotBeStarted) {
+  begin_and_lose([](int rank) { return RankLost{1, rank, error(rank % 2 == 1 ? Errc::StartFailed : Errc::Aborted)}; });
+  EXPECT_EQ(ranks_->ranks.size(), 4u);
+}
+
+TEST_F(ShrinkTest, IsToAsManyAsHadPlaces) {
+  begin_and_lose([](int rank) { return RankLost{1, rank, error(Errc::StartFailed), false, 5}; });
+  EXPECT_EQ(ranks_->ranks.size(), 5u);
+}
+
+TEST_F(ShrinkTest, IsNeverBelowItsLeast) {
+  begin_and_lose([](int rank) { return RankLost{1, rank, error(Errc::StartFailed)}; });
+  EXPECT_EQ(ranks_->ranks.size(), 2u);
+}
+
 TEST_F(TrainerTest, RefusesAResizeThatItIsNotMadeFor) {
   begin();
   send(ResizeRun{1});

@@ -61,6 +61,37 @@ TEST_F(TrainerTest, CommitsACheckpointWhenItsLastWriterHasReported) {
   EXPECT_EQ(listener_->take<CheckpointCommitted>()->checkpoint.index, 0u);
 }
 
+TEST_F(TrainerTest, EndsARunWhoseRanksReportCheckpointsAtDifferentIndices) {
+  setup_.scaling.num_workers = 2;
+  begin();
+  send_as_rank(Reported{1, 0, 0, Metrics{{"loss", 0.5}}, {}, 1});  // rank 0 alone reports metrics
+  send_as_rank(Reported{1, 0, 1, {}, "/s/a", 2});
+  EXPECT_FALSE(ranks_->ranks[0]->take<AbortRank>());
+  send_as_rank(Reported{1, 1, 0, {}, "/s/b", 2});
+  EXPECT_THAT(ranks_->ranks[0]->take<AbortRank>()->reason,
+              HasSubstr("checkpoint of report 0: 1 of 2 writers came (rank 1), but rank 0 had no checkpoint in report 0"));
+  for (int rank = 0; rank < 2; ++rank) lose(rank, Errc::Aborted, "aborted");
+  settle_run();
+  const auto result = end();
+  EXPECT_EQ(result.error->code, Errc::InvalidArgument);
+}
+
+TEST_F(TrainerTest, NamesARankThatDoesNotReportACheckpointInTime) {
+  setup_.scaling.num_workers = 2;
+  setup_.run.collective_timeout = 60s;
+  setup_.run.start_timeout = 10min;
+  begin();
+  send_as_rank(Reported{1, 0, 0, {}, "/s/a", 2});
+  send_as_rank(Reported{1, 1, 0, {}, "/s/b", 2, true});  // it comes; only the disk takes long
+  time_.advance(30s);
+  send_as_rank(Reported{1, 0, 1, {}, "/s/c", 2});
+  time_.advance(59s);
+  EXPECT_FALSE(ranks_->ranks[0]->take<AbortRank>());
+  time_.advance(2s);
+  EXPECT_THAT(ranks_->ranks[0]->take<AbortRank>()->reason,
+              HasSubstr("checkpoint of report 1: 1 of 2 writers came (rank 0); rank 1 has not sent report 1 within 60000 ms"));
+}
+
 TEST_F(TrainerTest, CommitsAPendingCheckpointWhenItIsWritten) {
   setup_.scaling.num_workers = 2;
   begin();

@@ -91,6 +91,33 @@ TEST_F(WorkerGroupTest, GivesEveryRankItsOrderAndTellsWhenAllRun) {
   EXPECT_EQ(trainer_->count<GroupStarted>(), 1);
 }
 
+/// Has no memory left once all ranks run.
+class ForgetfulPlacer final : public RankPlacer {
+ public:
+  explicit ForgetfulPlacer(VirtualTime& time) : time_(time) {}
+  caf::actor place(caf::event_based_actor* group, const RunRank&) override { return time_.spawn_inbox(std::make_shared<Inbox>(), caf::actor_cast<caf::actor>(group)); }
+  void all_started() override { throw std::bad_alloc{}; }
+  void find_places(int, Found) override {}
+  void abort(const std::string&) noexcept override {}
+
+ private:
+  VirtualTime& time_;
+};
+
+TEST_F(WorkerGroupTest, EndsWithTheCodeOfWhatAHandlerThrows) {
+  auto reason = std::make_shared<caf::error>();
+  const auto trainer = time_.system().spawn([reason](caf::event_based_actor* self) -> caf::behavior {
+    self->set_exit_handler([reason](const caf::exit_msg& exit) { *reason = exit.reason; });
+    return {[](const GroupEnded&) {}};
+  });
+  group_ = spawn_worker_group(time_.system(), trainer, [this](const StartGroup&) { return std::make_unique<ForgetfulPlacer>(time_); });
+  send(order(1));
+  EXPECT_FALSE(*reason);
+  send(RankStarted{attempt, 0, 1});
+  EXPECT_EQ(time_.system().render(*reason), "OutOfMemory: std::bad_alloc");
+  caf::anon_send_exit(trainer, caf::exit_reason::kill);
+}
+
 TEST_F(WorkerGroupTest, EndsWellWhenEveryRankHasReturned) {
   begin_and_start(2);
   send(RankDone{attempt, 0, 0, {"a", "b"}});

@@ -31,18 +31,22 @@ TestHosts::TestHosts(std::vector<int> sizes_of_hosts, bool over_memory, std::chr
 
 int TestHosts::size() const { return std::accumulate(sizes.begin(), sizes.end(), 0); }
 
+std::pair<std::size_t, int> TestHosts::place_of(int rank) const {
+  std::size_t host = 0;
+  while (rank >= sizes[host]) rank -= sizes[host++];
+  return {host, rank};
+}
+
 HostPlan TestHosts::plan(int rank) const {
   HostPlan plan;
-  for (std::size_t h = 0; h < sizes.size(); ++h) plan.host_of.insert(plan.host_of.end(), static_cast<std::size_t>(sizes[h]), static_cast<int>(h));
-  plan.address = "127.0.0." + std::to_string(plan.host_of[static_cast<std::size_t>(rank)] + 1);
+  plan.ranks_on = sizes;
+  plan.address = "127.0.0." + std::to_string(place_of(rank).first + 1);
   plan.key = std::string(32, 'k');
   return plan;
 }
 
 std::unique_ptr<Communicator> TestHosts::local(int rank) {
-  std::size_t host = 0;
-  int place = rank;
-  while (place >= sizes[host]) place -= sizes[host++];
+  const auto [host, place] = place_of(rank);
   return memory ? SharedGroup::join(groups[host]->fd(), place) : std::move(seats[host][static_cast<std::size_t>(place)]);
 }
 
@@ -52,14 +56,21 @@ std::vector<std::string> TestHosts::exchange(int rank, const std::string& endpoi
   ++num_known;
   changed.notify_all();
   if (!changed.wait_for(lock, std::chrono::seconds{20}, [this] { return num_known == endpoints.size(); })) throw std::runtime_error("a rank did not start");
-  return endpoints;
+  std::vector<std::string> of_place;
+  int first = 0;
+  for (const int ranks : sizes) {
+    const int place = place_of(rank).second;
+    of_place.push_back(place < ranks ? endpoints[static_cast<std::size_t>(first + place)] : "");
+    first += ranks;
+  }
+  return of_place;
 }
 
 std::unique_ptr<Communicator> TestHosts::join(int rank, std::chrono::milliseconds timeout) {
   const auto meeting = HostMeeting::open(plan(rank), rank);
   auto seat = local(rank);
-  const auto everyone = exchange(rank, meeting->endpoint());
-  auto group = meeting->join(everyone, std::move(seat), std::chrono::seconds{20});
+  const auto peers = exchange(rank, meeting->endpoint());
+  auto group = meeting->join(peers, std::move(seat), std::chrono::seconds{20});
   group->set_timeout(timeout);
   return group;
 }

@@ -27,9 +27,11 @@ struct TestHosts {
 
   TestHosts(std::vector<int> sizes_of_hosts, bool over_memory, std::chrono::milliseconds timeout);
   [[nodiscard]] int size() const;
+  /// Host and place there.
+  [[nodiscard]] std::pair<std::size_t, int> place_of(int rank) const;
   [[nodiscard]] HostPlan plan(int rank) const;
   [[nodiscard]] std::unique_ptr<Communicator> local(int rank);
-  /// Tells the others where `rank` waits, and waits for all.
+  /// Tells the others where `rank` waits, waits for all, and says where its peers do, by host.
   [[nodiscard]] std::vector<std::string> exchange(int rank, const std::string& endpoint);
   /// All of it.
   [[nodiscard]] std::unique_ptr<Communicator> join(int rank, std::chrono::milliseconds timeout);

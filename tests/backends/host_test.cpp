@@ -64,21 +64,15 @@ void bitwise_of_hosts(Communicator& group, const std::string& sizes) {
   }
 }
 
-TEST(Hosts, TheDeadlineNamesARankOfAnotherHost) {
-  const auto results = run_on_hosts("1,1", false, "deadline");
+void expect_rank_1_named(const std::vector<RankResult>& results) {
   EXPECT_EQ(failures(results), "");
   for (const auto& result : results)
     EXPECT_THAT(result.text, HasSubstr("all_reduce #2 of `encoder.5` (sum, F32 x 8): rank 1 did not come within 200 ms (waiting: 0); rank 1's last was "
                                        "barrier #1, finished 0."));
 }
 
-TEST(Hosts, TheDeadlineNamesARankOfTheSameHostOnAllHosts) {
-  const auto results = run_on_hosts("2,2", true, "deadline");
-  EXPECT_EQ(failures(results), "");
-  for (const auto& result : results)
-    EXPECT_THAT(result.text, HasSubstr("all_reduce #2 of `encoder.5` (sum, F32 x 8): rank 1 did not come within 200 ms (waiting: 0); rank 1's last was "
-                                       "barrier #1, finished 0."));
-}
+TEST(Hosts, TheDeadlineNamesARankOfAnotherHost) { expect_rank_1_named(run_on_hosts("1,1", false, "deadline")); }
+TEST(Hosts, TheDeadlineNamesARankOfTheSameHostOnAllHosts) { expect_rank_1_named(run_on_hosts("2,2", true, "deadline")); }
 
 TEST(Hosts, AMismatchAcrossHostsNamesEachRanksCall) {
   const auto results = run_on_hosts("1,1,1", false, "mismatch");
@@ -104,34 +98,12 @@ TEST(Hosts, TheSameCallUnderAnotherLabelIsAMismatch) {
   }
 }
 
-void abort_from_rank_0(Communicator& group, const std::string&) {
-  group.barrier().wait().or_throw();
-  std::vector<float> values(100'000);
-  auto work = group.rank() == 0 ? Work{} : group.all_reduce({values.data(), 400'000, DType::F32}, ReduceOp::Sum);
-  if (group.rank() == 0) {
-    std::this_thread::sleep_for(milliseconds{100});
-    say(std::to_string(std::chrono::steady_clock::now().time_since_epoch().count()));
-    group.abort("rank 0 has had enough");
-  } else {
-    const auto outcome = work.wait();
-    say(std::to_string(std::chrono::steady_clock::now().time_since_epoch().count()));
-    TROUPE_CHECK(outcome.code() == Errc::Aborted && outcome.text() == "rank 0 has had enough", outcome.text());
-  }
-  TROUPE_CHECK(group.barrier().wait().text() == "rank 0 has had enough");
-}
-
-void expect_freed_in_time(const std::vector<RankResult>& results) {
-  ASSERT_EQ(failures(results), "");
-  for (std::size_t r = 1; r < results.size(); ++r)
-    EXPECT_LT(std::chrono::nanoseconds{std::stoll(results[r].text) - std::stoll(results[0].text)}, milliseconds{100}) << "rank " << r;
-}
-
 TEST(Hosts, AnAbortFreesEveryRankWithin100Milliseconds) {
-  for (const auto* sizes : {"1,1", "2,2", "3,1", "1,2,2"}) expect_freed_in_time(run_on_hosts(sizes, true, "abort_from_rank_0"));
+  for (const auto* sizes : {"1,1", "2,2", "3,1", "1,2,2"}) expect_freed_in_time([&] { return run_on_hosts(sizes, true, "abort_from_rank_0"); });
 }
 
 TEST(Hosts, AnAbortFreesRanksThatWaitInASplitGroupWithin100Milliseconds) {
-  for (const auto* sizes : {"2,2", "1,2,1"}) expect_freed_in_time(run_on_hosts(sizes, false, "abort_parent"));
+  for (const auto* sizes : {"2,2", "1,2,1"}) expect_freed_in_time([&] { return run_on_hosts(sizes, false, "abort_parent"); });
 }
 
 TEST(Hosts, ADeadlineNamesRanksAsInTheFirstGroup) {
@@ -167,7 +139,6 @@ int main(int argc, char** argv) {
   register_contract(true);
   register_hosts();
   registry().bodies["bitwise_of_hosts"] = troupe::bitwise_of_hosts;
-  registry().bodies["abort_from_rank_0"] = troupe::abort_from_rank_0;
   registry().bodies["wire"] = troupe::wire;
   return main_of_ranks(argc, argv);
 }

@@ -1,7 +1,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -106,6 +108,50 @@ TEST_F(RunStorageTest, CutsALineThatACrashHasTorn) {
     again.append(report(1));
   }
   EXPECT_EQ(read_run(run()).history.size(), 2u);
+}
+
+/// Files of this process may not be longer than `bytes` while it lives.
+class LengthLimit {
+ public:
+  explicit LengthLimit(rlim_t bytes) {
+    getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit less{bytes, before_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &less);
+    old_ = std::signal(SIGXFSZ, SIG_IGN);
+  }
+  ~LengthLimit() {
+    setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, old_);
+  }
+
+ private:
+  rlimit before_{};
+  void (*old_)(int) = nullptr;
+};
+
+TEST_F(RunStorageTest, WritesWhatTheDiskRefusedWithALaterFlushWithoutAGap) {
+  RunStorage storage{config_};
+  storage.append(report(0));
+  storage.flush();
+  storage.note("{\"n\": 0}");
+  {
+    const LengthLimit limit{fs::file_size(run() / "reports.jsonl") + 7};  // torn in the middle of a line
+    for (std::uint64_t i = 1; i < 3; ++i) {
+      storage.append(report(i));
+      EXPECT_EQ(failure_of([&] { storage.flush(); }).code(), Errc::StorageUnavailable);
+    }
+  }
+  {
+    const LengthLimit limit{3};
+    EXPECT_EQ(failure_of([&] { storage.note("{\"n\": 1}"); }).code(), Errc::StorageUnavailable);
+  }
+  storage.append(report(3));
+  storage.flush();
+  storage.note("{\"n\": 2}");
+  const auto found = read_run(run());
+  ASSERT_EQ(found.history.size(), 4u);
+  for (std::uint64_t i = 0; i < 4; ++i) EXPECT_EQ(found.history[i].index, i);
+  EXPECT_EQ(read(run() / "journal.jsonl"), "{\"n\": 0}\n{\"n\": 1}\n{\"n\": 2}\n");
 }
 
 TEST_F(RunStorageTest, NamesTheLineOfADamagedReport) {

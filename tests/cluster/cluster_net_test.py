@@ -42,6 +42,7 @@ class ClusterNet(unittest.TestCase):
         self.directory = tempfile.mkdtemp(prefix="troupe-cluster-")
         self.addCleanup(shutil.rmtree, self.directory, ignore_errors=True)
         self.network = None
+        self.own_disks = False
         self.agents = {}
         self.heads = []
 
@@ -65,6 +66,10 @@ class ClusterNet(unittest.TestCase):
         self.network = namespaces.Network(nodes + 1)
         self.make_certificates(nodes)
         for number in range(1, nodes + 1):
+            if self.own_disks:
+                self.host(number).covers = (self.path("storage"), self.path(f"disk{number}"))
+                for directory in self.host(number).covers:
+                    os.makedirs(directory, exist_ok=True)
             self.start_agent(number)
 
     def host(self, number):
@@ -252,6 +257,14 @@ class ClusterNet(unittest.TestCase):
     def test_a_node_of_a_zero3_run_is_killed(self):
         self.check_fault(lambda host, agent: host.signal_all(signal.SIGKILL), program=TRAIN)
 
+    def test_a_node_is_killed_whose_disk_is_its_own(self):
+        self.own_disks = True
+        self.check_fault(lambda host, agent: host.signal_all(signal.SIGKILL), program=TRAIN)
+
+    def test_a_node_is_unplugged_whose_disk_is_its_own(self):
+        self.own_disks = True
+        self.check_fault(lambda host, agent: host.unplug(), lambda host, agent: host.plug())
+
     def test_a_node_is_stopped(self):
         self.check_fault(lambda host, agent: host.signal_all(signal.SIGSTOP), lambda host, agent: host.signal_all(signal.SIGCONT))
 
@@ -304,6 +317,10 @@ class ClusterNet(unittest.TestCase):
         head.wait_for(r"attempt 2", 40)
         self.assertRegex(self.troupe("status"), r"n2 +draining")
         self.assert_same_curve(self.finish(head), self.one_process(updates=80))
+
+    def test_the_head_is_killed_whose_nodes_have_disks_of_their_own(self):
+        self.own_disks = True
+        self.test_the_head_is_killed_and_started_again()
 
     def test_the_head_is_killed_and_started_again(self):
         self.make_hosts(3)

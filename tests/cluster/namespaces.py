@@ -206,6 +206,7 @@ class Host:
         self.network = network
         self.namespace = f"{network.name}h{number}"
         self.address = f"10.77.0.{number}"
+        self.covers = None  # (directory, disk): what programs started here see at the directory
         run("ip", "netns", "add", self.namespace)
         device = f"{network.name}v{number}"
         self.cable = Cable(device)
@@ -221,7 +222,8 @@ class Host:
     def start(self, *words, name=None, **environment):
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("TROUPE_CLUSTER", "TROUPE_HEAD", "TROUPE_CERTS"))}
         clean.update(environment)
-        program = Program(["ip", "netns", "exec", self.namespace, *map(str, words)], clean, name or f"{os.path.basename(str(words[0]))} on {self.address}")
+        own = ("unshare", "-m", "sh", "-c", 'mount --make-rprivate / && mount --bind "$1" "$0" && shift && exec "$@"', *self.covers) if self.covers else ()
+        program = Program(["ip", "netns", "exec", self.namespace, *own, *map(str, words)], clean, name or f"{os.path.basename(str(words[0]))} on {self.address}")
         self.network.programs.append(program)
         return program
 

@@ -109,11 +109,15 @@ TEST(RetryDelay, DoublesUpToTenSecondsWhileNothingGetsOn) {
 TEST(NextWorldSize, ShrinksAnElasticRunWhoseRanksCannotBeReplaced) {
   ScalingConfig elastic{4};
   elastic.min_workers = 2;
-  EXPECT_EQ(next_world_size(error(Errc::RankKilled), 4, 0, elastic), 4);
-  EXPECT_EQ(next_world_size(error(Errc::StartFailed), 4, 1, elastic), 3);
-  EXPECT_EQ(next_world_size(error(Errc::RankKilled), 3, 2, elastic), 2);
-  EXPECT_EQ(next_world_size(error(Errc::StartFailed), 2, 5, elastic), 2);
-  EXPECT_EQ(next_world_size(error(Errc::StartFailed), 4, 5, ScalingConfig{4}), 4);
+  EXPECT_EQ(next_world_size(error(Errc::RankKilled), 4, {}, 0, elastic), 4);
+  EXPECT_EQ(next_world_size(error(Errc::StartFailed), 4, {}, 1, elastic), 3);
+  EXPECT_EQ(next_world_size(error(Errc::RankKilled), 3, {}, 2, elastic), 2);
+  EXPECT_EQ(next_world_size(error(Errc::StartFailed), 2, {}, 5, elastic), 2);
+  EXPECT_EQ(next_world_size(error(Errc::StartFailed), 4, {}, 5, ScalingConfig{4}), 4);
+  // As many as had places, at once; never below min_workers, and never as many as before.
+  EXPECT_EQ(next_world_size(error(Errc::StartFailed), 8, 5, 0, elastic), 5);
+  EXPECT_EQ(next_world_size(error(Errc::StartFailed), 8, 0, 0, elastic), 2);
+  EXPECT_EQ(next_world_size(error(Errc::StartFailed), 4, 4, 0, elastic), 3);
 }
 
 TEST(RestartLevel, GoesUpWhenALevelsBudgetIsSpent) {
@@ -276,6 +280,58 @@ TEST(CheckpointAssembly, CountsAPartThatIsStillBeingWrittenOnceItIs) {
   EXPECT_FALSE(assembly.written(0, 7));
 }
 
+TEST(CheckpointAssembly, SaysWhoHasReportedNoCheckpointWhereOthersHave) {
+  CheckpointAssembly assembly;
+  assembly.begin(3);
+  EXPECT_FALSE(assembly.add(0, 0, {}, "/a", 3));
+  assembly.announce(2, 0, {}, "/c", 3);
+  try {
+    assembly.pass(1, 0);  // a report of metrics alone
+    ADD_FAILURE() << "it can never be whole";
+  } catch (const Failure& failure) {
+    EXPECT_EQ(failure.code(), Errc::InvalidArgument);
+    EXPECT_THAT(failure.what(), HasSubstr("checkpoint of report 0: 2 of 3 writers came (ranks 0 and 2), but rank 1 had no checkpoint in report 0"));
+  }
+}
+
+TEST(CheckpointAssembly, SaysItAlsoOfARankThatIsAheadAndOfAPartThatIsBeingWritten) {
+  for (const bool pending : {false, true}) {
+    CheckpointAssembly assembly;
+    assembly.begin(2);
+    assembly.pass(1, 0);
+    assembly.pass(1, 1);
+    if (pending) EXPECT_THROW(assembly.announce(0, 1, {}, "/a", 2), Failure);
+    else EXPECT_THROW((void)assembly.add(0, 1, {}, "/a", 2), Failure);
+  }
+}
+
+TEST(CheckpointAssembly, LeavesRanksAloneThatReportMetricsBesideItsWriters) {
+  CheckpointAssembly assembly;
+  assembly.begin(4);
+  for (const int rank : {1, 2}) assembly.pass(rank, 0);
+  EXPECT_FALSE(assembly.add(0, 0, {}, "/a", 2));
+  EXPECT_TRUE(assembly.add(3, 0, {}, "/b", 2));
+  assembly.announce(0, 1, {}, "/a", 1);
+  for (const int rank : {1, 2, 3}) assembly.pass(rank, 1);
+  EXPECT_FALSE(assembly.add(0, 2, {}, "/c", 1) == std::nullopt);
+  EXPECT_TRUE(assembly.written(0, 1));
+  assembly.announce(1, 2, {}, "/d", 3);  // of those that are left, ranks 2 and 3 may come
+  EXPECT_THROW(assembly.pass(2, 2), Failure);
+}
+
+TEST(CheckpointAssembly, NamesWhoseReportsAreOverdue) {
+  CheckpointAssembly assembly;
+  const CheckpointAssembly::Time begin{};
+  assembly.begin(3);
+  EXPECT_FALSE(assembly.oldest_incomplete());
+  assembly.announce(0, 4, {}, "/a", 1, begin);  // only the disk is waited for
+  EXPECT_FALSE(assembly.oldest_incomplete());
+  assembly.announce(1, 5, {}, "/a", 3, begin + 3s);
+  EXPECT_EQ(assembly.oldest_incomplete(), begin + 3s);
+  EXPECT_EQ(assembly.overdue(begin + 2s), "");
+  EXPECT_EQ(assembly.overdue(begin + 3s), "checkpoint of report 5: 1 of 3 writers came (rank 1); ranks 0 and 2 have not sent report 5");
+}
+
 TEST(CheckpointAssembly, DropsWhatComesAfterItGaveUp) {
   CheckpointAssembly assembly;
   assembly.announce(0, 7, {}, "/a", 3);
@@ -301,6 +357,16 @@ TEST(NameRanks, ReadsAsAPersonWouldSayIt) {
   EXPECT_EQ(name_ranks(many), "ranks 0, 1, 2, 3, 4, 5, 6, 7 and 504 more");
 }
 
+TEST(UnheededStop, NamesRanksThatGoOnWithoutLookingAndThoseInALongStep) {
+  EXPECT_EQ(unheeded_stop({}), "");
+  EXPECT_EQ(unheeded_stop({{0, {12, true}}, {1, {0, true}}}), "");
+  EXPECT_EQ(unheeded_stop({{0, {12, true}}, {1, {40, false}}}),
+            "rank 1 has completed 40 steps since without calling should_stop(): a loop that is to stop must call it on every rank, once a step");
+  EXPECT_EQ(unheeded_stop({{0, {1, false}}, {1, {0, false}}, {2, {0, false}}}),
+            "rank 0 has completed 1 step since without calling should_stop(): a loop that is to stop must call it on every rank, once a step; "
+            "ranks 1 and 2 have completed no step since and not called should_stop()");
+}
+
 TEST(DidNot, SaysWhoWhatAndHowLong) {
   EXPECT_EQ(did_not({1}, "start", 60s), "rank 1 did not start within 60 s");
   EXPECT_EQ(did_not({0, 2}, "come", 1500ms), "ranks 0 and 2 did not come within 1500 ms");
@@ -319,9 +385,9 @@ TEST(Validate, NamesFieldValueAndRange) {
   ScalingConfig scaling;
   EXPECT_EQ(message(scaling), "accepted");
   scaling.num_workers = 0;
-  EXPECT_EQ(message(scaling), "ScalingConfig.num_workers is 0; it must be from 1 to 4096");
-  scaling.num_workers = 4097;
-  EXPECT_THAT(message(scaling), HasSubstr("4097"));
+  EXPECT_EQ(message(scaling), "ScalingConfig.num_workers is 0; it must be from 1 to 16384");
+  scaling.num_workers = 16385;
+  EXPECT_THAT(message(scaling), HasSubstr("16385"));
   RunConfig run;
   EXPECT_EQ(message(run), "accepted");
   run.name = "a/b";

@@ -38,7 +38,7 @@ int node_message(const std::uint8_t* data, std::size_t size) {
 }
 
 std::vector<std::string> node_message_seeds() {
-  const RankBeat beat{7, 6, 5, WaitingIn::Collective, std::chrono::nanoseconds{4}, true, {}};
+  const RankBeat beat{7, 6, 5, WaitingIn::Collective, std::chrono::nanoseconds{4}, true, {}, 3};
   RunError facts;
   facts.signal = 9;
   facts.details = "a backtrace\n";
@@ -65,7 +65,7 @@ std::vector<std::string> node_message_seeds() {
       Welcome{"head"},
       NodeRefused{"why"},
       OpenRun{1, "run", "/bin/x", 10, 11, {"x", "--y"}, {{"A", "B"}}, 2, 60'000, 100},
-      OpenAttempt{1, 3, {0, 1, 5}, 600'000, "/shared/run/.troupe_nodes", "00ff"},
+      OpenAttempt{1, 3, {0, 1, 5}, 600'000, "/shared/run/.troupe_nodes", "00ff", true, "/shared/run", "host:/shared/run", "0f", "checkpoint_000012", {3, 12}},
       TakeProcess{1, 2, 3, 5},
       GiveBackProcess{1, 2},
       ToRank{1, 2, 4, "bytes"},
@@ -79,7 +79,15 @@ std::vector<std::string> node_message_seeds() {
       StartAnew{1},
       CloseRun{1},
       OutputTaken{4096},
-      UserMail{7, "a", "b", "adder", true, false, Errc::Ok, "Sum", "xyz"}};
+      UserMail{7, "a", "b", "adder", true, false, Errc::Ok, "Sum", "xyz"},
+      DiskTold{1, 3, true, false, {"model.safetensors: bytes 0 to 9"}},
+      ListFiles{1, 7, "/run/.staging/attempt_1_shared_0"},
+      FilesListed{1, 7, Errc::Ok, "", {"model.safetensors", "a/b"}, {4096, 0}},
+      ReadFile{1, 7, "checkpoint_000012/model.safetensors", 4096, 512, true, 99},
+      FileRead{1, 7, Errc::FileCorrupt, "bytes"},
+      KeepPart{1, 7, 12, "/run", {"/run/.staging/attempt_1_shared_0"}, "{}"},
+      PartKept{1, 7, Errc::Ok, ""},
+      DropParts{1, "/run", {"/run/checkpoint_000003"}}};
   std::vector<std::string> seeds;
   for (const auto& message : messages) {
     const auto packet = encode(message);

@@ -73,7 +73,7 @@ Command add_chaos(CLI::App& app) {
   auto* command = app.add_subcommand("chaos", "Breaks a run on purpose: says what a plan does, or runs a program under it");
   command->add_option("PLAN", o.plan, "faults, as \"rank=1 step=5 kind=kill; rank=any step=5..9 kind=segv attempt=2; seed=7\"");
   command->add_option("PROGRAM", o.program, "after --: a program and its arguments; it gets the plan as TROUPE_CHAOS");
-  command->add_option("--ranks", o.ranks, "without PROGRAM: of how many ranks is spoken")->capture_default_str()->check(CLI::Range(1, 4096));
+  command->add_option("--ranks", o.ranks, "without PROGRAM: of how many ranks is spoken")->capture_default_str()->check(CLI::Range(1, 16'384));
   command->add_option("--attempts", o.attempts, "without PROGRAM: of how many attempts is spoken")->capture_default_str()->check(CLI::Range(1, 1000));
   command->add_flag("--list", o.list, "shows the kinds of faults");
   return [options] { return run(*options); };

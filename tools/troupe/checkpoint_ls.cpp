@@ -2,6 +2,7 @@
 #include "checkpoint_text.hpp"
 
 #include <troupe/errors.hpp>
+#include <troupe/node_parts.hpp>
 #include <troupe/records.hpp>
 #include <troupe/remote_run.hpp>
 #include <troupe/retention.hpp>
@@ -30,13 +31,20 @@ struct Row {
   fs::path path;
   Manifest manifest;
   std::uint64_t bytes = 0;
-  std::string state;    ///< "sizes fit", "verified", "damaged"
-  std::string problem;  ///< of a damaged one
+  std::string state;    ///< "sizes fit", "verified", "damaged"; "part": of a node whose disk this is
+  std::string problem;  ///< of a damaged one; of a part: whose, and where the whole is
 };
 
 Row look_at(const fs::path& directory, bool verify) {
   Row row{directory, {}, 0, "sizes fit", ""};
   try {
+    if (const auto note = read_part_note(directory)) {
+      const auto problems = verify ? verify_part(directory, *note) : std::vector<std::string>{};
+      row.state = problems.empty() ? "part" : "damaged";
+      row.problem = "it is " + describe(*note);
+      for (const auto& problem : problems) row.problem += "; " + problem;
+      return row;
+    }
     const CheckpointReader reader{directory};
     if (!reader.has_manifest()) throw Failure{Errc::FileCorrupt, directory.string() + " has no " + manifest_name};
     row.manifest = reader.manifest();
@@ -109,7 +117,7 @@ int run(const Options& o) {
   bool damaged = false;
   for (const auto& directory : checkpoints_of_run(o.run)) {
     rows.push_back(look_at(directory, o.verify));
-    damaged = damaged || !rows.back().problem.empty();
+    damaged = damaged || rows.back().state == "damaged";
   }
   if (o.json) {
     Json list = Json::array();

@@ -2,6 +2,7 @@
 #include "checkpoint_text.hpp"
 
 #include <troupe/errors.hpp>
+#include <troupe/node_parts.hpp>
 
 #include <cstdio>
 #include <memory>
@@ -25,13 +26,17 @@ int run(const Options& o) {
   Json list = Json::array();
   bool damaged = false;
   for (const auto& directory : checkpoints) {
-    const auto problems = verify_checkpoint(directory);
+    const auto part = read_part_note(directory);
+    const auto problems = part ? verify_part(directory, *part) : verify_checkpoint(directory);
     damaged = damaged || !problems.empty();
     if (o.json) {
       list.push_back({{"path", directory.string()}, {"verified", problems.empty()}, {"problems", problems}});
+      if (part) list.back()["part"] = describe(*part);
       continue;
     }
-    if (problems.empty()) {
+    if (part) {
+      std::printf("%s: it is %s%s\n", directory.string().c_str(), describe(*part).c_str(), problems.empty() ? "; every byte of the part verifies" : "");
+    } else if (problems.empty()) {
       std::uint64_t bytes = 0;
       const CheckpointReader reader{directory};
       for (const auto& file : reader.manifest().files) bytes += file.size;

@@ -30,8 +30,8 @@ Command add_config(CLI::App& app) {
   auto& o = *options;
   auto* command = app.add_subcommand("config", "Prints what a DeepSpeed JSON or accelerate YAML file comes down to, and where every value came from");
   command->add_option("FILE", o.file, "DeepSpeed's JSON (.json), or what `accelerate config` wrote")->required();
-  command->add_option("--world-size,--num-processes", o.facts.num_processes, "ranks")->check(CLI::Range(1, 4096));
-  command->add_option("--num-machines", o.facts.num_machines, "machines they are on")->check(CLI::Range(1, 4096));
+  command->add_option("--world-size,--num-processes", o.facts.num_processes, "ranks")->check(CLI::Range(1, 16'384));
+  command->add_option("--num-machines", o.facts.num_machines, "machines they are on")->check(CLI::Range(1, 16'384));
   command->add_option("--micro-batch-size", o.facts.batch_sizes, "batch_size of a prepared loader; may be given again")->allow_extra_args(false)->check(CLI::Range(1, 2'147'483'647));
   command->add_flag("--split-batches", o.facts.split_batches, "those are of all ranks together");
   command->add_option("--gradient-accumulation-steps", o.facts.gradient_accumulation_steps, "the Accelerator's")->check(CLI::Range(1, 1'000'000));

@@ -151,7 +151,7 @@ Command add_estimate_memory(CLI::App& app) {
   std::vector<std::string> names;
   for (const auto& [name, strategy] : strategies) names.push_back(name);
   auto* strategy = command->add_option("--strategy", o.strategies, "may be given again")->allow_extra_args(false)->check(CLI::IsMember(names));
-  command->add_option("--ranks,--world-size,--num-devices", o.ranks, "ranks")->capture_default_str()->check(CLI::Range(1, 4096));
+  command->add_option("--ranks,--world-size,--num-devices", o.ranks, "ranks")->capture_default_str()->check(CLI::Range(1, 16'384));
   command->add_option("--precision", o.precision, "of computing; masters stay fp32")->check(CLI::IsMember({"no", "fp16", "bf16"}));
   command->add_option("--grad-dtype", o.grad_dtype, "of gradients that wait for the optimizer: fp32, or as parameters are computed with")
       ->capture_default_str()
