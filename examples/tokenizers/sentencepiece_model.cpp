@@ -4,6 +4,7 @@
 #include <sentencepiece_processor.h>
 
 #include <cstring>
+#include <exception>
 #include <troupe/errors.hpp>
 
 #include "protobuf_reader.hpp"
@@ -38,10 +39,15 @@ void check_flags_variable(const std::string& file) {
 
 void load(sentencepiece::SentencePieceProcessor& processor, const std::string& bytes,
           const std::string& file) {
-  const auto status = processor.LoadFromSerializedProto(bytes);
-  if (!status.ok())
-    corrupt(file,
-            std::string("the sentencepiece library does not take it: ") + status.error_message());
+  std::string why;
+  try {
+    const auto status = processor.LoadFromSerializedProto(bytes);
+    if (status.ok()) return;
+    why = status.error_message();
+  } catch (const std::exception& error) {  // of a piece without text, for one
+    why = error.what();
+  }
+  corrupt(file, "the sentencepiece library does not take it: " + why);
 }
 
 }  // namespace

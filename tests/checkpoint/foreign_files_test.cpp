@@ -61,6 +61,11 @@ TEST(ForeignFiles, AModelDirectoryInShards) {
   EXPECT_EQ(read_any(fixture("sharded_bin")).found, "the weights of a Hugging Face directory");
 }
 
+TEST(ForeignFiles, WhatSavePretrainedWrites) {
+  ASSERT_TRUE(fs::exists(fixture("pretrained/model.safetensors.index.json")));
+  expect_all(read_model_weights(fixture("pretrained")), fixture("pretrained/expected"));
+}
+
 TEST(ForeignFiles, AcceleratesSaveState) {
   for (const auto* const name : {"save_state", "save_state_bin"}) {
     const auto read = read_any(fixture(name));

@@ -23,7 +23,11 @@ namespace troupe::testing {
 
 namespace fs = std::filesystem;
 
-inline fs::path fixture(const std::string& name) { return fs::path{TROUPE_TEST_FOREIGN} / name; }
+/// Those of the repository, or those that were just made there: TROUPE_TEST_FOREIGN.
+inline fs::path fixture(const std::string& name) {
+  const char* fresh = std::getenv("TROUPE_TEST_FOREIGN");
+  return fs::path{fresh ? fresh : TROUPE_TEST_FOREIGN} / name;
+}
 
 inline std::string read_file(const fs::path& file) {
   std::ifstream in{file, std::ios::binary};

@@ -4,6 +4,8 @@ with a safetensors file of the tensors that must be read from it. The result is 
 
     PEERS=$(bench/setup_peers) && "$PEERS/bin/python" tests/checkpoint/make_foreign_fixtures.py [DIRECTORY]
 
+TROUPE_TEST_FOREIGN=DIRECTORY lets the tests read what was just written there, by whatever versions of those libraries.
+
 Expected tensors come from the live objects (DeepSpeed's: safe_get_full_fp32_param and safe_get_full_optimizer_state), not
 from reading the files back. A dtype that safetensors lacks is stored as bytes (U8, one dimension more).
 """
@@ -106,6 +108,16 @@ def sharded_bin(root):
     state = {f"layer.{i}.weight": torch.randn(20, 10) for i in range(5)}
     save_torch_state_dict(state, root, max_shard_size=1700, safe_serialization=False)
     expected(root / "expected", state)
+
+
+def pretrained(root):
+    """As transformers saves: safetensors in several files, tied weights once."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+                                         num_key_value_heads=2, tie_word_embeddings=True))
+    model.save_pretrained(root, max_shard_size="8KB")
+    expected(root / "expected", {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"})
 
 
 def save_state(root, safe):
@@ -267,6 +279,7 @@ def main():
     torch.manual_seed(0)
     failed = [what for what, make in {
         "torch": lambda: torch_files(root), "sharded_bin": lambda: sharded_bin(root / "sharded_bin"),
+        "pretrained": lambda: pretrained(root / "pretrained"),
         "save_state": lambda: save_state(root / "save_state", True),
         "save_state_bin": lambda: save_state(root / "save_state_bin", False),
         "zero": lambda: on_two_ranks("zero1,zero2,zero2_groups,zero3,zero3_groups", root),

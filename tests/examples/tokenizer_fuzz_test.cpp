@@ -71,5 +71,15 @@ TEST(TokenizerFuzz, DamagedSentencePieceModelIsAValueOrAFailure) {
   for (int round = 0; round < 2000; ++round) feed(fuzz::tokenizer_model, damaged(files, draw));
 }
 
+TEST(TokenizerFuzz, WhatLibFuzzerFoundIsAValueOrAFailure) {
+  int count = 0;
+  const auto folder = test::golden("../fuzz/corpus/tokenizer_model");
+  for (const auto& entry : fs::directory_iterator{folder}) {
+    feed(fuzz::tokenizer_model, test::read_file(entry.path()));
+    ++count;
+  }
+  EXPECT_GT(count, 0);
+}
+
 }  // namespace
 }  // namespace troupe

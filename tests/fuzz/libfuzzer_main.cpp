@@ -2,6 +2,7 @@
 // program each).
 #include "dataset_targets.hpp"
 #include "node_targets.hpp"
+#include "operator_targets.hpp"
 #include "targets.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
