@@ -189,10 +189,10 @@ void gather_part(PeerDisk& from, const std::string& directory, const fs::path& i
   Gathering{from, directory, into, who, file_system}.run();
 }
 
-void keep_part(const fs::path& run, std::uint64_t index, const std::vector<std::string>& directories, std::string_view manifest, const PartNote& note,
+void keep_part(const fs::path& run, std::uint64_t index, const std::vector<std::string>& directories, const std::map<std::string, std::string>& files, const PartNote& note,
                FileSystem& file_system) {
   const auto staging = run / ".staging", part = staging / ("part_" + std::to_string(index)), target = run / checkpoint_name(index);
-  if (file_system.kind(target / manifest_name) && file_system.read_all(target / manifest_name, kManifestLimit) == manifest) return;  // by another node of this disk
+  if (file_system.kind(target / manifest_name) && file_system.read_all(target / manifest_name, kManifestLimit) == files.at(manifest_name)) return;  // by another node of this disk
   file_system.remove_tree(target);  // of a history that is over
   std::vector<fs::path> made;
   file_system.remove_tree(part);  // of a try that broke off
@@ -205,7 +205,7 @@ void keep_part(const fs::path& run, std::uint64_t index, const std::vector<std::
     move_files(file_system, directory, part, made);
     file_system.remove_tree(directory);
   }
-  file_system.write_atomically(part / manifest_name, manifest);
+  for (const auto& [name, bytes] : files) file_system.write_atomically(part / name, bytes);
   file_system.write_atomically(part / part_note_name, to_text(note));
   for (const auto& directory : made) file_system.sync_directory(directory);
   file_system.rename(part, target);

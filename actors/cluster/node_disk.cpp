@@ -160,10 +160,12 @@ void NodeDisk::keep(const KeepPart& order) {
   PartKept news{order.run, order.id, Errc::Ok, {}};
   try {
     const DirectoryLock lock{order.directory, is_closed_};
-    const auto manifest = head_disk(0).read_all(checkpoint_name(order.index) + "/" + manifest_name, manifest_limit);
+    auto head = head_disk(0);
+    std::map<std::string, std::string> files;
+    for (const auto* name : {manifest_name, manifest_json_name, nodes_name}) files[name] = head.read_all(checkpoint_name(order.index) + "/" + name, manifest_limit);
     auto note = part_note_from_text(order.note, "the head's note");
     note.node = node_;
-    keep_part(order.directory, order.index, order.directories, manifest, note);
+    keep_part(order.directory, order.index, order.directories, files, note);
   } catch (const std::exception& error) {
     const auto* failure = dynamic_cast<const Failure*>(&error);
     news.error = failure ? failure->code() : Errc::StorageUnavailable;

@@ -70,9 +70,10 @@ constexpr const char* nodes_name = "nodes.json";
 void gather_part(PeerDisk& from, const std::string& directory, const std::filesystem::path& into, const std::string& who,
                  FileSystem& file_system = real_file_system());
 
-/// Makes what writers left in `directories` below `run`/.staging the part of checkpoint `index`, durably. `manifest`: the bytes of its manifest.troupe.
+/// Makes what writers left in `directories` below `run`/.staging the part of checkpoint `index`, durably. `files`: those that no rank
+/// wrote and their bytes, manifest.troupe among them.
 /// Directories elsewhere stay as they are.
-void keep_part(const std::filesystem::path& run, std::uint64_t index, const std::vector<std::string>& directories, std::string_view manifest,
+void keep_part(const std::filesystem::path& run, std::uint64_t index, const std::vector<std::string>& directories, const std::map<std::string, std::string>& files,
                const PartNote& note, FileSystem& file_system = real_file_system());
 
 struct Filled {

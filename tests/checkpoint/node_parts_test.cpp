@@ -97,7 +97,7 @@ class NodeParts : public testing::Test {
   void keep(const std::string& node) {
     auto note = note_;
     note.node = node;
-    keep_part(disk(node), 3, {staging(node).string()}, bytes_of(checkpoint("head") / manifest_name), note);
+    keep_part(disk(node), 3, {staging(node).string()}, {{manifest_name, bytes_of(checkpoint("head") / manifest_name)}}, note);
   }
   Filled fill(const std::string& node) {
     return fill_checkpoint(checkpoint(node), bytes_of(checkpoint("head") / manifest_name), peer_, checkpoint("head").string(), {node, "host:/head", "1f", {}});
