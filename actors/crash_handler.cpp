@@ -14,6 +14,7 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <new>
 
 // Everything below that a signal handler calls is async-signal-safe, but for backtrace(): that is once it was called before, which
 // loads the unwinder.
@@ -138,29 +139,25 @@ void on_stack_signal(int, siginfo_t*, void* context) {
   std::abort();
 }
 
-/// Of a thread; taken away before it is freed.
-struct HandlerStack {
-  std::unique_ptr<char[]> memory{new char[handler_stack_bytes]};
-  HandlerStack() noexcept {
-    stack_t stack{};
-    stack.ss_sp = memory.get();
-    stack.ss_size = handler_stack_bytes;
-    sigaltstack(&stack, nullptr);
-  }
-  ~HandlerStack() {
-    stack_t none{};
-    none.ss_flags = SS_DISABLE;
-    sigaltstack(&none, nullptr);
-  }
-};
-
 }  // namespace
 
 int stack_signal() noexcept { return SIGRTMAX - 3; }
 
 std::shared_ptr<BlackBoxMemory> process_black_box() noexcept { return process_memory; }
 
-void take_handler_stack() { thread_local const HandlerStack stack; }
+HandlerStack::HandlerStack() noexcept : memory_(new (std::nothrow) char[handler_stack_bytes]) {
+  if (!memory_) return;
+  stack_t stack{};
+  stack.ss_sp = memory_.get();
+  stack.ss_size = handler_stack_bytes;
+  sigaltstack(&stack, nullptr);
+}
+
+HandlerStack::~HandlerStack() {
+  stack_t none{};
+  none.ss_flags = SS_DISABLE;
+  sigaltstack(&none, nullptr);
+}
 
 bool can_ask_threads_for_stacks() noexcept {
   static const bool is_ours = [] {

@@ -18,8 +18,17 @@ void record_crashes_in(std::shared_ptr<BlackBoxMemory> box);
 /// The real-time signal that makes the thread it is sent to write its stack; the group's process sends it (rank_stacks.hpp).
 [[nodiscard]] int stack_signal() noexcept;
 
-/// Gives the calling thread a stack for signal handlers, so that a stack overflow can be told. Until it ends.
-void take_handler_stack();
+/// While it lives, its thread has a stack for signal handlers, so that a stack overflow can be told; not when memory has run out.
+class HandlerStack {
+ public:
+  HandlerStack() noexcept;
+  ~HandlerStack();
+  HandlerStack(const HandlerStack&) = delete;
+  HandlerStack& operator=(const HandlerStack&) = delete;
+
+ private:
+  std::unique_ptr<char[]> memory_;
+};
 
 /// The box of this process when it is a rank's; nullptr in others.
 [[nodiscard]] std::shared_ptr<BlackBoxMemory> process_black_box() noexcept;

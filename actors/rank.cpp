@@ -148,9 +148,9 @@ class ThreadWorker final : public RankWorker {
       : seat_(seat) {
     thread_ = start_thread("rank " + std::to_string(order.rank), [function, order, channel = std::move(channel), seat = std::move(seat),
                                                                   kept = std::move(kept), datasets]() mutable {
+      const detail::HandlerStack handler_stack;
       WorkerEnded ended;
       try {
-        detail::take_handler_stack();
         pthread_setname_np(pthread_self(), ("rank " + std::to_string(order.rank)).c_str());  // in stacks, and in top
         if (order.scaling.pin_threads) pin_to_cores(order.local_rank, order.scaling.cpus_per_worker);
         ended = run_train_function(function, order, channel, seat, kept, datasets);
